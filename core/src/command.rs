@@ -1,0 +1,102 @@
+//! What an administrator may order, and the typed answer when it cannot be done now.
+
+use crate::ids::NodeName;
+use serde::{Deserialize, Serialize};
+
+/// An order to one module on one node. `swap`, `restart` go to the node that serves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Verb {
+    /// Run; the protocol chooses the role.
+    Start,
+    /// Orderly stop; a ready secondary takes over at once.
+    Stop,
+    /// Stop and start scripts in place; the role is kept.
+    Restart,
+    /// Exchange the roles.
+    Swap,
+    /// Full stop, then start by itself.
+    StopStart,
+    /// Start as primary although the protocol would not choose so. `accept_loss`: this copy may be older.
+    Prim { accept_loss: bool },
+    /// Start as primary on a half-resynchronised copy. Data may be inconsistent.
+    PrimForce,
+    /// Start as secondary. `full_sync`: give this copy up and take the source's whole.
+    Second { full_sync: bool },
+}
+
+impl Verb {
+    /// Word on the command line and in URLs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::Restart => "restart",
+            Verb::Swap => "swap",
+            Verb::StopStart => "stopstart",
+            Verb::Prim { .. } => "prim",
+            Verb::PrimForce => "primforce",
+            Verb::Second { .. } => "second",
+        }
+    }
+    /// One of each, for tables of what is possible.
+    pub fn each() -> [Verb; 8] {
+        [
+            Verb::Start,
+            Verb::Stop,
+            Verb::Restart,
+            Verb::Swap,
+            Verb::StopStart,
+            Verb::Prim { accept_loss: false },
+            Verb::PrimForce,
+            Verb::Second { full_sync: false },
+        ]
+    }
+}
+
+/// An order with who gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Command {
+    /// Unique; the same id again is answered but not carried out again.
+    pub id: String,
+    /// What to do.
+    #[serde(flatten)]
+    pub verb: Verb,
+    /// Who: `root` on the command line, a user name from the console, a checker's name.
+    pub by: String,
+    /// Why, in that person's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Why an order is not carried out. Nothing has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "refusal", rename_all = "snake_case")]
+pub enum Refusal {
+    /// It runs already.
+    AlreadyStarted,
+    /// It is stopped already.
+    AlreadyStopped,
+    /// Something is under way that must end first.
+    Busy,
+    /// The application does not run here.
+    NotServing,
+    /// The order needs a primary with a ready secondary.
+    NotProtected,
+    /// The other node serves.
+    PeerServes { peer: NodeName },
+    /// The other node does not serve, so there is no source.
+    PeerDoesNotServe,
+    /// This copy is not known to be the newest: `--accept-loss` is needed.
+    NeedsAcceptLoss,
+    /// This copy is half resynchronised: only `primforce` opens it.
+    HalfSynced,
+    /// The module has no such role (farm, light).
+    NoSuchRole,
+    /// The module is not configured on this node.
+    NotConfigured,
+    /// The module must be stopped first.
+    MustBeStopped,
+    /// The node is not connected to the console (said by the console).
+    NoContact,
+}

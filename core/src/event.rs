@@ -1,0 +1,127 @@
+//! What happened to a module, typed. Worded only in `tsugi-web`.
+
+use crate::command::{Refusal, Verb};
+use crate::ids::{Epoch, ModuleName, NodeName, Session};
+use crate::module::ScriptName;
+use crate::state::{Health, Readiness, Reason, State};
+use serde::{Deserialize, Serialize};
+
+/// How loud an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// For those who look closely.
+    Info,
+    /// A change of state or role.
+    Notice,
+    /// Something is amiss; the service goes on.
+    Warning,
+    /// The service or its protection is gone.
+    Critical,
+}
+
+/// Something that happened to a module on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The agent started and took the module up.
+    AgentStarted,
+    /// State, readiness or reason changed.
+    Entered { from: State, to: State, readiness: Readiness, reason: Option<Reason> },
+    /// An order was accepted.
+    Ordered { verb: Verb, by: String, reason: Option<String> },
+    /// An order was refused.
+    Refused { verb: Verb, by: String, refusal: Refusal },
+    /// The other node is in contact again.
+    PeerSeen { peer: NodeName },
+    /// The other node is silent on every network.
+    PeerLost { peer: NodeName },
+    /// The other node stopped in order.
+    PeerLeft { peer: NodeName },
+    /// The replication connection broke.
+    SessionLost { session: Session, detail: String },
+    /// The arbiter was asked for the right to serve alone.
+    ClaimAsked { expected: Epoch },
+    /// … and gave it.
+    ClaimAccepted { epoch: Epoch },
+    /// … and refused it.
+    ClaimRejected { epoch: Epoch, owner: Option<NodeName> },
+    /// Both nodes are in sync by the record.
+    Grown { epoch: Epoch },
+    /// An operator's decision created or overrode the record.
+    Forced { epoch: Epoch, by: String },
+    /// The arbiter does not answer.
+    ArbiterLost,
+    /// The arbiter answers again.
+    ArbiterSeen,
+    /// The right to serve ran out: writes wait.
+    Frozen,
+    /// The right to serve was renewed.
+    Thawed,
+    /// A script ended. `code` absent = killed at its time-out.
+    ScriptDone { script: ScriptName, code: Option<i32>, millis: u64 },
+    /// Output line a script asked to be logged, or the last line of a failed one.
+    ScriptSaid { script: ScriptName, text: String },
+    /// A virtual address was raised and announced.
+    VipRaised { addr: std::net::IpAddr },
+    /// A virtual address was removed.
+    VipDropped { addr: std::net::IpAddr },
+    /// A virtual address could not be raised.
+    VipFailed { detail: String },
+    /// Resynchronisation began.
+    ResyncStarted { session: Session },
+    /// Resynchronisation ended.
+    ResyncDone { session: Session, bytes_copied: u64, files: u64, millis: u64 },
+    /// A resource changed.
+    Resource { name: String, health: Health, detail: String },
+    /// A checker's action begins.
+    CheckAction { resource: String, action: crate::module::Action },
+    /// The data process failed or its disk did.
+    DataFailed { detail: String },
+    /// The limit of automatic actions was reached.
+    LoopLimit { count: u32 },
+    /// A new configuration is in force.
+    Configured { generation: u64 },
+    /// Something the engine did not expect; harmless, but worth knowing. English.
+    Unexpected { what: String },
+}
+
+impl Event {
+    /// How loud it is.
+    pub fn level(&self) -> Level {
+        match self {
+            Event::Entered { readiness: Readiness::NotReady, to: State::Stop, .. } => Level::Notice,
+            Event::Entered { readiness: Readiness::NotReady, .. } => Level::Critical,
+            Event::Entered { to: State::Alone, .. } => Level::Warning,
+            Event::Entered { .. } | Event::Ordered { .. } | Event::Configured { .. } => Level::Notice,
+            Event::PeerLost { .. } | Event::SessionLost { .. } | Event::ArbiterLost | Event::Refused { .. } | Event::PeerLeft { .. } => {
+                Level::Warning
+            }
+            Event::Frozen | Event::DataFailed { .. } | Event::LoopLimit { .. } | Event::VipFailed { .. } | Event::ClaimRejected { .. } => {
+                Level::Critical
+            }
+            Event::Forced { .. } => Level::Warning,
+            Event::ScriptDone { code: Some(0), .. } => Level::Info,
+            Event::ScriptDone { .. } => Level::Warning,
+            Event::Resource { health: Health::Down, .. } | Event::CheckAction { .. } => Level::Warning,
+            Event::Unexpected { .. } => Level::Warning,
+            _ => Level::Info,
+        }
+    }
+}
+
+/// An event with where and when. `seq` counts per node and never repeats, also across agent restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Counter of the node's event log.
+    pub seq: u64,
+    /// Wall clock of the node; for people only.
+    pub at_unix_ms: u64,
+    /// Node.
+    pub node: NodeName,
+    /// Module.
+    pub module: ModuleName,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}

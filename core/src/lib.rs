@@ -1,0 +1,26 @@
+//! # tsugi-core: decides and does nothing
+//!
+//! The domain of Tsugi without any I/O: no clock, file, socket, thread or randomness. Whatever needs one of
+//! them is an input from, or an effect for, the crate that drives this one.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`ids`] | names and numbers as types |
+//! | [`cluster`] | which nodes, on which networks |
+//! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
+//! | [`state`] [`event`] [`command`] | what a node says of a module, what happened, what may be ordered |
+//! | [`wire`] | messages between agents, and between agent and console |
+//! | [`engine`] | the state machines: `Engine::step(input, effects)` |
+//! | [`replica`] | orders and notes between engine and data process; the stream's format |
+//!
+//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → ids.
+
+pub mod cluster;
+pub mod command;
+pub mod engine;
+pub mod event;
+pub mod ids;
+pub mod module;
+pub mod replica;
+pub mod state;
+pub mod wire;

@@ -1,0 +1,335 @@
+//! What a module *is*: definition, checked once at the border.
+//!
+//! `userconfig.xml` becomes a [`ModuleDef`] by [`xml::parse`], which reports every problem at once. A
+//! `ModuleDef` that exists is right; nobody checks it again, but for what only a node can know (a missing
+//! directory, an address in use).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub mod xml;
+
+/// Type of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One serves, one follows.
+    Mirror,
+    /// All serve, traffic is shared.
+    Farm,
+    /// One node, restart and checkers only.
+    Light,
+}
+
+/// `service boot=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boot {
+    /// Start when the agent starts.
+    On,
+    /// Do not.
+    Off,
+    /// Only if it was running before (our default: what an administrator left running runs again).
+    Auto,
+}
+
+/// Timing profile of a mirror's failure detection (`docs/PROTOCOL.md`, "Time").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Takeover after about 2.6 s.
+    Fast,
+    /// Takeover after about 5.1 s.
+    #[default]
+    Normal,
+    /// Takeover after about 22 s: slow links, snapshotted virtual machines.
+    Tolerant,
+}
+
+/// The third thing that lets a node go on without its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Authority {
+    /// The arbiter's record (default).
+    #[default]
+    Arbiter,
+    /// A person: no automatic failover.
+    Manual,
+}
+
+/// Times of a mirror, all derived from profile or `heart timeout` (rule: `docs/PROTOCOL.md`, "Time").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Timing {
+    /// Heartbeat period on every configured network.
+    pub beat: Duration,
+    /// `P_S`: silence of the secondary after which the primary starts its claim.
+    pub silence: Duration,
+    /// `P_A`: how long the primary believes a promise, from the *send* time of the beat that was answered.
+    pub believe: Duration,
+    /// `F`: budget to stop acknowledging, drop the address and freeze.
+    pub freeze: Duration,
+    /// `P_B`: how long the secondary keeps its promise, from *receipt* of the beat it answered.
+    pub keep: Duration,
+}
+
+/// Assumed bound on the relative rate error of two clocks: 500 ppm, the kernel's own slew limit.
+const DRIFT_PPM: u64 = 500;
+/// Scheduling slack added to the secondary's bound.
+const SLACK: Duration = Duration::from_millis(50);
+
+impl Timing {
+    /// Times of a profile without a watchdog.
+    pub fn of(profile: Profile) -> Timing {
+        let ms = Duration::from_millis;
+        let (beat, silence, believe, freeze) = match profile {
+            Profile::Fast => (ms(250), ms(800), ms(2000), ms(500)),
+            Profile::Normal => (ms(500), ms(2000), ms(4000), ms(1000)),
+            Profile::Tolerant => (ms(1000), ms(8000), ms(20000), ms(2000)),
+        };
+        Timing { beat, silence, believe, freeze, keep: Self::keep_for(believe, freeze) }
+    }
+
+    /// `P_B = (P_A + F)·(1 + 2ρ) + 50 ms`.
+    fn keep_for(believe: Duration, freeze: Duration) -> Duration {
+        let sum = (believe + freeze).as_micros() as u64;
+        Duration::from_micros(sum + sum * 2 * DRIFT_PPM / 1_000_000) + SLACK
+    }
+
+    /// Times for an explicit `heart timeout` (= `P_B`). Errors with the least acceptable value when the
+    /// profile's freeze budget and two beats do not fit.
+    pub fn with_timeout(profile: Profile, timeout: Duration, pulse: Option<Duration>) -> Result<Timing, Duration> {
+        let base = Timing::of(profile);
+        let beat = pulse.unwrap_or_else(|| base.beat.min(timeout / 8));
+        let least = Self::keep_for(beat * 3, base.freeze);
+        if timeout < least {
+            return Err(least);
+        }
+        let inner = (timeout - SLACK).as_micros() as u64 * 1_000_000 / (1_000_000 + 2 * DRIFT_PPM);
+        let believe = Duration::from_micros(inner) - base.freeze;
+        let silence = base.silence.min(believe / 2).max(beat * 2).min(believe - beat / 2);
+        Ok(Timing { beat, silence, believe, freeze: base.freeze, keep: timeout })
+    }
+}
+
+/// Who is primary once both nodes run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefaultPrim {
+    /// Whoever is ALONE stays primary.
+    #[default]
+    Alone,
+    /// This node takes the role back once it is in sync.
+    Node(crate::ids::NodeName),
+    /// The restarted node takes the role back if it had it before its last stop.
+    LastPrim,
+}
+
+/// When the secondary answers an fsync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Async {
+    /// `async="none"`, our default: when its disk has the data.
+    #[default]
+    None,
+    /// `async="second"`: when it is in its memory.
+    Second,
+}
+
+/// One replicated tree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Replicated {
+    /// Absolute path, the same on both nodes; any characters but NUL.
+    pub dir: String,
+    /// Relative paths excluded from replication.
+    pub not_replicated: Vec<String>,
+    /// Relative paths that must exist before replication starts (guards against an unmounted file system).
+    pub to_check: Vec<String>,
+}
+
+/// `<rfs>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rfs {
+    /// Durability of fsync on the secondary.
+    pub ack: Async,
+    /// Cap on resynchronisation in KB/s.
+    pub resync_kb_per_s_max: Option<u64>,
+    /// Trees.
+    pub replicated: Vec<Replicated>,
+}
+
+/// A virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Vip {
+    /// The address.
+    pub addr: IpAddr,
+    /// Prefix length; absent = that of the interface's own address in the same subnet.
+    pub prefix: Option<u8>,
+    /// Interface; absent = the one with an address in the same subnet.
+    pub interface: Option<String>,
+    /// Generates the checker `ip.<addr>`.
+    pub is_checked: bool,
+}
+
+/// A heartbeat network of a mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// LAN name of `cluster.xml`.
+    pub lan: String,
+    /// `ident="flow"` marks the replication network (default: the first heartbeat).
+    pub is_flow: bool,
+}
+
+/// `<heart>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Heart {
+    /// UDP port of the heartbeats; absent = 8888 + (module id − 1).
+    pub port: Option<u16>,
+    /// Times.
+    pub timing: Timing,
+    /// Networks; empty = every LAN of the cluster that holds both nodes.
+    pub heartbeats: Vec<Heartbeat>,
+}
+
+/// `<user>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct User {
+    /// Time-out of start scripts.
+    pub start_timeout: Duration,
+    /// Time-out of a stop script.
+    pub stop_timeout: Duration,
+    /// Time-out of a stop script with `force`.
+    pub force_timeout: Duration,
+    /// Environment variables.
+    pub vars: BTreeMap<String, String>,
+}
+
+/// What a checker does when its resource goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing; the resource is shown only.
+    NoAction,
+    /// The module waits until it is up again.
+    Wait,
+    /// Stop and start scripts in place.
+    Restart,
+    /// Full stop and start: the secondary takes over.
+    StopStart,
+    /// Stop.
+    Stop,
+}
+
+/// In which phase a checker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// From start to stop of the module, in every state.
+    Pre,
+    /// While the application runs as primary.
+    Prim,
+    /// While it follows.
+    Second,
+    /// In both.
+    Both,
+}
+
+/// How a resource is tested.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Probe {
+    /// `<check><tcp>`: connect.
+    Tcp { addr: String, port: u16, timeout: Duration },
+    /// `<errd><proc>`: number of processes of that command name (and argument pattern).
+    Proc { command: Option<String>, name_regex: Option<String>, arg_regex: Option<String>, at_least: u32, at_most: Option<u32> },
+    /// A virtual address is on an interface.
+    Ip { addr: IpAddr },
+}
+
+/// A checker.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Check {
+    /// Resource `class.ident`: `tcp.web`, `proc.nginx`.
+    pub name: String,
+    /// Phase.
+    pub when: When,
+    /// Time between two tests.
+    pub interval: Duration,
+    /// Test.
+    pub probe: Probe,
+    /// What happens on down.
+    pub action: Action,
+}
+
+/// Scripts of a module (`bin/<name>`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScriptName {
+    /// Module start: the application must be down afterwards.
+    Prestart,
+    /// Entering PRIM or ALONE.
+    StartPrim,
+    /// Leaving PRIM or ALONE.
+    StopPrim,
+    /// Entering any running state (UP in a farm).
+    StartBoth,
+    /// Leaving it.
+    StopBoth,
+    /// Entering SECOND.
+    StartSecond,
+    /// Leaving it.
+    StopSecond,
+    /// Module stop.
+    Poststop,
+    /// Each major state change.
+    Transition,
+}
+
+impl ScriptName {
+    /// File name under `bin/`.
+    pub fn file(self) -> &'static str {
+        match self {
+            ScriptName::Prestart => "prestart",
+            ScriptName::StartPrim => "start_prim",
+            ScriptName::StopPrim => "stop_prim",
+            ScriptName::StartBoth => "start_both",
+            ScriptName::StopBoth => "stop_both",
+            ScriptName::StartSecond => "start_second",
+            ScriptName::StopSecond => "stop_second",
+            ScriptName::Poststop => "poststop",
+            ScriptName::Transition => "transition",
+        }
+    }
+}
+
+/// A module, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModuleDef {
+    /// Type.
+    pub mode: Mode,
+    /// Start at boot.
+    pub boot: Boot,
+    /// Delay before a boot start.
+    pub boot_delay: Duration,
+    /// `failover="off"` = false.
+    pub is_failover_on: bool,
+    /// Who is primary once both run.
+    pub default_prim: DefaultPrim,
+    /// Automatic actions allowed per interval.
+    pub maxloop: u32,
+    /// That interval; zero switches the counter off.
+    pub loop_interval: Duration,
+    /// Right to go on without the peer.
+    pub authority: Authority,
+    /// Heartbeats (mirror).
+    pub heart: Heart,
+    /// Virtual addresses.
+    pub vips: Vec<Vip>,
+    /// Replication (mirror).
+    pub rfs: Option<Rfs>,
+    /// Scripts; absent = no script runs.
+    pub user: Option<User>,
+    /// Checkers, `<check>` and `<errd>` alike, with the generated ones.
+    pub checks: Vec<Check>,
+}

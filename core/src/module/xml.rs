@@ -1,0 +1,1 @@
+//! `userconfig.xml` → [`super::ModuleDef`].

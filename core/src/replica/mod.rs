@@ -1,0 +1,77 @@
+//! Replication seen from the engine: orders to the data process of a module, and its notes.
+//!
+//! One data process per module runs on both nodes. It holds the mount (primary), the applier (secondary) and
+//! the stream between them, and it checks the deadline before each acknowledgement by itself, so that an agent
+//! that is dead, stopped or slow cannot make it acknowledge what it may not.
+//!
+//! Every order carries the epoch; a process refuses orders of an older epoch than the newest it has seen.
+
+use crate::ids::{Epoch, Lsn, Session};
+use crate::state::Resync;
+use serde::{Deserialize, Serialize};
+
+/// From the agent to the data process. Each is answered by one [`ReplicaAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum ReplicaOrder {
+    /// Mount over the directories and serve; acknowledge after the local step alone.
+    Serve { epoch: Epoch },
+    /// Serving: let the peer connect for this session, bring it level while the application runs, hold writes
+    /// for the final barrier, and from then on require its acknowledgement. Ends in [`ReplicaNote::Armed`].
+    Offer { epoch: Epoch, session: Session },
+    /// Serving: the peer is out of the in-sync set; stop requiring it, release waiting writers, drop the session.
+    GoAlone { epoch: Epoch },
+    /// Hide the directories from writers, connect to the source and be brought level. Ends in [`ReplicaNote::Level`].
+    Follow { epoch: Epoch, session: Session },
+    /// Following or idle: end the session; nothing is applied afterwards; flush what was applied. The answer
+    /// carries the last sequence applied. Only then may a claim leave.
+    CloseSession { epoch: Epoch },
+    /// Serving: hold new operations, flush, wait until the peer has acknowledged all (if required), unmount;
+    /// stragglers get EIO. The answer carries the last sequence.
+    Release { epoch: Epoch },
+    /// Serving: answer every pending and later request with EIO and unmount at once.
+    Abandon { epoch: Epoch },
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum ReplicaAnswer {
+    /// Carried out.
+    Done { last: Lsn },
+    /// Not possible; English, names path and cause.
+    Failed { detail: String },
+}
+
+/// From the data process, unasked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "note", rename_all = "snake_case")]
+pub enum ReplicaNote {
+    /// Serving: the barrier is passed; from now on every acknowledgement needs the peer's.
+    Armed { session: Session },
+    /// Following: everything up to the barrier is applied and flushed to this disk.
+    Level { session: Session },
+    /// The session's connection broke.
+    SessionLost { session: Session, detail: String },
+    /// Following: an operation could not be applied or flushed here (full disk, I/O error): this copy is stale.
+    ApplyFailed { session: Session, detail: String },
+    /// Serving: this node's disk failed (I/O error, not a full disk).
+    DiskFailed { detail: String },
+    /// The process ended or cannot be reached any more.
+    Died { detail: String },
+}
+
+/// Figures of the data process, polled by the agent about once a second for the snapshot. Never input to the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReplicaFigures {
+    /// Resynchronisation in progress.
+    pub resync: Option<Resync>,
+    /// Last sequence sent or applied.
+    pub last: Lsn,
+    /// Bytes sent or received in the session.
+    pub bytes: u64,
+    /// Writes waiting for the peer now, and the age of the oldest in milliseconds.
+    pub waiting: u64,
+    /// See `waiting`.
+    pub waiting_ms: u64,
+}

@@ -1,0 +1,289 @@
+//! What a node says of a module: its state, how ready it is, why it is not green, and what may be ordered now.
+//!
+//! A [`Snapshot`] is absolute: a reader who missed any number of them is right again after the next one.
+
+use crate::command::{Refusal, Verb};
+use crate::ids::{Epoch, Gen, ModuleName, NodeName, Session};
+use crate::module::ScriptName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// State of a module on a node. Words of the field; `alone` = serving without a follower, `wait` = may not
+/// serve yet, `up` = serving in a farm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not running, by order.
+    Stop,
+    /// Running, but may not serve or follow yet.
+    Wait,
+    /// Serving, and a follower holds every acknowledged write.
+    Prim,
+    /// Following (`Ready`) or being brought level (`Transient`).
+    Second,
+    /// Serving without a follower.
+    Alone,
+    /// Serving in a farm, or a light module running.
+    Up,
+}
+
+impl State {
+    /// The application runs here (or is being started or stopped here).
+    pub fn is_serving(self) -> bool {
+        matches!(self, State::Prim | State::Alone | State::Up)
+    }
+    /// `STOP`, `WAIT`, …: the word as the field writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Stop => "STOP",
+            State::Wait => "WAIT",
+            State::Prim => "PRIM",
+            State::Second => "SECOND",
+            State::Alone => "ALONE",
+            State::Up => "UP",
+        }
+    }
+}
+
+/// Second axis of the state; it gives the colour: green, magenta, red.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// Green.
+    Ready,
+    /// Magenta: will end by itself.
+    Transient,
+    /// Red: stopped or blocked; needs a person or an event from outside.
+    NotReady,
+}
+
+/// What this node knows about its own copy of the data (protocol, "persistent record").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Never synchronised: nothing is known of this copy.
+    #[default]
+    Unknown,
+    /// Half resynchronised: must not be served.
+    Inconsistent,
+    /// Complete but older than another node's copy.
+    Stale,
+    /// In sync, but acknowledged data may be only in this node's memory (`async="second"`).
+    Volatile,
+    /// Holds every write acknowledged up to this record's epoch.
+    UpToDate,
+}
+
+/// Why a module is not green on a node. Worded, with its remedy, by `tsugi-web`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum Reason {
+    /// Installed and never started.
+    NeverStarted,
+    /// An administrator stopped it. `by` is a user name or `root`.
+    StoppedBy { by: String },
+    /// Scripts run or a role is being taken: ends by itself.
+    Starting,
+    /// Stop scripts run: ends by itself.
+    Stopping,
+    /// First start and no node has data that is known to be good. Remedy: `prim` on the node with the data.
+    FirstStart,
+    /// This copy is older than that of `newer` (or of a node not in contact). Remedy: start that node; or `prim --accept-loss`.
+    DataOlder { newer: Option<NodeName>, since_unix_ms: Option<u64> },
+    /// This copy was half resynchronised. Remedy: start the source again; or `primforce`.
+    HalfSynced,
+    /// After a restart a node waits before it may claim: ends by itself.
+    Quarantine,
+    /// Both nodes are idle and the other one has the better right to start.
+    PeerFirst { peer: NodeName },
+    /// No arbiter answers, so the right to serve cannot be obtained. Retried by itself.
+    NoArbiter,
+    /// The arbiter refused: another node owns the record.
+    ClaimRejected { owner: Option<NodeName> },
+    /// The arbiter's store is not the one this node knows (restored or replaced).
+    ArbiterReplaced,
+    /// Two data histories without a common future. Remedy: `second fullsync` on the side to give up.
+    SplitBrain { peer: NodeName },
+    /// The right to serve ran out before the arbiter answered: writes wait.
+    Frozen,
+    /// Being brought level from the source.
+    Resyncing,
+    /// Waits for the primary to offer a session.
+    WaitingForSource { source: NodeName },
+    /// A script failed or ran out of time (`code` absent).
+    ScriptFailed { script: ScriptName, code: Option<i32> },
+    /// A checker holds the module in WAIT, or stopped it.
+    CheckFailed { resource: String, detail: String },
+    /// Too many automatic restarts in the interval (`maxloop`).
+    LoopLimit { count: u32 },
+    /// The replicated directory or its disk cannot be used.
+    DataUnusable { detail: String },
+    /// The virtual address cannot be raised.
+    VipFailed { detail: String },
+    /// `failover="off"`: the primary is gone and this node may not take over by itself.
+    FailoverOff,
+    /// This node's record cannot be read or written.
+    RecordUnusable { detail: String },
+    /// A handed-over role was not taken in time; this node takes it back.
+    HandOver { to: NodeName },
+}
+
+/// What one node reports of the peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Name of the other node, absent for farm and light modules.
+    pub node: Option<NodeName>,
+    /// A beat arrived within the time-out on at least one network.
+    pub in_contact: bool,
+    /// Its state as it last said, whatever its age.
+    pub state: Option<State>,
+    /// One row per heartbeat network.
+    pub networks: Vec<NetworkView>,
+}
+
+/// A heartbeat network as seen from one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// LAN name of the cluster definition.
+    pub lan: String,
+    /// Beats arrive.
+    pub is_up: bool,
+    /// Last measured round trip in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+/// State of the replication of a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replication {
+    /// The module replicates nothing (no `<rfs>`, farm, light).
+    #[default]
+    None,
+    /// Writes go to this node only.
+    Off,
+    /// The other node is being brought level.
+    Resync,
+    /// Every write is on both nodes before it is acknowledged.
+    Synchronous,
+    /// Both nodes are required but the other does not answer: writes wait for the arbiter.
+    Stalled,
+}
+
+/// Progress of a resynchronisation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Resync {
+    /// Bytes compared or copied so far.
+    pub bytes_done: u64,
+    /// Bytes to compare, as far as known.
+    pub bytes_total: u64,
+    /// Bytes that had to be copied.
+    pub bytes_copied: u64,
+    /// Files compared so far.
+    pub files_done: u64,
+    /// Files to compare, as far as known.
+    pub files_total: u64,
+    /// Mean bytes per second since the start.
+    pub rate: u64,
+}
+
+/// Health of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not known yet.
+    Init,
+    /// Good.
+    Up,
+    /// Bad.
+    Down,
+    /// Its checker does not run in this state.
+    Off,
+}
+
+/// A named thing that is checked: `proc.postgres`, `tcp.web`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ResourceView {
+    /// `class.ident`.
+    pub name: String,
+    /// Last result.
+    pub health: Health,
+    /// Words of the checker ("connect 10.0.0.1:80: refused"); English, for logs.
+    pub detail: String,
+    /// What happens when it goes down.
+    pub action: crate::module::Action,
+}
+
+/// The arbiter as seen from one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArbiterView {
+    /// The module needs none (farm, light, other authority).
+    NotNeeded,
+    /// Not asked yet.
+    Unknown,
+    /// Its last answer came in time.
+    Reachable,
+    /// It does not answer: automatic failover is off until it does.
+    Unreachable,
+}
+
+/// Whether an order would be accepted now. The page's button and the command line read the same row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The order.
+    pub verb: Verb,
+    /// Absent = it would be accepted.
+    pub refusal: Option<Refusal>,
+}
+
+/// What one node says of one module, now.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Which module.
+    pub module: ModuleName,
+    /// Which node speaks.
+    pub node: NodeName,
+    /// Generation of the configuration in force; 0 = none applied.
+    pub config_generation: u64,
+    /// State.
+    pub state: State,
+    /// Second axis of the state.
+    pub readiness: Readiness,
+    /// Why it is not green, or what is amiss although it is; absent when all is well.
+    pub reason: Option<Reason>,
+    /// When `state`/`readiness`/`reason` last changed, by this node's wall clock. For people only.
+    pub since_unix_ms: u64,
+    /// This copy of the data.
+    pub flag: Flag,
+    /// `flag` is up to date and this node is in the in-sync set.
+    pub is_up_to_date: bool,
+    /// Version of the arbiter's record this node knows.
+    pub epoch: Epoch,
+    /// Data history.
+    pub gen_id: Gen,
+    /// Replication session.
+    pub session: Session,
+    /// In-sync set this node knows.
+    pub in_sync: BTreeSet<NodeName>,
+    /// Addresses held by this node now.
+    pub vips_held: Vec<std::net::IpAddr>,
+    /// Replication.
+    pub replication: Replication,
+    /// Resynchronisation in progress.
+    pub resync: Option<Resync>,
+    /// The other node.
+    pub peer: PeerView,
+    /// The arbiter.
+    pub arbiter: ArbiterView,
+    /// Checked resources.
+    pub resources: Vec<ResourceView>,
+    /// Every order, and whether it would be accepted now.
+    pub allowed: Vec<Allowed>,
+}
+
+impl Snapshot {
+    /// The refusal of `verb` now, `None` if it would be accepted.
+    pub fn refusal(&self, verb: &Verb) -> Option<&Refusal> {
+        self.allowed.iter().find(|a| std::mem::discriminant(&a.verb) == std::mem::discriminant(verb)).and_then(|a| a.refusal.as_ref())
+    }
+}
