@@ -39,7 +39,7 @@ pub enum AgentMsg {
         modules: BTreeMap<ModuleName, u64>,
     },
     /// A module's state; absolute.
-    Snapshot { snapshot: Snapshot },
+    Snapshot { snapshot: Box<Snapshot> },
     /// Something happened.
     Event { record: EventRecord },
     /// Answer to [`ConsoleMsg::Command`].
