@@ -117,8 +117,9 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::ChosenByItself => "the product chooses this by itself",
         UnusedReason::AlwaysDone => "what it asks for, or better, is always done",
         UnusedReason::NeverDone => "this is not done here, and nothing depends on it",
+        UnusedReason::NotYet => "it is not in this release, and the module works without it",
         UnusedReason::OtherSystem => "it is meant for another operating system",
-        UnusedReason::TimesOfHeart => "the times of `heart` hold for every heartbeat",
+        UnusedReason::TimesOfHeart => "the times of `heart` decide",
     }
 }
 
@@ -163,7 +164,7 @@ fn fault_message(fault: &Fault) -> String {
 
 fn fault_remedy(fault: &Fault) -> String {
     match fault {
-        Fault::WrongEndTag { open, .. } => format!("Write </{open}> before it, or correct the name."),
+        Fault::WrongEndTag { open, .. } => format!("Write </{open}> before it, correct its name, or remove it."),
         Fault::LoneEndTag { .. } => "Remove it, or add the missing start tag.".to_owned(),
         Fault::NeverClosed { open } => format!("Add </{open}>, or write <{open}/>."),
         Fault::CutOff { expected } => format!("Add `{expected}`."),
