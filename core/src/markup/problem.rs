@@ -405,6 +405,11 @@ pub enum ProblemKind {
     FlowWithoutRfs,
     /// No `user` element: no script runs (warning).
     NoScripts,
+    /// A second network with `command="on"`.
+    SecondCommandLan {
+        /// Where the first stands.
+        first: Place,
+    },
     /// No network of the cluster holds every node.
     NoCommonLan {
         /// Nodes missing on the network that holds the most.

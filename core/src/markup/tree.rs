@@ -21,6 +21,9 @@ const DEPTH_MAX: usize = 32;
 /// Most elements and attributes together; bounds the number of problems too.
 const NODES_MAX: usize = 20_000;
 
+/// Most tags without end read on after; each costs a look at the rest of the text.
+const RESTARTS_MAX: usize = 50;
+
 /// An element.
 #[derive(Debug, Clone)]
 pub(crate) struct Element {
@@ -139,43 +142,52 @@ struct Builder<'t, 'p> {
     problems: &'p mut Vec<Problem>,
 }
 
-/// Whether to go on reading.
-#[derive(PartialEq, Eq)]
+/// How to go on reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     Go,
     Stop,
+    /// At this offset, with a new reader: the present one has taken several tags for one.
+    From(usize),
 }
 
 impl Builder<'_, '_> {
     fn run(mut self) -> Document {
+        let mut base = 0;
+        let mut is_cut = true;
+        for _ in 0..=RESTARTS_MAX {
+            match self.read_from(base) {
+                Next::Go => {
+                    is_cut = false;
+                    break;
+                }
+                Next::Stop => break,
+                Next::From(offset) => base = offset,
+            }
+        }
+        self.end(is_cut)
+    }
+
+    /// Reads from `base`, a tag's `<` or the beginning, to the end or to a tag that is broken.
+    fn read_from(&mut self, base: usize) -> Next {
         let text = self.text;
-        let mut reader = Reader::from_str(text);
+        let mut reader = Reader::from_str(&text[base..]);
         let config = reader.config_mut();
         // Names are matched here, with places.
         config.check_end_names = false;
         config.allow_unmatched_ends = true;
-        let mut is_cut = false;
+        let offset = |position: u64| usize::try_from(position).map_or(text.len(), |p| (base + p).min(text.len()));
         loop {
-            let start = usize::try_from(reader.buffer_position()).unwrap_or(text.len());
-            match reader.read_event() {
-                Ok(Event::Eof) => break,
-                Ok(event) => {
-                    let end = usize::try_from(reader.buffer_position()).unwrap_or(text.len());
-                    if self.take(event, start, end) == Next::Stop {
-                        is_cut = true;
-                        break;
-                    }
-                }
-                Err(error) => {
-                    let at = usize::try_from(reader.error_position()).unwrap_or(text.len());
-                    if self.refuse(&error, start, at) == Next::Stop {
-                        is_cut = true;
-                        break;
-                    }
-                }
+            let start = offset(reader.buffer_position());
+            let next = match reader.read_event() {
+                Ok(Event::Eof) => return Next::Go,
+                Ok(event) => self.take(event, start, offset(reader.buffer_position())),
+                Err(error) => self.refuse(&error, start, offset(reader.error_position())),
+            };
+            if next != Next::Go {
+                return next;
             }
         }
-        self.end(is_cut)
     }
 
     fn take(&mut self, event: Event<'_>, start: usize, end: usize) -> Next {
@@ -204,18 +216,51 @@ impl Builder<'_, '_> {
         Next::Go
     }
 
+    /// A start tag, whole or cut off before the next `<`.
     fn begin(&mut self, tag: &BytesStart<'_>, start: usize, end: usize, is_empty: bool) -> Next {
+        if let Some(cut) = cut(&self.text[start + 1..end]) {
+            return self.begin_cut(cut, start);
+        }
+        if self.push(tag, start, end) == Next::Stop {
+            return Next::Stop;
+        }
+        if is_empty {
+            self.pop();
+        }
+        Next::Go
+    }
+
+    /// A start tag that swallowed the next one: what stands before that one is the tag.
+    fn begin_cut(&mut self, cut: Cut, start: usize) -> Next {
+        let text = self.text;
+        let base = start + 1;
+        let head = text[base..base + cut.end].trim_end();
+        let is_empty = head.ends_with("/>");
+        let head = head.strip_suffix('>').unwrap_or(head);
+        let head = head.strip_suffix('/').unwrap_or(head);
+        let name_len = head.find(|c: char| c.is_whitespace()).unwrap_or(head.len());
+        let tag = BytesStart::from_content(head, name_len);
+        if self.push(&tag, start, base + head.len()) == Next::Stop {
+            return Next::Stop;
+        }
+        self.fault(base + cut.lacks_at, Fault::CutOff { expected: cut.lacks.to_string() });
+        if is_empty {
+            self.pop();
+        }
+        Next::From(base + cut.end)
+    }
+
+    fn push(&mut self, tag: &BytesStart<'_>, start: usize, end: usize) -> Next {
         if self.open.len() >= DEPTH_MAX {
             self.fault(start, Fault::TooDeep { most: DEPTH_MAX });
             return Next::Stop;
         }
         let place = self.places.at(start);
         let name = tag.name().0.to_owned();
+        let is_named = !name.is_empty();
         self.open.push(Element { role: name.clone(), name, place, attributes: Vec::new(), children: Vec::new(), text: None });
-        if tag.name().0.is_empty() {
+        if !is_named {
             self.fault(start + 1, Fault::Syntax { expected: "the name of an element".to_owned() });
-        } else if let Some(cut) = tag.name().0.find('<') {
-            self.fault(start + 1 + cut, Fault::CutOff { expected: ">".to_owned() });
         }
         let attributes = self.attributes(tag, start + 1, end);
         self.nodes += 1 + attributes.len();
@@ -225,9 +270,6 @@ impl Builder<'_, '_> {
         if self.nodes > NODES_MAX {
             self.fault(start, Fault::TooMany { most: NODES_MAX });
             return Next::Stop;
-        }
-        if is_empty {
-            self.pop();
         }
         Next::Go
     }
@@ -241,17 +283,11 @@ impl Builder<'_, '_> {
             let attribute = match attribute {
                 Ok(attribute) => attribute,
                 Err(error) => {
-                    self.attribute_fault(&error, content, base, end, &found);
+                    self.attribute_fault(&error, base, end, &found);
                     continue;
                 }
             };
             let (name_at, value_at) = (offset_of(attribute.key.0), offset_of(&attribute.value));
-            // A value with `<` in it has swallowed the next tag: its closing quote is missing.
-            if let Some(swallowed) = attribute.value.find('<') {
-                let line_end = attribute.value.find('\n').unwrap_or(swallowed).min(swallowed);
-                self.fault_in(&attribute_name(attribute.key.0), value_at + line_end, Fault::CutOff { expected: "\"".to_owned() });
-                break;
-            }
             let value = self.unescape(attribute.key.0, &attribute.value, value_at);
             let (place, value_place) = (self.places.at(name_at), self.places.at(value_at));
             let name = attribute.key.0.to_owned();
@@ -260,20 +296,15 @@ impl Builder<'_, '_> {
         found
     }
 
-    fn attribute_fault(&mut self, error: &AttrError, content: &str, base: usize, end: usize, found: &[Attribute]) {
+    fn attribute_fault(&mut self, error: &AttrError, base: usize, end: usize, found: &[Attribute]) {
         let at = |relative: usize| (base + relative).min(end);
         let expected = |text: &str| Fault::BadAttribute { expected: text.to_owned() };
         match *error {
-            AttrError::ExpectedEq(p)
-                if content.get(..p).is_some_and(|before| before.contains('<')) || content[floor(content, p)..].starts_with('<') =>
-            {
-                let cut = content.find('<').unwrap_or(p);
-                self.fault(at(cut), Fault::CutOff { expected: ">".to_owned() });
-            }
             AttrError::ExpectedEq(p) => self.fault(at(p), expected("`=` and a value in quotes")),
             AttrError::ExpectedValue(p) => self.fault(at(p), expected("a value in quotes")),
             AttrError::UnquotedValue(p) => self.fault(at(p), expected("a quote before the value")),
-            AttrError::ExpectedQuote(p, quote) => self.fault(at(p), expected(&format!("the closing quote {}", char::from(quote)))),
+            // Only of a tag that was cut off, which is reported with its place.
+            AttrError::ExpectedQuote(..) => {}
             AttrError::Duplicated(p, previous) => {
                 let first = self.places.at(at(previous));
                 let name = found.iter().find(|a| a.place == first).map(|a| a.name.clone()).unwrap_or_default();
@@ -288,6 +319,9 @@ impl Builder<'_, '_> {
         let mut rest = raw;
         while let Some(c) = rest.chars().next() {
             let offset = at + raw.len() - rest.len();
+            if c == '<' {
+                self.fault_in(attribute, offset, Fault::Syntax { expected: "`&lt;`".to_owned() });
+            }
             if c != '&' {
                 value.push(if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c });
                 rest = &rest[c.len_utf8()..];
@@ -360,6 +394,12 @@ impl Builder<'_, '_> {
     fn refuse(&mut self, error: &quick_xml::Error, start: usize, at: usize) -> Next {
         match error {
             quick_xml::Error::Syntax(syntax) => {
+                // A quote that never ends, or a last tag without `>`: the tag may end before the next `<`.
+                let rest = &self.text[start..];
+                let is_tag = rest.starts_with('<') && !["<!", "<?", "</"].iter().any(|p| rest.starts_with(p));
+                if let Some(cut) = rest.get(1..).filter(|_| is_tag).and_then(cut) {
+                    return self.begin_cut(cut, start);
+                }
                 let expected = match syntax {
                     SyntaxError::UnclosedPI | SyntaxError::UnclosedXmlDecl => "?>",
                     SyntaxError::UnclosedComment => "-->",
@@ -452,16 +492,41 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-fn attribute_name(name: &str) -> String {
-    shorten(name)
+/// Where a tag that does not end before the next `<` is cut. Offsets from behind the tag's `<`.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// The `<` of the next tag.
+    end: usize,
+    /// Where `lacks` should stand.
+    lacks_at: usize,
+    /// A quote or `>`.
+    lacks: char,
 }
 
-fn floor(text: &str, mut offset: usize) -> usize {
-    offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
+/// Finds the end of a tag that swallows the next one. `content` begins behind its `<`. A value that holds a `<` and
+/// is followed by what may follow a value is no such case.
+fn cut(content: &str) -> Option<Cut> {
+    let mut at = 0;
+    while let Some(found) = content[at..].find(['"', '\'', '<', '>']) {
+        let here = at + found;
+        let quote = match content.as_bytes()[here] {
+            b'>' => return None,
+            b'<' => return Some(Cut { end: here, lacks_at: content[..here].trim_end().len(), lacks: '>' }),
+            quote => char::from(quote),
+        };
+        let value = &content[here + 1..];
+        let close = value.find(quote);
+        let is_closed = close.is_some_and(|c| value[c + 1..].starts_with(|c: char| c.is_whitespace() || matches!(c, '/' | '>')));
+        let inside = &value[..close.unwrap_or(value.len())];
+        if let Some(next) = inside.find('<').filter(|_| !is_closed) {
+            let line_end = inside[..next].find('\n').unwrap_or(next);
+            let line = &inside[..line_end];
+            let lacks_at = line.rfind("/>").or_else(|| line.rfind('>')).unwrap_or(line_end);
+            return Some(Cut { end: here + 1 + next, lacks_at: here + 1 + lacks_at, lacks: quote });
+        }
+        at = here + 1 + close? + 1;
     }
-    offset
+    None
 }
 
 fn entity(name: &str) -> Option<char> {

@@ -57,6 +57,7 @@ impl Problem {
             }
             ProblemKind::FlowWithoutRfs => "A heartbeat is marked as replication network, and nothing is replicated.".to_owned(),
             ProblemKind::NoScripts => "Without `user` no script of the module runs.".to_owned(),
+            ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
             ProblemKind::NoCommonLan { missing, lan } => {
                 format!("No network holds every node: {} missing on `{lan}`, which holds the most.", names(missing))
             }
@@ -107,6 +108,7 @@ impl Problem {
             ProblemKind::NodeCount { needed, .. } => format!("Choose {needed} nodes."),
             ProblemKind::FlowWithoutRfs => "Remove ident=\"flow\", or add `rfs`.".to_owned(),
             ProblemKind::NoScripts => "Add <user/> if the module has scripts.".to_owned(),
+            ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
             ProblemKind::NoCommonLan { lan, .. } => format!("Add the missing nodes to `{lan}`."),
         }
     }
