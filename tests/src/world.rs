@@ -195,6 +195,56 @@ impl World {
         world
     }
 
+    /// What happens when nothing goes wrong: messages arrive, the arbiter answers, data is copied; timers that
+    /// mean loss run out only when nothing else can happen. `None` when the world rests.
+    pub fn friendly(&self) -> Option<Action> {
+        let rank = |action: &Action| match action {
+            Action::Note { .. } => 0,
+            Action::Sync { .. } => 1,
+            Action::Apply { .. } | Action::Acknowledge { .. } => 2,
+            Action::Arbiter { .. } => 3,
+            Action::Deliver { .. } => 4,
+            Action::Fire { timer: Timer::Beat, .. } => 5,
+            Action::Fire { timer: Timer::Quarantine | Timer::Backoff | Timer::ArbiterRetry, .. } => 6,
+            Action::Fire { timer: Timer::PeerSilent, node } if self.nodes[1 - node].engine.is_none() => 7,
+            Action::Fire { timer: Timer::PromiseHeld, node } if self.nodes[1 - node].engine.is_none() => 8,
+            Action::Fire { timer: Timer::PromiseGiven, node } if self.nodes[1 - node].engine.is_none() => 9,
+            _ => u8::MAX,
+        };
+        self.actions().into_iter().min_by_key(rank).filter(|a| rank(a) < u8::MAX)
+    }
+
+    /// Follow the friendly course until `is_reached`, at most `steps_max` events.
+    pub fn run_friendly(&mut self, steps_max: usize, is_reached: fn(&World) -> bool) -> bool {
+        for _ in 0..steps_max {
+            if is_reached(self) {
+                return true;
+            }
+            // Beats go on for ever, so quiet timers get their turn after a few rounds of them.
+            let Some(action) = self.friendly() else { return false };
+            let action = self.patience(action);
+            match self.after(&action) {
+                Some(next) => *self = next,
+                None => return false,
+            }
+        }
+        is_reached(self)
+    }
+
+    /// Instead of yet another beat that changes nothing: the oldest waiting timer, if one may run out.
+    fn patience(&self, action: Action) -> Action {
+        let is_beat = |a: &Action| matches!(a, Action::Deliver { .. } | Action::Fire { timer: Timer::Beat, .. });
+        if !is_beat(&action) {
+            return action;
+        }
+        let waits = |a: &Action| match a {
+            Action::Fire { timer: Timer::Quarantine | Timer::Backoff | Timer::ArbiterRetry, .. } => true,
+            Action::Fire { timer: Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld, node } => self.nodes[1 - node].engine.is_none(),
+            _ => false,
+        };
+        self.actions().into_iter().find(waits).unwrap_or(action)
+    }
+
     /// Everything that may happen now.
     pub fn actions(&self) -> Vec<Action> {
         let mut all = Vec::new();
@@ -636,6 +686,11 @@ impl World {
     /// The second node serves: the role has moved.
     pub fn is_taken_over(&self) -> bool {
         self.nodes[1].engine.as_ref().is_some_and(|e| e.state().is_serving() && e.readiness() == Readiness::Ready)
+    }
+
+    /// The node would carry this order out now.
+    pub fn accepts(&self, node: usize, verb: &Verb) -> bool {
+        self.nodes[node].engine.as_ref().is_some_and(|e| e.refusal(verb).is_none())
     }
 
     /// State and readiness of both nodes, for a trace.

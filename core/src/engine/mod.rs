@@ -64,7 +64,7 @@ pub enum Mutant {
     AloneBeforeClaim,
     /// A restarted node claims at once, though it may be bound by a promise of its former life.
     NoQuarantine,
-    /// A secondary that is stopped in order keeps its `UpToDate`.
+    /// A secondary that leaves says that it is stale, but its record keeps `UpToDate`.
     StopKeepsFlag,
     /// A target calls itself up to date when the resynchronisation begins.
     LevelAtStart,

@@ -187,7 +187,7 @@ impl Mirror {
             self.saved.intent = None;
         }
         // A former life may have promised something that this one does not remember.
-        let must_wait = self.saved.epoch > Epoch(0) && !self.is_mutant_no_quarantine();
+        let must_wait = (self.saved.epoch > Epoch(0) || self.saved.session > Session(0)) && !self.is_mutant_no_quarantine();
         if must_wait {
             self.is_quarantined = true;
             out.push(Effect::SetTimer(Timer::Quarantine, self.cfg.timing.keep));
@@ -308,6 +308,11 @@ impl Mirror {
     }
 
     fn save(&mut self, out: &mut Vec<Effect>) {
+        #[cfg(feature = "mutants")]
+        if self.cfg.mutant == Some(super::Mutant::StopKeepsFlag) && self.saved.flag == Flag::Stale {
+            let kept = Saved { flag: Flag::UpToDate, ..self.saved.clone() };
+            return out.push(Effect::Save(Box::new(kept)));
+        }
         out.push(Effect::Save(Box::new(self.saved.clone())));
     }
 

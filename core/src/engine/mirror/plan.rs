@@ -139,7 +139,14 @@ impl Mirror {
 
     fn on_plan_done(&mut self, out: &mut Vec<Effect>) {
         match std::mem::replace(&mut self.goal, Goal::Idle) {
-            Goal::Idle => self.phase = Phase::Idle,
+            Goal::Idle => {
+                if self.state != State::Wait {
+                    self.give_up_role(out);
+                    self.save(out);
+                    self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
+                }
+                self.phase = Phase::Idle;
+            }
             Goal::Serving => {
                 let state = if self.saved.in_sync.len() > 1 { State::Prim } else { State::Alone };
                 self.enter(state, Readiness::Ready, None, out);
@@ -165,6 +172,7 @@ impl Mirror {
                 self.enter(State::Wait, Readiness::Transient, Some(Reason::HandOver { to: self.cfg.peer.clone() }), out);
             }
             Goal::Blocked { reason, is_retried } => {
+                self.blocked = Some((reason.clone(), is_retried));
                 self.give_up_role(out);
                 self.save(out);
                 self.block(reason, is_retried, out);
@@ -179,7 +187,8 @@ impl Mirror {
         if was_serving {
             self.saved.released = Some(self.saved.epoch);
         }
-        let keeps_flag = was_serving || self.is_mutant_stop_keeps_flag();
+        // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
+        let keeps_flag = was_serving || matches!(self.blocked_goal(), Some(Reason::FailoverOff));
         if !keeps_flag && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) && self.state == State::Second {
             // Excludes itself before the primary may go on alone without the arbiter.
             self.saved.flag = Flag::Stale;
@@ -193,6 +202,10 @@ impl Mirror {
         out.push(Effect::StopTimer(Timer::FreezeMax));
         out.push(Effect::StopTimer(Timer::PromiseHeld));
         self.is_held = false;
+    }
+
+    fn blocked_goal(&self) -> Option<&Reason> {
+        self.blocked.as_ref().map(|(reason, _)| reason)
     }
 
     /// To WAIT, and stay there until the back-off ends (`is_retried`) or an order comes.
@@ -298,12 +311,5 @@ impl Mirror {
     /// The epoch at which this node is the released owner, if it is.
     pub(super) fn released_epoch(&self) -> Option<Epoch> {
         self.saved.released
-    }
-
-    fn is_mutant_stop_keeps_flag(&self) -> bool {
-        #[cfg(feature = "mutants")]
-        return self.cfg.mutant == Some(crate::engine::Mutant::StopKeepsFlag);
-        #[cfg(not(feature = "mutants"))]
-        false
     }
 }
