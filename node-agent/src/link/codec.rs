@@ -174,8 +174,7 @@ impl Codec {
         };
         let mut buffer = sealed.to_vec();
         let aad = aad(clear, lan);
-        let plain =
-            key.open_in_place(nonce(header.counter, header.salt), Aad::from(aad), &mut buffer).map_err(|_| Refused::Authentic)?;
+        let plain = key.open_in_place(nonce(header.counter, header.salt), Aad::from(aad), &mut buffer).map_err(|_| Refused::Authentic)?;
         let envelope = postcard::from_bytes(plain).map_err(|_| Refused::Content)?;
         if self.cached.as_ref().is_none_or(|(of, _)| *of != header.life) {
             self.cached = Some((header.life, self.derive(header.life)));

@@ -159,7 +159,10 @@ impl Link {
         if config.networks.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("module {} has no heartbeat network between {} and {}: name one in cluster.xml", config.module, config.node, config.peer),
+                format!(
+                    "module {} has no heartbeat network between {} and {}: name one in cluster.xml",
+                    config.module, config.node, config.peer
+                ),
             ));
         }
         // Both numbers begin at the boot clock: a link opened again in the same life stays above all it has used.
@@ -293,7 +296,8 @@ impl Shared {
         let mut salt = [0; 4];
         let _ = state.random.fill(&mut salt); // the counter alone already keeps nonces apart
         let now = boottime_ns();
-        let echo = echo.map(|(life, counter, sent_ns, received_ns)| Echo { life, counter, sent_ns, held_ns: now.saturating_sub(received_ns) });
+        let echo =
+            echo.map(|(life, counter, sent_ns, received_ns)| Echo { life, counter, sent_ns, held_ns: now.saturating_sub(received_ns) });
         let envelope = Envelope { sent_ns: now, echo, body };
         let Some(datagram) = state.outgoing.seal(self.config.life, counter, salt, &config.lan, &envelope) else {
             tracing::error!(module.name = %self.config.module, limit = BEAT_BYTES_MAX, "a heartbeat is too large to be sent: shorten the lineage");
@@ -317,10 +321,8 @@ impl Shared {
             Err(refused) => return self.ignore(state, index, Ignored::Refused(refused)),
         };
         if let Body::Beat(beat) = &envelope.body {
-            let is_ours = beat.protocol == PROTOCOL
-                && beat.module == self.config.module
-                && beat.node == self.config.peer
-                && beat.life == header.life;
+            let is_ours =
+                beat.protocol == PROTOCOL && beat.module == self.config.module && beat.node == self.config.peer && beat.life == header.life;
             if !is_ours {
                 return self.ignore(state, index, Ignored::Foreign);
             }
@@ -454,3 +456,5 @@ async fn receive(shared: &Shared, index: usize, socket: &tokio::net::UdpSocket, 
     }
 }
 
+#[cfg(test)]
+mod tests;
