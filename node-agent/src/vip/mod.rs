@@ -27,7 +27,9 @@ const REMOVE_ROUNDS: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum VipError {
     /// No interface is in its subnet.
-    #[error("{addr} is in no subnet of this node (found: {found}): correct the address, or name the interface in <real_interface>'s <interface name=…>")]
+    #[error(
+        "{addr} is in no subnet of this node (found: {found}): correct the address, or name the interface in <real_interface>'s <interface name=…>"
+    )]
     NoSubnet { addr: IpAddr, found: String },
     /// The configured interface is not there.
     #[error("{addr} is configured for the interface `{name}`, which does not exist (found: {found}): correct the name")]
@@ -36,7 +38,9 @@ pub enum VipError {
     #[error("{addr} is in use by another machine on {interface} (Ethernet address {mac}): stop it there, or choose another address")]
     InUse { addr: IpAddr, mac: String, interface: String },
     /// It was put on this machine by somebody else.
-    #[error("{addr} is configured permanently on {interface} by other means: remove it there, a virtual address must belong to the module alone")]
+    #[error(
+        "{addr} is configured permanently on {interface} by other means: remove it there, a virtual address must belong to the module alone"
+    )]
     Permanent { addr: IpAddr, interface: String },
     /// It does not go away.
     #[error("{addr} is still on {interface} after it was removed: something else puts it back, find and stop it")]

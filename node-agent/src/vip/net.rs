@@ -168,7 +168,8 @@ fn whole_seconds(lifetime: Duration) -> u32 {
 }
 
 fn configured(message: &AddressMessage) -> Option<Configured> {
-    let mut found = Configured { addr: IpAddr::from([0; 4]), prefix: message.header.prefix_len, index: message.header.index, is_ours: false };
+    let mut found =
+        Configured { addr: IpAddr::from([0; 4]), prefix: message.header.prefix_len, index: message.header.index, is_ours: false };
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -38,9 +38,8 @@ struct Packets {
 impl Packets {
     fn open(index: u32, kind: u16) -> io::Result<Packets> {
         // SAFETY: integers in, a new descriptor or an error out.
-        let raw = unsafe {
-            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, i32::from(kind.to_be()))
-        };
+        let raw =
+            unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, i32::from(kind.to_be())) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }

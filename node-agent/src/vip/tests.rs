@@ -79,6 +79,15 @@ fn pair() -> (Host, Host) {
         host.ip(&format!("address add fd09::{number}/64 dev eth0 nodad"));
         host.ip("link set eth0 up");
     }
+    // The kernel brings a new cable's IPv6 addresses into service a moment later.
+    let begin = Instant::now();
+    while [&node, &other].iter().any(|h| {
+        h.ip("-6 -o address show dev eth0 to fd09::/64").contains("tentative")
+            || !h.ip("-6 maddress show dev eth0").contains("ff02::1:ff00:")
+    }) {
+        assert!(begin.elapsed() < PATIENCE, "IPv6 never came up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     (node, other)
 }
 
