@@ -124,6 +124,8 @@ struct LinkState {
     outgoing: Codec,
     incoming: Codec,
     random: SystemRandom,
+    /// Where both numbers began: what is not above it was sent by an earlier link of this life.
+    begin: u64,
     /// Number of the datagram sent last.
     counter: u64,
     /// Number of the beat sent last.
@@ -175,7 +177,8 @@ impl Link {
             seq: begin,
             sent: vec![(0, 0); SENT_KEPT],
             processed: None,
-            order: Order::new(config.life),
+            order: Order::new(config.life, begin),
+            begin,
             pending: None,
             networks: config.networks.iter().map(|_| Network::default()).collect(),
             dropped: Dropped::default(),
@@ -303,10 +306,10 @@ impl Shared {
             tracing::error!(module.name = %self.config.module, limit = BEAT_BYTES_MAX, "a heartbeat is too large to be sent: shorten the lineage");
             return;
         };
-        if let Some(socket) = &state.networks[index].socket {
-            if let Err(error) = socket.send_to(&datagram, config.peer) {
-                tracing::debug!(module.name = %self.config.module, lan = config.lan, peer = %config.peer, %error, "a heartbeat could not be sent");
-            }
+        if let Some(socket) = &state.networks[index].socket
+            && let Err(error) = socket.send_to(&datagram, config.peer)
+        {
+            tracing::debug!(module.name = %self.config.module, lan = config.lan, peer = %config.peer, %error, "a heartbeat could not be sent");
         }
     }
 
@@ -351,10 +354,10 @@ impl Shared {
                 for network in &mut state.networks {
                     network.newest = None;
                 }
-                if let Some((life, beat, received_ns)) = state.pending.take() {
-                    if life == header.life {
-                        self.hand_on(state, *beat, received_ns);
-                    }
+                if let Some((life, beat, received_ns)) = state.pending.take()
+                    && life == header.life
+                {
+                    self.hand_on(state, *beat, received_ns);
                 }
             }
             Verdict::Counts => {}
@@ -378,7 +381,8 @@ impl Shared {
             return;
         }
         let (peer_life, seq) = (beat.life, beat.seq);
-        let answers = beat.answers.filter(|(life, seq)| *life == self.config.life && *seq <= state.seq).map(|(_, seq)| seq);
+        let answers = beat.answers.filter(|(life, seq)| *life == self.config.life && *seq > state.begin && *seq <= state.seq);
+        let answers = answers.map(|(_, seq)| seq);
         let heard = Heard { status: beat.status, peer_life, seq, answers, received_ns };
         match self.tx.try_send(LinkEvent::Heard(heard)) {
             Ok(()) => state.order.handed_on(peer_life, seq),

@@ -48,6 +48,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Order {
     own_life: LifeId,
+    /// Own counter before the first datagram of this receiver's link.
+    own_begin: u64,
     current: Option<Current>,
     retired: VecDeque<LifeId>,
 }
@@ -64,9 +66,10 @@ struct Current {
 }
 
 impl Order {
-    /// A receiver in the life `own_life` that has heard nothing yet.
-    pub fn new(own_life: LifeId) -> Order {
-        Order { own_life, current: None, retired: VecDeque::new() }
+    /// A receiver in the life `own_life` that has heard nothing yet; this side's datagrams are numbered above
+    /// `own_begin`.
+    pub fn new(own_life: LifeId, own_begin: u64) -> Order {
+        Order { own_life, own_begin, current: None, retired: VecDeque::new() }
     }
 
     /// The life of the other side that counts now.
@@ -88,7 +91,7 @@ impl Order {
             *newest = counter;
             return Verdict::Counts;
         }
-        let since = self.current.as_ref().map_or(0, |c| c.since_counter);
+        let since = self.current.as_ref().map_or(self.own_begin, |c| c.since_counter);
         let is_proven = echo.is_some_and(|e| e.life == self.own_life && e.counter > since && e.counter <= own_counter);
         if !is_proven {
             return Verdict::Unproven;
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_life_counts_only_after_it_named_a_datagram_of_this_life() {
-        let mut order = Order::new(OWN);
+        let mut order = Order::new(OWN, 0);
         let life = LifeId(7);
         assert_eq!(order.judge(0, life, 10, None, 5), Verdict::Unproven);
         let of_older_life = Echo { life: LifeId(2), ..echo(5) };
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_replaced_life_never_comes_back() {
-        let mut order = Order::new(OWN);
+        let mut order = Order::new(OWN, 0);
         assert_eq!(order.judge(0, LifeId(7), 1, Some(&echo(5)), 5), Verdict::NewLife);
         assert_eq!(order.judge(0, LifeId(8), 1, Some(&echo(5)), 9), Verdict::Unproven, "named nothing since the last change");
         assert_eq!(order.judge(0, LifeId(8), 2, Some(&echo(9)), 9), Verdict::NewLife);
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_recording_of_a_forgotten_life_proves_nothing() {
-        let mut order = Order::new(OWN);
+        let mut order = Order::new(OWN, 0);
         for life in 0..=(RETIRED_MAX as u64 + 5) {
             assert_eq!(order.judge(0, LifeId(100 + u128::from(life)), 1, Some(&echo(life + 1)), life + 1), Verdict::NewLife);
         }
@@ -159,8 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_from_an_earlier_link_of_the_same_life_proves_nothing() {
+        let mut order = Order::new(OWN, 1000);
+        assert_eq!(order.judge(0, LifeId(7), 1, Some(&echo(1000)), 1005), Verdict::Unproven);
+        assert_eq!(order.judge(0, LifeId(7), 1, Some(&echo(1001)), 1005), Verdict::NewLife);
+    }
+
+    #[test]
     fn beats_are_handed_on_in_order_only() {
-        let mut order = Order::new(OWN);
+        let mut order = Order::new(OWN, 0);
         let life = LifeId(7);
         assert!(!order.is_newer(life, 1), "unknown life");
         order.judge(0, life, 1, Some(&echo(1)), 1);

@@ -6,6 +6,7 @@
 
 mod net;
 mod packet;
+mod reset;
 
 use net::{Interface, Netlink, World, is_same_subnet};
 use packet::mac_text;
@@ -140,10 +141,13 @@ impl Vips {
             if there.is_empty() {
                 return Ok(removed.into_iter().collect());
             }
+            if let Some(foreign) = there.iter().find(|a| !a.is_ours) {
+                return Err(VipError::Permanent { addr: foreign.addr, interface: world.name(foreign.index) });
+            }
+            if removed.is_empty() {
+                cut(there.iter().map(|a| a.addr).collect()).await;
+            }
             for address in there {
-                if !address.is_ours {
-                    return Err(VipError::Permanent { addr: address.addr, interface: world.name(address.index) });
-                }
                 netlink.remove(address).await?;
                 removed.insert(address.addr);
             }
@@ -267,6 +271,16 @@ async fn put(netlink: &Netlink, world: &World, addr: IpAddr, place: &Place, life
         }
     }
     netlink.put(place.interface.index, addr, place.prefix, lifetime).await
+}
+
+/// Cuts connections to the addresses, as far as the kernel can; that it cannot is no reason to keep an address.
+async fn cut(addrs: Vec<IpAddr>) {
+    match tokio::task::spawn_blocking(move || reset::cut(&addrs)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::info!(count, "connections to the virtual addresses were cut"),
+        Ok(Err(error)) => tracing::warn!(%error, "connections to the virtual addresses could not be cut; clients will notice later"),
+        Err(error) => tracing::error!(%error, "cutting connections failed"),
+    }
 }
 
 async fn announce_once(addrs: &[IpAddr]) -> Result<(), VipError> {

@@ -238,3 +238,28 @@ fn mistakes_are_named_with_what_was_found() {
         assert!(shown.contains("10.8.0.50/32"), "{shown}");
     });
 }
+
+#[test]
+fn connections_are_cut_before_their_address_goes() {
+    let (node, other) = pair();
+    node.block_on(move || async move {
+        let mut vips = Vips::new(vec![vip("10.9.0.50"), vip("fd09::50")]);
+        vips.raise(NO_LIMIT).await.unwrap();
+        // One listener for both families: its IPv4 connections are IPv6 sockets in the kernel's eyes.
+        let listener = std::net::TcpListener::bind("[::]:7000").unwrap();
+        let connect = |to: &'static str| other.run(move || std::net::TcpStream::connect(to).unwrap());
+        let mut clients = [connect("10.9.0.50:7000"), connect("[fd09::50]:7000")];
+        let mut own = connect("10.9.0.1:7000");
+        let served: Vec<_> = (0..3).map(|_| listener.accept().unwrap()).collect();
+        vips.drop_all().await.unwrap();
+        for client in &mut clients {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let error = std::io::Read::read(client, &mut [0]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        // A connection to the machine's own address goes on.
+        own.set_read_timeout(Some(PATIENCE)).unwrap();
+        std::io::Write::write_all(&mut &served[2].0, b"x").unwrap();
+        assert_eq!(std::io::Read::read(&mut own, &mut [0]).unwrap(), 1);
+    });
+}
