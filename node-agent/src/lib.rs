@@ -1,1 +1,8 @@
 //! .
+
+pub mod checker;
+pub mod clock;
+pub mod link;
+pub mod procfs;
+pub mod script;
+pub mod vip;
