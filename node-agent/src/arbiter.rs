@@ -158,3 +158,132 @@ pub(crate) fn said(body: &[u8]) -> String {
     let message = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|v| v.get("message")?.as_str().map(str::to_owned));
     message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().chars().take(TEXT_CHARS_MAX).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::pki::{Pki, https};
+    use std::sync::atomic::Ordering;
+    use tsugi_core::ids::{Epoch, LifeId, NodeName};
+    use tsugi_core::wire::arbiter::Record;
+
+    fn module() -> ModuleName {
+        ModuleName::new("db").unwrap()
+    }
+    fn client(pki: &Pki, url: &str) -> ArbiterClient {
+        ArbiterClient::new(&pki.identity("n1", "tokyo", url)).unwrap()
+    }
+    fn record() -> Record {
+        Record { version: Epoch(7), ..Record::empty(LifeId(9)) }
+    }
+    fn answer() -> (u16, String) {
+        (200, serde_json::to_string(&ArbiterAnswer { is_accepted: true, record: record() }).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_request_arrives_in_the_nodes_name_and_is_answered() {
+        let pki = Pki::new();
+        let (url, connections) = https(pki.console_server(), |cn, path, body| {
+            assert_eq!((cn.as_deref(), path.as_str()), (Some("n1"), "/arbiter/v1/db"));
+            let request = serde_json::from_slice::<ArbiterRequest>(&body).unwrap();
+            assert_eq!(request, ArbiterRequest::Grow { expected: Epoch(6), with: NodeName::new("n2").unwrap() });
+            answer()
+        })
+        .await;
+        let client = client(&pki, &url);
+        let request = ArbiterRequest::Grow { expected: Epoch(6), with: NodeName::new("n2").unwrap() };
+        for _ in 0..3 {
+            assert_eq!(client.ask(&module(), &request).await.unwrap(), ArbiterAnswer { is_accepted: true, record: record() });
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "the connection is kept");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_from_an_unknown_outcome() {
+        let pki = Pki::new();
+        let body = |m: &str| format!(r#"{{"error":"x","message":"{m}"}}"#);
+        let (url, _) = https(pki.console_server(), move |_, path, _| match path.as_str() {
+            "/arbiter/v1/db" => (403, body("The node is not approved.")),
+            "/arbiter/v1/broken" => (503, body("The disk is full.")),
+            _ => (200, "<html>".into()),
+        })
+        .await;
+        let client = client(&pki, &url);
+        let ask = async |name: &str| client.ask(&ModuleName::new(name).unwrap(), &ArbiterRequest::Read).await.unwrap_err();
+        assert_eq!(ask("db").await, ArbiterError::Refused { status: 403, text: "The node is not approved.".into() });
+        for unknown in ["broken", "proxy"] {
+            assert!(matches!(ask(unknown).await, ArbiterError::NotReachable { .. }), "{unknown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_ends_within_the_bound() {
+        let pki = Pki::new();
+        // Accepts TCP (in the kernel) and says nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mute = format!("https://{}", listener.local_addr().unwrap());
+        let begin = Instant::now();
+        let error = client(&pki, &mute).ask(&module(), &ArbiterRequest::Read).await.unwrap_err();
+        assert!(matches!(error, ArbiterError::NotReachable { .. }), "{error}");
+        assert!(begin.elapsed() < ASK_TIME_MAX, "connecting alone took {:?}", begin.elapsed());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_request_that_hangs_holds_up_no_other() {
+        let pki = Pki::new();
+        let (url, _) = https(pki.console_server(), |_, path, _| {
+            if path.ends_with("/hangs") {
+                std::thread::sleep(Duration::from_secs(3));
+            }
+            answer()
+        })
+        .await;
+        let client = client(&pki, &url);
+        let hanging = {
+            let client = client.clone();
+            tokio::spawn(async move { client.ask(&ModuleName::new("hangs").unwrap(), &ArbiterRequest::Read).await })
+        };
+        let quick = client.ask(&module(), &ArbiterRequest::Read).await;
+        assert!(quick.is_ok(), "{quick:?}");
+        assert!(matches!(hanging.await.unwrap(), Err(ArbiterError::NotReachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_foreign_arbiter_is_not_asked() {
+        let (pki, other) = (Pki::new(), Pki::new());
+        let (url, _) = https(other.console_server(), |_, _, _| panic!("a request arrived")).await;
+        let error = client(&pki, &url).ask(&module(), &ArbiterRequest::Read).await.unwrap_err();
+        assert!(matches!(&error, ArbiterError::NotReachable { detail } if detail.contains("no trust")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_was_closed_meanwhile_costs_nothing() {
+        let pki = Pki::new();
+        // Every connection answers once and is closed by the server without notice.
+        let (tls, listener) = (pki.console_server(), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let mut stream = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(tcp).await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                let body = answer().1;
+                let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
+                let _ = stream.flush().await;
+            }
+        });
+        let client = client(&pki, &url);
+        for _ in 0..5 {
+            let answer = client.ask(&module(), &ArbiterRequest::Read).await;
+            assert!(answer.is_ok(), "{answer:?}");
+            // Until the end of the connection has arrived here; the level that is waited for is the pool's.
+            let closed = async {
+                while client.idle.lock().unwrap().iter().any(|(_, c)| !c.is_closed()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(5), closed).await.unwrap();
+        }
+    }
+}

@@ -49,6 +49,15 @@ const EVENTS_IN_FLIGHT_MAX: usize = 500;
 /// Answers kept while the console is away. It asks again for what it still wants to know; the oldest go first.
 const ANSWERS_MAX: usize = 256;
 
+/// Times of a connection that tests shorten.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    alive: Duration,
+    silence: Duration,
+}
+
+const PACE: Pace = Pace { alive: Duration::from_secs(ALIVE_SECONDS), silence: SILENCE_MAX };
+
 /// What the console wants.
 #[derive(Debug, Clone)]
 pub enum FromConsole {
@@ -121,8 +130,19 @@ impl ConsoleLink {
     /// Starts to connect. What the console wants goes to `tx`; while that is full, nothing more is read from the
     /// console. Must be called inside the runtime.
     pub fn start(identity: &Identity, hello: HelloInfo, events: EventLog, tx: mpsc::Sender<FromConsole>) -> Result<ConsoleLink, TlsError> {
+        ConsoleLink::start_paced(identity, hello, events, tx, PACE)
+    }
+
+    fn start_paced(
+        identity: &Identity,
+        hello: HelloInfo,
+        events: EventLog,
+        tx: mpsc::Sender<FromConsole>,
+        pace: Pace,
+    ) -> Result<ConsoleLink, TlsError> {
         let shared = Arc::new(Shared::default());
-        let dialer = Dialer { identity: identity.clone(), tls: tls::console_client(identity)?, hello, events, shared: shared.clone(), tx };
+        let dialer =
+            Dialer { identity: identity.clone(), tls: tls::console_client(identity)?, hello, events, shared: shared.clone(), tx, pace };
         let task = tokio::spawn(dialer.run());
         Ok(ConsoleLink { shared, _task: Arc::new(AbortOnDrop(task)) })
     }
@@ -228,6 +248,7 @@ struct Dialer {
     events: EventLog,
     shared: Arc<Shared>,
     tx: mpsc::Sender<FromConsole>,
+    pace: Pace,
 }
 
 impl Dialer {
@@ -294,7 +315,7 @@ impl Dialer {
     async fn send_all(&self, mut sink: SplitSink<Socket, Message>, session: &Session) -> Result<(), End> {
         send(&mut sink, &self.hello()).await?;
         let mut sent = Sent { events: self.events.acknowledged(), in_flight: VecDeque::new(), snapshots: BTreeMap::new() };
-        let mut tick = interval(Duration::from_secs(ALIVE_SECONDS));
+        let mut tick = interval(self.pace.alive);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
         loop {
@@ -345,7 +366,7 @@ impl Dialer {
 
     async fn receive_all(&self, mut stream: SplitStream<Socket>, session: &Session) -> Result<(), End> {
         loop {
-            let frame = match timeout(SILENCE_MAX, stream.next()).await {
+            let frame = match timeout(self.pace.silence, stream.next()).await {
                 Err(_) => return Err(End::Silent),
                 Ok(None) => return Err(End::Closed(String::new())),
                 Ok(Some(frame)) => frame?,

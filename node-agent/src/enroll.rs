@@ -199,3 +199,99 @@ impl Drop for Staged<'_> {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Identity;
+    use crate::tls::pki::{Pki, https};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    fn name() -> NodeName {
+        NodeName::new("n1").unwrap()
+    }
+    fn token(pki: &Pki) -> JoinToken {
+        JoinToken { ca_sha256: tls::fingerprint(&pki.ca_der()), secret: "s3cret".into() }
+    }
+    /// Signs as the console does: key from the request, names by its own decision.
+    fn signed(pki: &Pki, body: &[u8], cn: &str, cluster: &str) -> (u16, String) {
+        let request: EnrollRequest = serde_json::from_slice(body).unwrap();
+        if request.token != "s3cret" {
+            return (403, r#"{"error":"token_used","message":"This token was used already."}"#.into());
+        }
+        let mut csr = rcgen::CertificateSigningRequestParams::from_pem(&request.csr_pem).unwrap();
+        csr.params.distinguished_name.push(DnType::CommonName, cn);
+        csr.params.distinguished_name.push(DnType::OrganizationName, cluster);
+        let certificate = csr.signed_by(&pki.ca).unwrap();
+        let answer = EnrollAnswer {
+            certificate_pem: certificate.pem(),
+            ca_pem: pki.ca.as_ref().pem(),
+            cluster: "tokyo".into(),
+            fingerprint: tls::fingerprint(certificate.der()),
+        };
+        (200, serde_json::to_string(&answer).unwrap())
+    }
+    async fn console(pki: &Arc<Pki>, cn: &'static str, cluster: &'static str) -> String {
+        let signer = pki.clone();
+        https(pki.console_server(), move |client, path, body| {
+            assert_eq!((client, path.as_str()), (None, "/agent/v1/enroll"));
+            signed(&signer, &body, cn, cluster)
+        })
+        .await
+        .0
+    }
+
+    #[tokio::test]
+    async fn an_enrolled_node_has_an_identity_with_a_private_key_of_its_own() {
+        let (pki, dir) = (Arc::new(Pki::new()), tempfile::tempdir().unwrap());
+        let state = dir.path().join("tsugi");
+        let url = console(&pki, "n1", "tokyo").await;
+        let answer = enroll(&url, &token(&pki), &name(), &state, Existing::Keep).await.unwrap();
+        let identity = Identity::load(&state).unwrap();
+        assert_eq!((identity.node.as_str(), identity.cluster.as_str(), identity.console.to_string()), ("n1", "tokyo", url.clone()));
+        assert_eq!(tls::fingerprint(&identity.certificates().unwrap()[0]), answer.fingerprint);
+        assert!(tls::console_client(&identity).is_ok());
+        let mode = |file: &str| std::fs::metadata(state.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("identity"), mode("identity/node.key")), (0o700, 0o600));
+
+        let error = enroll(&url, &token(&pki), &name(), &state, Existing::Keep).await.unwrap_err();
+        assert!(error.to_string().contains("--force"), "{error}");
+        enroll(&url, &token(&pki), &name(), &state, Existing::Replace).await.unwrap();
+        assert_ne!(Identity::load(&state).unwrap().key_pem, identity.key_pem);
+    }
+
+    #[tokio::test]
+    async fn a_console_of_another_ca_learns_neither_token_nor_name() {
+        let (pki, other, dir) = (Arc::new(Pki::new()), Pki::new(), tempfile::tempdir().unwrap());
+        let (url, requests) = https(other.console_server(), |_, _, _| panic!("a request arrived")).await;
+        let error = enroll(&url, &token(&pki), &name(), dir.path(), Existing::Keep).await.unwrap_err().to_string();
+        assert!(error.contains("not the console that made this token"), "{error}");
+        assert!(Identity::load(dir.path()).is_err());
+        drop(requests);
+    }
+
+    #[tokio::test]
+    async fn refusals_and_silence_come_with_their_remedy() {
+        let (pki, dir) = (Arc::new(Pki::new()), tempfile::tempdir().unwrap());
+        let url = console(&pki, "n1", "tokyo").await;
+        let used = JoinToken { secret: "old".into(), ..token(&pki) };
+        let error = enroll(&url, &used, &name(), dir.path(), Existing::Keep).await.unwrap_err().to_string();
+        assert!(error.contains("used already") && error.contains("make a new one"), "{error}");
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = enroll(&format!("https://{closed}"), &used, &name(), dir.path(), Existing::Keep).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be reached") && error.contains("firewall"), "{error}");
+        assert!(!dir.path().join("identity").exists() && !dir.path().join("identity.new").exists());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_node_or_cluster_is_not_stored() {
+        for (cn, cluster) in [("n2", "tokyo"), ("n1", "osaka")] {
+            let (pki, dir) = (Arc::new(Pki::new()), tempfile::tempdir().unwrap());
+            let url = console(&pki, cn, cluster).await;
+            let error = enroll(&url, &token(&pki), &name(), dir.path(), Existing::Keep).await.unwrap_err().to_string();
+            assert!(error.contains("another node or cluster"), "{error}");
+            assert!(Identity::load(dir.path()).is_err());
+        }
+    }
+}

@@ -319,3 +319,101 @@ impl ClientCertVerifier for PeerVerifier {
         self.chain.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::pki::Pki;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    /// Connects both ends and says one byte each way; the text is the first failure, of whichever side.
+    async fn meet(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr: ConsoleAddr = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let serve = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut stream = TlsAcceptor::from(server).accept(tcp).await.map_err(|e| e.to_string())?;
+            stream.write_all(b"x").await.map_err(|e| e.to_string())?;
+            // Until the client goes.
+            let _ = stream.read(&mut [0]).await;
+            Ok::<_, String>(())
+        };
+        let call = async {
+            let mut stream = dial(&addr, client).await.map_err(|e| e.to_string())?;
+            stream.read_exact(&mut [0]).await.map_err(|e| e.to_string())?;
+            Ok::<_, String>(())
+        };
+        let (served, called) = tokio::join!(serve, call);
+        match (served, called) {
+            (Ok(()), Ok(())) => Ok(()),
+            (a, b) => Err(format!("{} / {}", a.err().unwrap_or_default(), b.err().unwrap_or_default())),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_console_is_known_by_its_ca_and_name_not_by_its_address() {
+        let pki = Pki::new();
+        let client = console_client(&pki.identity("n1", "tokyo", "https://c:1")).unwrap();
+        assert_eq!(meet(pki.console_server(), client.clone()).await, Ok(()));
+        let error = meet(Pki::new().console_server(), client.clone()).await.unwrap_err();
+        assert!(error.contains("UnknownIssuer") || error.contains("BadSignature"), "{error}");
+        let error = meet(pki.server("n2", |_| {}), client).await.unwrap_err();
+        assert!(error.contains("`n2`, not of `tsugi-console`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_expired_console_is_refused() {
+        let pki = Pki::new();
+        let client = console_client(&pki.identity("n1", "tokyo", "https://c:1")).unwrap();
+        let expired = pki.server(CONSOLE_CN, |params| {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        });
+        let error = meet(expired, client).await.unwrap_err();
+        assert!(error.contains("expired"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_clients_only_is_no_console() {
+        let pki = Pki::new();
+        let client = console_client(&pki.identity("n1", "tokyo", "https://c:1")).unwrap();
+        let server = pki.server(CONSOLE_CN, |p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]);
+        assert!(meet(server, client).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn enrolment_believes_the_fingerprint_of_the_token_only() {
+        let pki = Pki::new();
+        let right = enroll_client(&fingerprint(&pki.ca_der())).unwrap();
+        assert_eq!(meet(pki.console_server(), right.clone()).await, Ok(()));
+        let error = meet(Pki::new().console_server(), right).await.unwrap_err();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn agents_accept_only_the_expected_node_of_their_cluster() {
+        let pki = Pki::new();
+        let name = |text: &str| NodeName::new(text).unwrap();
+        let n1 = pki.identity("n1", "tokyo", "https://c:1");
+        let n2 = pki.identity("n2", "tokyo", "https://c:1");
+        let stranger = pki.identity("n2", "osaka", "https://c:1");
+        let foreign = Pki::new().identity("n2", "tokyo", "https://c:1");
+        let serve = |id: &Identity, peer| peer_server(id, Some(&name(peer))).unwrap();
+        let call = |id: &Identity, peer| peer_client(id, &name(peer)).unwrap();
+
+        assert_eq!(meet(serve(&n1, "n2"), call(&n2, "n1")).await, Ok(()));
+        assert_eq!(meet(peer_server(&n1, None).unwrap(), call(&n2, "n1")).await, Ok(()));
+        for (case, server, client) in [
+            ("caller is another node", serve(&n1, "n3"), call(&n2, "n1")),
+            ("called is another node", serve(&n1, "n2"), call(&n2, "n3")),
+            ("caller of another cluster", serve(&n1, "n2"), call(&stranger, "n1")),
+            ("caller of another CA", serve(&n1, "n2"), call(&foreign, "n1")),
+            ("called of another CA", serve(&foreign, "n1"), call(&n1, "n2")),
+            ("any node, but of this cluster", peer_server(&n1, None).unwrap(), call(&stranger, "n1")),
+        ] {
+            assert!(meet(server, client).await.is_err(), "{case}");
+        }
+    }
+}

@@ -486,7 +486,7 @@ mod tests {
         let other = Deployment { module: name("web"), ..deployment(1, "y") };
         store.put_deployment(&other).unwrap();
         std::fs::write(dir.path().join("modules/db/versions/3/deployment.json"), "{").unwrap();
-        assert_eq!(store.deployments().unwrap(), [other.clone()]);
+        assert_eq!(store.deployments().unwrap(), std::slice::from_ref(&other));
         store.put_deployment(&deployment(3, "x")).unwrap();
         assert_eq!(store.deployments().unwrap(), [deployment(3, "x"), other]);
     }

@@ -76,3 +76,45 @@ impl Pki {
         Arc::new(config)
     }
 }
+
+/// Serves HTTP over TLS on a free port of the loopback; `answer` gets client certificate's CN, path and body.
+/// Returns the address and counts connections.
+pub(crate) async fn https(
+    tls: Arc<ServerConfig>,
+    answer: impl Fn(Option<String>, String, Vec<u8>) -> (u16, String) + Clone + Send + Sync + 'static,
+) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    use http_body_util::{BodyExt, Full};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = count.clone();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let (tls, answer, counter) = (tls.clone(), answer.clone(), counter.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await else { return };
+                counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let cn = client_cn(&stream);
+                let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let (answer, cn) = (answer.clone(), cn.clone());
+                    async move {
+                        let path = request.uri().path().to_owned();
+                        let body = request.into_body().collect().await?.to_bytes().to_vec();
+                        let (status, text) = answer(cn, path, body);
+                        let response = hyper::Response::builder().status(status);
+                        Ok::<_, hyper::Error>(response.body(Full::new(hyper::body::Bytes::from(text))).unwrap())
+                    }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (url, count)
+}
+
+/// Common name the client showed.
+pub(crate) fn client_cn(stream: &tokio_rustls::server::TlsStream<tokio::net::TcpStream>) -> Option<String> {
+    let (_, connection) = stream.get_ref();
+    connection.peer_certificates().and_then(|c| super::subject_of(&c[0])).map(|s| s.common_name)
+}
