@@ -9,6 +9,22 @@ use std::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(15);
 const NO_LIMIT: Raise = Raise { lifetime: None, conflicts: Conflicts::Refuse };
 
+/// Compiles only if the work may be done in any task.
+#[allow(dead_code)]
+fn everything_is_send(vips: &'static mut Vips) {
+    fn is_send<T: Send>(_: T) {}
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Vips>();
+    is_shared::<crate::link::Link>();
+    is_shared::<crate::checker::Checkers>();
+    is_send(async {
+        let _ = vips.raise(NO_LIMIT).await;
+        let _ = vips.renew(Duration::ZERO).await;
+        vips.held().await;
+        vips.drop_all().await
+    });
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own: whatever it starts is in there too.
