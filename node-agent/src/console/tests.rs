@@ -300,3 +300,10 @@ fn waits_between_attempts_grow_and_stay_within_their_bounds() {
         assert!(*delays.iter().min().unwrap() < bound / 2, "{failures}: jitter uses its whole range");
     }
 }
+
+#[test]
+fn the_systems_name_is_read_with_and_without_quotes() {
+    assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), Some("Debian GNU/Linux 12"));
+    assert_eq!(pretty_name("PRETTY_NAME=Arch"), Some("Arch"));
+    assert_eq!(pretty_name(""), None);
+}
