@@ -101,8 +101,8 @@ pub struct Entry {
     pub rdev: u64,
     /// Target of a symbolic link.
     pub target: Vec<u8>,
-    /// Another name of the same file, already sent in this session.
-    pub same_as: Option<Vec<u8>>,
+    /// A further name of a file sent under another one: a `SyncMsg::Link` follows.
+    pub linked: bool,
 }
 
 /// Messages of the resynchronisation.
@@ -110,6 +110,8 @@ pub struct Entry {
 pub enum SyncMsg {
     /// Everything about a directory: what it does not name is removed when `last` is set.
     Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, last: bool },
+    /// Two names of one file.
+    Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
     /// A file's blocks follow as hashes.
     File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64 },
     /// Hashes of blocks; answered by `Need`.
