@@ -1,1 +1,14 @@
-//! .
+//! Test bench of Tsugi: hosts made of namespaces, an application to protect, clients that keep count, and the
+//! checks that need all of it. Nothing of the product depends on this crate.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`lab`] | hosts, networks, power switches; [`lab::Lab`] is the handle the suites use |
+//! | [`api`] | the console's REST API, as an administrator's program would use it |
+//! | [`ledger`] | the demo application: an HTTP ledger on SQLite |
+//! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
+//! | [`check`] | the main job from set-up to verification, one line per step |
+//! | [`bench`] | figures as JSON rows |
+
+pub mod lab;
+pub mod cli;
