@@ -5,10 +5,14 @@
 //! | --- | --- |
 //! | [`lab`] | hosts, networks, power switches; [`lab::Lab`] is the handle the suites use |
 //! | [`api`] | the console's REST API, as an administrator's program would use it |
+//! | [`setup`] | from bare hosts to a cluster, as the installation manual says |
 //! | [`ledger`] | the demo application: an HTTP ledger on SQLite |
 //! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
-//! | [`check`] | the main job from set-up to verification, one line per step |
-//! | [`bench`] | figures as JSON rows |
+//! | [`cli`] | command line of `tsugi-lab` |
 
-pub mod lab;
+pub mod api;
 pub mod cli;
+pub mod lab;
+pub mod ledger;
+pub mod load;
+pub mod setup;

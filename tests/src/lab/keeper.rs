@@ -465,8 +465,8 @@ impl World {
                 one.macs.insert(network.word().to_owned(), network.mac(number));
             }
             if let Some(init) = one.init {
-                for kind in ["net", "mnt", "pid_for_children", "uts", "ipc"] {
-                    one.namespaces.insert(kind.trim_end_matches("_for_children").to_owned(), format!("/proc/{init}/ns/{kind}"));
+                for kind in ["net", "mnt", "pid", "uts", "ipc"] {
+                    one.namespaces.insert(kind.to_owned(), format!("/proc/{init}/ns/{kind}"));
                 }
                 one.agent_dir_outside = format!("/proc/{init}/root{}", one.agent_dir);
             }
