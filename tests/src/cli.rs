@@ -1,12 +1,15 @@
 //! Command line of `tsugi-lab`.
 
+use crate::check::{self, App, CheckPlan, ENTRIES_MIN, Scenario, Without};
 use crate::lab::names::{Places, number_of};
 use crate::lab::{self, Lab, Network, Plan, Quality};
-use anyhow::{Context, Result};
+use crate::load::Load;
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Hosts on this machine, with switches to pull.
 #[derive(Debug, Parser)]
@@ -90,6 +93,37 @@ enum Verb {
     Heal,
     /// Reach an address of the lab at a port of this machine's loopback.
     Forward { port: u16, to: std::net::SocketAddr },
+    /// Write to a ledger from the clients' namespace at full speed and count what it acknowledges.
+    Load {
+        /// http://ADDRESS:PORT of the ledger.
+        #[arg(long)]
+        url: String,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[arg(long, default_value_t = 4)]
+        connections: usize,
+    },
+    /// Run the main job unattended; exit status 0 when nothing confirmed was lost and the interruption is in its bar.
+    Check {
+        #[arg(long, value_enum, default_value = "ledger")]
+        app: App,
+        #[arg(long, value_enum, default_value = "primary-killed")]
+        scenario: Scenario,
+        /// Take a safety away on purpose: the check must then find lost entries.
+        #[arg(long, value_enum)]
+        without: Option<Without>,
+        /// In a row; ends at the first that is not good.
+        #[arg(long, default_value_t = 1)]
+        times: u32,
+        /// Confirmed entries before the event.
+        #[arg(long, default_value_t = ENTRIES_MIN)]
+        entries: usize,
+    },
+    /// Set the main job up and keep it running until Ctrl-C.
+    Demo {
+        #[arg(long, value_enum, default_value = "ledger")]
+        app: App,
+    },
     /// What the lab is.
     Info {
         #[arg(long)]
@@ -164,6 +198,28 @@ fn run(verb: Verb) -> Result<ExitCode> {
             }
         }
         Verb::Heal => open()?.heal()?,
+        Verb::Check { app, scenario, without, times, entries } => {
+            for turn in 1..=times {
+                if times > 1 {
+                    println!("run {turn} of {times}");
+                }
+                let lab = std::env::var("TSUGI_LAB_NAME").unwrap_or_else(|_| "check".to_owned());
+                let figures = check::run(&CheckPlan { app, scenario, without, lab, entries })?;
+                let verdict = if figures.is_good() { "good" } else { "NOT GOOD" };
+                println!(
+                    "{verdict}: {} entries acknowledged, {} lost, {:.2} s of interruption (bar {:.1} s)",
+                    figures.acknowledged,
+                    figures.lost.len(),
+                    figures.interruption_seconds,
+                    figures.interruption_bar_seconds
+                );
+                if !figures.is_good() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+        Verb::Demo { app } => demo(app)?,
+        Verb::Load { url, seconds, connections } => load(&url, seconds, connections)?,
         Verb::Forward { port, to } => println!("127.0.0.1:{} → {to}", open()?.forward(port, to)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -181,6 +237,9 @@ fn up(hosts: u8, console: bool, disk_mib: u64, env: &[String]) -> Result<()> {
     }
     let plan = Plan { hosts, console, disk_bytes: disk_mib << 20, env: pairs };
     let lab = Lab::start_detached(Places::from_env()?, &plan)?;
+    if console && let Err(error) = crate::setup::set_up(&lab) {
+        return Err(error.context("the hosts are up, but the console is not set up; `lab down` takes them away"));
+    }
     print!("{}", describe(&lab.info()?));
     Ok(())
 }
@@ -191,6 +250,85 @@ fn down() -> Result<()> {
         Ok(lab) => lab.down(),
         Err(_) => lab::remove_remains(&places),
     }
+}
+
+fn load(url: &str, seconds: u64, connections: usize) -> Result<()> {
+    let place = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let to = place.parse().with_context(|| format!("--url {url}: http://ADDRESS:PORT is expected"))?;
+    let net = open()?.client_net()?;
+    let begin = Instant::now();
+    let load = Load::start(&net, to, connections)?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    let gap = load.longest_gap_since(begin);
+    let acked = load.stop()?;
+    let found = crate::load::read_all(&net, to)?;
+    let lost = crate::load::lost(&acked, &found);
+    println!(
+        "acknowledged {} ({:.0}/s), lost {}, longest gap {:.3} s from {:.3} s on",
+        acked.len(),
+        acked.len() as f64 / seconds.max(1) as f64,
+        lost.len(),
+        gap.seconds,
+        gap.from
+    );
+    for line in lost.iter().take(10) {
+        println!("lost: {line}");
+    }
+    if !lost.is_empty() {
+        bail!("{} acknowledged entries are lost", lost.len());
+    }
+    Ok(())
+}
+
+/// Blocks until Ctrl-C or SIGTERM; the lab goes with the value that holds it.
+fn demo(app: App) -> Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    // Blocked before any thread is made, so that every thread leaves these to the wait below.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let name = std::env::var("TSUGI_LAB_NAME").unwrap_or_else(|_| "demo".to_owned());
+    let places = Places::of(&name)?;
+    let (done, ended) = std::sync::mpsc::channel();
+    let making = std::thread::spawn(move || {
+        let pair = check::Pair::start(&name, app, BTreeMap::new(), false);
+        let _ = done.send(());
+        pair
+    });
+    // Set-up may be interrupted too: the lab is taken away under it.
+    let pair = loop {
+        if ended.recv_timeout(Duration::from_millis(100)).is_ok() {
+            break making.join().unwrap_or_else(|_| bail!("set-up panicked"))?;
+        }
+        if is_pending(&signals) {
+            println!("stopped during set-up; the lab is taken down");
+            return Lab::open(places).map_or(Ok(()), |lab| lab.down());
+        }
+    };
+    let port = pair.lab.forward(pair.address().port(), pair.address())?;
+    let info = pair.lab.info()?;
+    let note = |key: &str| info.notes.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    println!();
+    println!("console    {}", note("console_url"));
+    println!("sign in    {}  one-time code (password of this demo only): {}", note("user"), note("password"));
+    println!("           the browser warns of the certificate: the console signs its own; its CA is {}", note("ca_file"));
+    match app {
+        App::Ledger => println!("ledger     http://127.0.0.1:{port}/   (virtual address {})", pair.address()),
+        App::Postgresql => println!("PostgreSQL psql -h 127.0.0.1 -p {port} -U postgres   (virtual address {})", pair.address()),
+    }
+    println!("switch     TSUGI_LAB_NAME={} ./dev lab kill n1   (and boot, pause, cut, …: ./dev lab --help)", info.name);
+    println!("end        Ctrl-C; nothing is left behind");
+    signals.wait()?;
+    println!();
+    pair.lab.down()
+}
+
+fn is_pending(signals: &nix::sys::signal::SigSet) -> bool {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: set and time are valid; no information is asked for.
+    unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &zero) > 0 }
 }
 
 fn info(json: bool) -> Result<()> {

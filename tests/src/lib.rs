@@ -8,11 +8,15 @@
 //! | [`setup`] | from bare hosts to a cluster, as the installation manual says |
 //! | [`ledger`] | the demo application: an HTTP ledger on SQLite |
 //! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
+//! | [`sql`] | the same against a real PostgreSQL |
+//! | [`check`] | the main job from set-up to verification, one line per step |
 //! | [`cli`] | command line of `tsugi-lab` |
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod lab;
 pub mod ledger;
 pub mod load;
 pub mod setup;
+pub mod sql;

@@ -55,26 +55,32 @@ pub struct Load {
 }
 
 impl Load {
-    /// Writes from the namespace `net` to `to` with `connections` at once.
+    /// Writes from the namespace `net` to the ledger at `to` with `connections` at once.
     pub fn start(net: &OwnedFd, to: SocketAddr, connections: usize) -> Result<Load> {
-        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (net, seen, kept) = (net.try_clone()?, stop.clone(), acked.clone());
-        let run: u64 = rand::random();
-        let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
+        let net = net.try_clone()?;
+        Load::start_with(move |stop, acked| {
             ns::enter(&net)?;
+            let run: u64 = rand::random();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let mut tasks = Vec::new();
                 for number in 0..connections {
                     let name = format!("load-{run:016x}-{number}");
-                    tasks.push(tokio::spawn(write_on(to, name, seen.clone(), kept.clone())));
+                    tasks.push(tokio::spawn(write_on(to, name, stop.clone(), acked.clone())));
                 }
                 for task in tasks {
                     task.await?;
                 }
                 Ok(())
             })
-        })?;
+        })
+    }
+
+    /// Runs `work` on a thread of its own until the flag it is given is set; it notes what is acknowledged.
+    pub fn start_with(work: impl FnOnce(Arc<AtomicBool>, Arc<Mutex<Vec<Acked>>>) -> Result<()> + Send + 'static) -> Result<Load> {
+        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (seen, kept) = (stop.clone(), acked.clone());
+        let thread = std::thread::Builder::new().name("load".into()).spawn(move || work(seen, kept))?;
         Ok(Load { stop, acked, begin: Instant::now(), thread: Some(thread) })
     }
 

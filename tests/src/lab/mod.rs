@@ -231,6 +231,7 @@ impl Lab {
             command.env("PATH", path);
         }
         command.arg("--").args(argv);
+        ns::with_no_signal_blocked(&mut command);
         Ok(command)
     }
 
@@ -295,6 +296,7 @@ fn start_keeper(places: &Places, owned: bool) -> Result<Child> {
     }
     command.env("TSUGI_LAB_DIR", places.dir.parent().context("a lab's directory has a parent")?);
     command.stdin(if owned { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(log);
+    ns::with_no_signal_blocked(&mut command);
     let mut child = command.spawn().context("the keeper cannot be started")?;
     let out = child.stdout.take().context("no output of the keeper")?;
     let (say, hear) = std::sync::mpsc::channel();

@@ -76,6 +76,14 @@ pub fn ip_batch(net: &OwnedFd, lines: &str) -> Result<()> {
     run_in(net, "ip", &["-batch", "-"], lines).map(drop)
 }
 
+/// A program started by one that waits for signals itself must not inherit that.
+pub fn with_no_signal_blocked(command: &mut Command) {
+    // SAFETY: between fork and exec only `sigprocmask` is called.
+    unsafe {
+        command.pre_exec(|| nix::sys::signal::SigSet::empty().thread_set_mask().map_err(std::io::Error::from));
+    }
+}
+
 /// Every process of the PID namespace that `init` is the first process of, `init` first. Threads not listed.
 pub fn processes_of(init: i32) -> Result<Vec<i32>> {
     let own = std::fs::read_link(format!("/proc/{init}/ns/pid")).context("the host's init is gone")?;

@@ -84,8 +84,9 @@ impl Switch {
         self.renew_relays(Some(host))
     }
 
-    /// Takes every line of `host` down at once; it stays plugged in.
-    pub fn links_down(&self, host: &str) -> Result<()> {
+    /// Takes every line of `host` down at once; it stays plugged in. What a bad line still held is lost with it.
+    pub fn links_down(&mut self, host: &str) -> Result<()> {
+        self.relays.retain(|direction, _| direction.from != host && direction.to != host);
         let mut lines = String::new();
         for port in self.ports(host)? {
             let _ = writeln!(lines, "link set {port} down");
