@@ -99,7 +99,12 @@ impl Switch {
         self.relays.retain(|direction, _| direction.from != host && direction.to != host);
         self.plugged.remove(host);
         for port in self.ports(host)? {
-            ns::run_in(&self.net, "ip", &["link", "del", &port], "")?;
+            // The kernel takes the lines of a dead host away too, some time after its end.
+            if let Err(error) = ns::run_in(&self.net, "ip", &["link", "del", &port], "")
+                && self.ports(host)?.contains(&port)
+            {
+                return Err(error);
+            }
         }
         Ok(())
     }
