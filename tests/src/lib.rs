@@ -10,6 +10,7 @@
 //! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
 //! | [`sql`] | the same against a real PostgreSQL |
 //! | [`check`] | the main job from set-up to verification, one line per step |
+//! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
 pub mod api;
@@ -20,3 +21,4 @@ pub mod ledger;
 pub mod load;
 pub mod setup;
 pub mod sql;
+pub mod world;
