@@ -161,9 +161,7 @@ fn cuts_are_per_network_and_per_direction() {
 
     // Datagrams show the direction: from n1 to n2 nothing, from n2 to n1 everything.
     lab.cut("n1", "n2", true, None).unwrap();
-    let [one, two] = ["n1", "n2"].map(|host| {
-        ns::within(&net_of(&lab, host), || Ok(std::net::UdpSocket::bind("0.0.0.0:7001")?)).unwrap()
-    });
+    let [one, two] = ["n1", "n2"].map(|host| ns::within(&net_of(&lab, host), || Ok(std::net::UdpSocket::bind("0.0.0.0:7001")?)).unwrap());
     for socket in [&one, &two] {
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     }
@@ -203,9 +201,7 @@ fn bad_lines_are_as_bad_as_asked() {
 
     // Loss is measured on datagrams, which nobody repeats.
     set(Quality { loss_percent: 30.0, ..Quality::default() });
-    let [one, two] = ["n1", "n2"].map(|host| {
-        ns::within(&net_of(&lab, host), || Ok(std::net::UdpSocket::bind("0.0.0.0:7002")?)).unwrap()
-    });
+    let [one, two] = ["n1", "n2"].map(|host| ns::within(&net_of(&lab, host), || Ok(std::net::UdpSocket::bind("0.0.0.0:7002")?)).unwrap());
     two.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let counting = std::thread::spawn(move || {
         let mut got = 0;
@@ -255,7 +251,8 @@ fn a_paused_host_does_nothing_until_it_is_resumed() {
 fn the_ledger_keeps_every_acknowledged_entry_over_a_power_cut() {
     let (_guard, lab) = lab("t-ledger");
     let to = SocketAddr::from((VIP, 8080));
-    let start = "ip addr add 198.18.0.100/24 dev eth0; setsid tsugi-ledger --dir /srv/data/ledger --listen 198.18.0.100:8080 >/dev/null 2>&1 &";
+    let start =
+        "ip addr add 198.18.0.100/24 dev eth0; setsid tsugi-ledger --dir /srv/data/ledger --listen 198.18.0.100:8080 >/dev/null 2>&1 &";
     lab.sh("n1", "mkdir /srv/data/ledger; sync").unwrap();
     lab.sh("n1", start).unwrap();
     let net = lab.client_net().unwrap();
@@ -306,9 +303,10 @@ fn gone(places: &Places, info: &tsugi_tests::lab::Info) {
     let marker = places.dir.display().to_string();
     wait(|| info.hosts.values().all(|h| ns::process_state(h.init.unwrap()).is_none_or(|s| s == 'Z')));
     wait(|| {
-        std::fs::read_dir("/sys/block").unwrap().flatten().all(|device| {
-            !std::fs::read_to_string(device.path().join("loop/backing_file")).is_ok_and(|file| file.contains(&marker))
-        })
+        std::fs::read_dir("/sys/block")
+            .unwrap()
+            .flatten()
+            .all(|device| !std::fs::read_to_string(device.path().join("loop/backing_file")).is_ok_and(|file| file.contains(&marker)))
     });
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&marker), "a mount is left behind");

@@ -309,7 +309,9 @@ fn keep_logs(lab: &Lab) {
         for file in ["agent.log", "server.log", "init.log"] {
             let _ = std::fs::copy(from.join(file), to.join(file));
         }
-        if let Ok(output) = lab.exec(host, &["sh", "-c", "tsugi state --json; cat /var/lib/tsugi/events.jsonl; cat /var/lib/tsugi/modules/*/log/*"]) {
+        if let Ok(output) =
+            lab.exec(host, &["sh", "-c", "tsugi state --json; cat /var/lib/tsugi/events.jsonl; cat /var/lib/tsugi/modules/*/log/*"])
+        {
             let _ = std::fs::write(to.join("state-events-scripts.txt"), output.stdout);
         }
     }

@@ -346,7 +346,8 @@ fn describe(info: &lab::Info) -> String {
     let mut text = String::new();
     for (name, host) in &info.hosts {
         let addr = |network: &str| host.addresses.get(network).cloned().unwrap_or_default();
-        let _ = writeln!(text, "{name:<8} {:<8} client {:<14} private {:<14} logs {}", host.power, addr("client"), addr("private"), host.logs);
+        let _ =
+            writeln!(text, "{name:<8} {:<8} client {:<14} private {:<14} logs {}", host.power, addr("client"), addr("private"), host.logs);
     }
     for cut in &info.cuts {
         let _ = writeln!(text, "cut      {} → {} on {}", cut.from, cut.to, cut.network.word());

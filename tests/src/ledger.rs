@@ -197,7 +197,8 @@ impl App {
     }
 
     async fn last(&self, count: i64) -> Result<Vec<Entry>, Failed> {
-        let rows = sqlx::query("SELECT id, client, seq, text FROM entry ORDER BY id DESC LIMIT ?").bind(count).fetch_all(&self.pool).await?;
+        let rows =
+            sqlx::query("SELECT id, client, seq, text FROM entry ORDER BY id DESC LIMIT ?").bind(count).fetch_all(&self.pool).await?;
         Ok(rows.iter().map(entry_of).collect())
     }
 }
@@ -270,7 +271,8 @@ fn host_name() -> String {
 /// Every entry of a copy of a ledger's directory (file and log), as SQLite recovers it.
 pub async fn read_copy(dir: &Path) -> Result<Vec<Entry>> {
     let options = SqliteConnectOptions::new().filename(dir.join("ledger.db"));
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.context("the copy of the ledger cannot be opened")?;
+    let pool =
+        SqlitePoolOptions::new().max_connections(1).connect_with(options).await.context("the copy of the ledger cannot be opened")?;
     let health: String = sqlx::query("PRAGMA integrity_check").fetch_one(&pool).await?.get(0);
     if health != "ok" {
         bail!("the copy of the ledger is damaged: {health}");

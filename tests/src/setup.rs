@@ -50,7 +50,9 @@ pub fn start_console(lab: &Lab, port: u16) -> Result<Api> {
     let url = format!("https://127.0.0.1:{port}");
     let ca = lab.places().dir.join("ca.crt");
     let pem = wait_for("the console's CA certificate", CONSOLE_BOUND, || {
-        std::fs::read(lab.path_in(CONSOLE, "/var/lib/tsugi-server/ca.crt").ok()?).ok().filter(|p| p.ends_with(b"-----END CERTIFICATE-----\n"))
+        std::fs::read(lab.path_in(CONSOLE, "/var/lib/tsugi-server/ca.crt").ok()?)
+            .ok()
+            .filter(|p| p.ends_with(b"-----END CERTIFICATE-----\n"))
     })
     .with_context(|| format!("see {}", lab.places().host(CONSOLE).join("server.log").display()))?;
     std::fs::write(&ca, &pem)?;

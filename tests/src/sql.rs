@@ -9,9 +9,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Port of the protected PostgreSQL.
@@ -152,4 +152,3 @@ pub fn read_all(lab: &Lab, host: Ipv4Addr) -> Result<Vec<Entry>> {
     };
     text.lines().map(|line| one(line).with_context(|| format!("psql printed `{line}`"))).collect()
 }
-

@@ -142,13 +142,7 @@ pub fn main(name: &str, owned: bool) -> Result<()> {
     let socket = places.socket();
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).with_context(|| format!("{}", socket.display()))?;
-    let world = World {
-        switch: Switch::new()?,
-        places,
-        hosts: BTreeMap::new(),
-        forwards: BTreeMap::new(),
-        notes: BTreeMap::new(),
-    };
+    let world = World { switch: Switch::new()?, places, hosts: BTreeMap::new(), forwards: BTreeMap::new(), notes: BTreeMap::new() };
     world.save()?;
     let world = Arc::new(Mutex::new(world));
     println!("ready");
@@ -342,7 +336,10 @@ impl World {
         let (device, begin) = (running.device, Instant::now());
         while running.shim.try_wait()?.is_none() {
             if begin.elapsed() > KILL_BOUND {
-                bail!("a process of {host} does not die within {KILL_BOUND:?} (state of process 1: {:?})", ns::process_state(init.as_raw()));
+                bail!(
+                    "a process of {host} does not die within {KILL_BOUND:?} (state of process 1: {:?})",
+                    ns::process_state(init.as_raw())
+                );
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -497,11 +494,7 @@ fn disk_of(init: i32) -> std::path::PathBuf {
 fn services_of(host: &str) -> Vec<ServiceConfig> {
     let words = |text: String| text.split(' ').map(str::to_owned).collect();
     if host == CONSOLE {
-        let names = format!(
-            "127.0.0.1,localhost,{},{}",
-            Network::Client.addr(10),
-            Network::Private.addr(10)
-        );
+        let names = format!("127.0.0.1,localhost,{},{}", Network::Client.addr(10), Network::Private.addr(10));
         let argv = format!(
             "tsugi-server run --data /var/lib/tsugi-server --listen 0.0.0.0:{CONSOLE_PORT} --agents 0.0.0.0:{AGENTS_PORT} --name {names}"
         );

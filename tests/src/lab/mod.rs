@@ -101,8 +101,7 @@ impl Lab {
 
     /// A lab that is up.
     pub fn open(places: Places) -> Result<Lab> {
-        UnixStream::connect(places.socket())
-            .with_context(|| format!("lab `{}` is not up: `lab up --hosts N` makes it", places.name))?;
+        UnixStream::connect(places.socket()).with_context(|| format!("lab `{}` is not up: `lab up --hosts N` makes it", places.name))?;
         Ok(Lab { places, keeper: Mutex::new(None) })
     }
 

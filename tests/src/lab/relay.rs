@@ -279,4 +279,3 @@ pub fn set_offload(net: &OwnedFd, interface: &'static str, on: bool) -> Result<(
         Ok(())
     })
 }
-
