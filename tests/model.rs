@@ -22,8 +22,7 @@ fn explore(start: &World, states_max: usize) -> Seen {
     let start = start.clone();
     let mut parents: HashMap<u128, (u128, Option<Action>)> = HashMap::new();
     let mut queue = VecDeque::new();
-    let mut seen =
-        Seen { states: 0, is_exhausted: true, has_pair: false, has_takeover: false, broken: None };
+    let mut seen = Seen { states: 0, is_exhausted: true, has_pair: false, has_takeover: false, broken: None };
     parents.insert(start.fingerprint(), (0, None));
     queue.push_back(start.clone());
     while let Some(world) = queue.pop_front() {
@@ -144,7 +143,9 @@ fn a_primary_stopped_in_order_hands_over_and_a_secondary_stopped_in_order_leaves
 fn after_both_lost_power_the_pair_forms_again_in_either_order() {
     for first in 0..2 {
         let mut world = paired(SMALL, None);
-        for action in [Action::Crash { node: 0 }, Action::Crash { node: 1 }, Action::Restart { node: first }, Action::Restart { node: 1 - first }] {
+        for action in
+            [Action::Crash { node: 0 }, Action::Crash { node: 1 }, Action::Restart { node: first }, Action::Restart { node: 1 - first }]
+        {
             world = world.after(&action).expect("inside the bounds");
         }
         assert!(world.run_friendly(400, World::is_pair), "{first} first: {}", world.describe());
