@@ -1,0 +1,319 @@
+//! Health of a module as a sentence: is the service up, is it protected, what to do next.
+
+use super::{Mark, Said, reason};
+use crate::both;
+use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
+use crate::fmt;
+use crate::text::{Lang, Text};
+use tsugi_core::module::Mode;
+use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
+
+/// `Protected` / `保護中`.
+pub fn health_name(lang: Lang, health: HealthView) -> &'static str {
+    let text = match health {
+        HealthView::Conflict => Text { en: "Split brain", ja: "スプリットブレイン" },
+        HealthView::NotReady => Text { en: "Not ready", ja: "停止・異常" },
+        HealthView::NoContact => Text { en: "No contact", ja: "通信なし" },
+        HealthView::AtRisk => Text { en: "At risk", ja: "冗長性低下" },
+        HealthView::InProgress => Text { en: "In progress", ja: "処理中" },
+        HealthView::Stopped => Text { en: "Stopped", ja: "停止" },
+        HealthView::Protected => Text { en: "Protected", ja: "保護中" },
+    };
+    text.in_(lang)
+}
+
+/// What it means, in a few words.
+pub fn health_hint(lang: Lang, health: HealthView) -> &'static str {
+    let text = match health {
+        HealthView::Conflict => Text { en: "Two nodes serve", ja: "2 台が同時に稼働" },
+        HealthView::NotReady => Text { en: "Service is down", ja: "サービスは止まっています" },
+        HealthView::NoContact => Text { en: "Last known state", ja: "最後に分かった状態" },
+        HealthView::AtRisk => Text { en: "Running, backup missing", ja: "稼働中・予備が不足" },
+        HealthView::InProgress => Text { en: "Will finish by itself", ja: "自動で完了します" },
+        HealthView::Stopped => Text { en: "Stopped by an administrator", ja: "管理者が停止" },
+        HealthView::Protected => Text { en: "Failover is possible", ja: "自動で切り替えできます" },
+    };
+    text.in_(lang)
+}
+
+/// Its shape.
+pub fn health_mark(health: HealthView) -> Mark {
+    match health {
+        HealthView::Conflict | HealthView::NotReady => Mark::NotReady,
+        HealthView::NoContact => Mark::Unknown,
+        HealthView::AtRisk => Mark::Warning,
+        HealthView::InProgress => Mark::Transient,
+        HealthView::Stopped => Mark::Stopped,
+        HealthView::Protected => Mark::Ready,
+    }
+}
+
+/// The sentence of a module: what is true, the consequence, the next step.
+pub fn headline(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    match m.health {
+        HealthView::Conflict => conflict(lang, m),
+        HealthView::NotReady => not_ready(lang, m),
+        HealthView::NoContact => {
+            Said::only(both!(lang, "The console has no contact with any node of {module}.", "{module} のどのノードとも通信できません。"))
+                .then(both!(
+                    lang,
+                    "The service may well be running: it does not depend on the console.",
+                    "サービスはコンソールがなくても動き続けるため、稼働している可能性があります。"
+                ))
+                .remedy(both!(
+                    lang,
+                    "Check the nodes, and the network between them and the console.",
+                    "ノードと、コンソールまでのネットワークを確認してください。"
+                ))
+        }
+        HealthView::AtRisk if m.mode() == Mode::Mirror => mirror_at_risk(lang, m),
+        HealthView::AtRisk => {
+            let (up, all) = up_of(m);
+            Said::only(both!(lang, "{module} runs on {up} of {all} nodes.", "{module} は {all} 台中 {up} 台で稼働しています。")).then(
+                first_reason(lang, m).map_or_else(
+                    || both!(lang, "The load is spread over the nodes that are left.", "負荷は残りのノードに分散されています。"),
+                    |r| r.text,
+                ),
+            )
+        }
+        HealthView::InProgress => in_progress(lang, m),
+        HealthView::Stopped => {
+            let said = Said::only(both!(lang, "{module} is stopped on every node.", "{module} はすべてのノードで停止しています。"))
+                .then(Text { en: "The service is not available.", ja: "サービスは利用できません。" }.in_(lang));
+            match first_reason(lang, m) {
+                Some(why) => said.remedy(why.text),
+                None => said,
+            }
+        }
+        HealthView::Protected => protected(lang, m),
+    }
+}
+
+fn conflict(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    let nodes: Vec<&str> = m.cells.iter().filter(|c| c.is_serving()).map(|c| c.node.as_str()).collect();
+    let nodes = nodes.join(Text { en: " and ", ja: " と " }.in_(lang));
+    Said::only(both!(lang, "{module} is serving on {nodes} at the same time.", "{module} のサービスが {nodes} で同時に動いています。"))
+        .then(both!(
+            lang,
+            "Each node takes writes the other does not have; they cannot be merged later.",
+            "それぞれに別の書き込みが入っており、後から統合することはできません。"
+        ))
+        .remedy(both!(
+            lang,
+            "Stop {module} on the node whose data you give up.",
+            "データを破棄する側のノードで {module} を停止してください。"
+        ))
+}
+
+fn not_ready(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    let why = first_reason(lang, m);
+    let mut said = Said::only(both!(lang, "{module} is not serving on any node.", "{module} のサービスはどのノードでも動いていません。"));
+    match why {
+        Some(why) => {
+            said.next = Some(why.text);
+            said.remedy = why.remedy.or(why.next);
+            said.command = why.command;
+        }
+        None => said.next = Some(Text { en: "The service is not available.", ja: "サービスは利用できません。" }.in_(lang).to_owned()),
+    }
+    said
+}
+
+fn mirror_at_risk(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    let Some(serving) = m.serving() else { return not_ready(lang, m) };
+    let node = &serving.node;
+    let consequence = both!(lang, "If {node} stops now, the service stops too.", "今 {node} が止まるとサービスも止まります。");
+    let state = serving.snapshot.as_ref();
+    if state.is_some_and(|s| s.state == State::Prim && s.replication == Replication::Stalled) {
+        return Said::only(both!(lang, "Writes of {module} on {node} are waiting.", "{node} の {module} は書き込みを待たせています。"))
+            .then(both!(
+                lang,
+                "The other node does not answer; they go on once the arbiter has decided.",
+                "もう一方のノードと通信できません。アービターの判断後に自動で再開します。"
+            ));
+    }
+    if state.is_some_and(|s| s.state == State::Prim) && state.is_some_and(|s| s.arbiter == ArbiterView::Unreachable) {
+        return Said::only(both!(
+            lang,
+            "{module} runs on {node}; its data is on both nodes, but no arbiter is reachable.",
+            "{module} は {node} で稼働し、データは両ノードにありますが、アービターと通信できません。"
+        ))
+        .then(both!(
+            lang,
+            "Automatic failover is off until an arbiter is reachable again.",
+            "通信が戻るまで、自動フェイルオーバーは無効です。"
+        ))
+        .remedy(both!(
+            lang,
+            "Check the network between the nodes and the console.",
+            "ノードとコンソールの間のネットワークを確認してください。"
+        ));
+    }
+    if state.is_some_and(|s| s.state == State::Prim) {
+        return Said::only(both!(
+            lang,
+            "{module} runs on {node} with a backup, but its protection is reduced.",
+            "{module} は予備つきで {node} で稼働していますが、保護が弱まっています。"
+        ))
+        .then(weakness(lang, m));
+    }
+    let text = both!(lang, "{module} runs on one node only ({node}).", "{module} は 1 台だけで稼働しています（{node}）。");
+    let said = Said::only(text).then(consequence);
+    match m.other_than(node) {
+        Some(other) => said.remedy(missing_backup(lang, m, other)),
+        None => said,
+    }
+}
+
+/// Why a PRIM with its SECOND is yet at risk.
+fn weakness(lang: Lang, m: &ModuleView) -> String {
+    let lost = m.cells.iter().filter_map(|c| c.now()).flat_map(|s| &s.peer.networks).find(|n| !n.is_up);
+    if m.def.as_ref().is_some_and(|d| !d.is_failover_on) {
+        return Text {
+            en: "Automatic failover is switched off in the configuration.",
+            ja: "設定で自動フェイルオーバーが無効になっています。",
+        }
+        .in_(lang)
+        .to_owned();
+    }
+    match lost {
+        Some(network) => {
+            let lan = &network.lan;
+            both!(lang, "The heartbeat network {lan} is down.", "ハートビート経路 {lan} が切れています。")
+        }
+        None => Text {
+            en: "Writes do not reach the other node at the moment.", ja: "現在、書き込みがもう一方のノードに届いていません。"
+        }
+        .in_(lang)
+        .to_owned(),
+    }
+}
+
+/// Why the backup of an ALONE node is missing, and the way to get it back.
+fn missing_backup(lang: Lang, m: &ModuleView, other: &NodeCell) -> String {
+    let node = &other.node;
+    match (&other.contact, &other.snapshot) {
+        (Contact::Lost { .. } | Contact::Never, _) => {
+            both!(
+                lang,
+                "There is no contact with {node}: start it, or repair its network. It is brought up to date by itself.",
+                "{node} と通信できません。起動するかネットワークを復旧すると、データは自動で最新になります。"
+            )
+        }
+        (Contact::Connected, Some(s)) if s.state == State::Stop => {
+            both!(lang, "Start {node}: it is brought up to date by itself.", "{node} を起動してください。データは自動で最新になります。")
+        }
+        (Contact::Connected, Some(s)) => match &s.reason {
+            Some(why) => reason(lang, why, &m.module, node).text,
+            None => both!(lang, "{node} is not following yet.", "{node} はまだセカンダリになっていません。"),
+        },
+        (Contact::Connected, None) => {
+            both!(lang, "The module is not set up on {node} yet.", "{node} にはまだモジュールが設定されていません。")
+        }
+    }
+}
+
+fn in_progress(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    if let (Some(target), Some(serving)) = (m.resyncing(), m.serving()) {
+        let (to, from) = (&target.node, &serving.node);
+        if let Some(r) = target.snapshot.as_ref().and_then(|s| s.resync.as_ref()) {
+            let percent = fmt::percent(r.bytes_done, r.bytes_total);
+            let left = fmt::left(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate);
+            let next = match left {
+                Some(left) => both!(
+                    lang,
+                    "Automatic failover is not possible until this finishes. Nothing to do — {left}.",
+                    "完了するまで自動フェイルオーバーはできません。操作は不要です（{left}）。"
+                ),
+                None => both!(
+                    lang,
+                    "Automatic failover is not possible until this finishes. Nothing to do.",
+                    "完了するまで自動フェイルオーバーはできません。操作は不要です。"
+                ),
+            };
+            return Said::only(both!(
+                lang,
+                "{module} runs on {from}. Data is being copied to {to} ({percent}%).",
+                "{module} は {from} で稼働中です。{to} へデータを再同期しています（{percent}%）。"
+            ))
+            .then(next);
+        }
+    }
+    let why = m.cells.iter().find_map(|c| {
+        let s = c.now().filter(|s| s.readiness == Readiness::Transient)?;
+        Some((c, s))
+    });
+    match why {
+        Some((cell, s)) => match &s.reason {
+            Some(r) => reason(lang, r, module, &cell.node),
+            None => {
+                let node = &cell.node;
+                Said::only(both!(lang, "{module} is changing its state on {node}.", "{node} で {module} の状態を切り替えています。"))
+                    .then(Text { en: "This ends by itself.", ja: "自動で完了します。" }.in_(lang))
+            }
+        },
+        None => Said::only(both!(lang, "A change of {module} is under way.", "{module} の処理を進めています。"))
+            .then(Text { en: "This ends by itself.", ja: "自動で完了します。" }.in_(lang)),
+    }
+}
+
+fn protected(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    match m.mode() {
+        Mode::Mirror => {
+            let prim = m.serving().map_or("—", |c| c.node.as_str());
+            let second = m.cells.iter().find(|c| c.node.as_str() != prim).map_or("—", |c| c.node.as_str());
+            Said::only(both!(
+                lang,
+                "{module} runs on {prim}, and {second} holds the same data.",
+                "{module} は {prim} で稼働し、{second} に同じデータがあります。"
+            ))
+            .then(both!(
+                lang,
+                "If {prim} stops, {second} takes over by itself.",
+                "{prim} が止まると、{second} が自動で引き継ぎます。"
+            ))
+        }
+        Mode::Farm => {
+            let (up, _) = up_of(m);
+            Said::only(both!(lang, "{module} runs on all {up} nodes.", "{module} は {up} 台すべてで稼働しています。")).then(both!(
+                lang,
+                "If one stops, the others share its load.",
+                "1 台が止まっても、残りのノードが負荷を引き受けます。"
+            ))
+        }
+        Mode::Light => {
+            let node = m.serving().map_or("—", |c| c.node.as_str());
+            Said::only(both!(lang, "{module} runs on {node}.", "{module} は {node} で稼働しています。")).then(both!(
+                lang,
+                "If it fails, it is restarted in place; a light module has no second node.",
+                "異常があればその場で再起動します。ライトモジュールに予備のノードはありません。"
+            ))
+        }
+    }
+}
+
+fn up_of(m: &ModuleView) -> (usize, usize) {
+    (m.cells.iter().filter(|c| c.is(State::Up, Readiness::Ready)).count(), m.cells.len())
+}
+
+/// The first reason a red node gives; a node that is blocked before one that was stopped.
+fn first_reason(lang: Lang, m: &ModuleView) -> Option<Said> {
+    let said = |c: &NodeCell| {
+        let s = c.now()?;
+        (s.readiness == Readiness::NotReady).then_some(())?;
+        s.reason.as_ref().map(|r| reason(lang, r, &m.module, &c.node))
+    };
+    let blocked = m.cells.iter().filter(|c| c.now().is_some_and(|s| s.state != State::Stop)).find_map(said);
+    blocked.or_else(|| m.cells.iter().find_map(said))
+}
+
+/// Whether a module belongs on the list of what needs a person.
+pub fn attention(health: HealthView) -> bool {
+    !matches!(health, HealthView::Protected | HealthView::InProgress)
+}

@@ -1,0 +1,515 @@
+//! What an order would do now: the question, the steps, the interruption, the pre-flight ticks, the grade.
+//!
+//! One function for the dialog, for the page without scripts and for `?dry_run=true`.
+
+use super::verb::{command_line, refusal, verb_name};
+use super::{Mark, script};
+use crate::both;
+use crate::fleet::{HealthView, ModuleView, NodeCell};
+use crate::fmt;
+use crate::text::{Lang, Text};
+use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::ids::NodeName;
+use tsugi_core::module::{Mode, ScriptName};
+use tsugi_core::state::{Health, State};
+
+/// What an order is aimed at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The module; the console picks the nodes (start: every stopped one; stop: all, secondary first; restart and swap: the serving one).
+    Module,
+    /// One node.
+    Node(NodeName),
+}
+
+/// How much confirmation an order needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// A sentence and a button that names the action.
+    Simple,
+    /// The service is interrupted or its protection reduced: effects are listed first.
+    Impact,
+    /// Data can be lost: red button, the module's name typed, a reason required.
+    Danger,
+}
+
+/// Shape beside a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepMark {
+    /// Something stops.
+    Stop,
+    /// Something moves.
+    Move,
+    /// Something starts.
+    Start,
+    /// State afterwards, protected.
+    Good,
+    /// State afterwards, not protected; or data is given up.
+    Warn,
+}
+
+/// One effect, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Shape.
+    pub mark: StepMark,
+    /// Sentence without a full stop.
+    pub text: String,
+}
+
+/// A pre-flight check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tick {
+    /// It holds.
+    pub is_ok: bool,
+    /// Shape: check or cross.
+    pub mark: Mark,
+    /// What was checked.
+    pub text: String,
+}
+
+/// Expected interruption of the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interruption {
+    /// The service goes on.
+    None,
+    /// Milliseconds of earlier such actions of this module: median, least, most, how many.
+    Measured { median_ms: u64, least_ms: u64, most_ms: u64, count: u32 },
+    /// No measurement yet: at most the configured script time-outs.
+    Configured { most_ms: u64 },
+    /// Until someone starts the module again.
+    UntilStarted,
+}
+
+/// An order, worded before it is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// "Swap ledger to n2?"
+    pub question: String,
+    /// The line under it: "cluster · primary n1 → n2".
+    pub subject: String,
+    /// The button's word.
+    pub verb: String,
+    /// Effects in order.
+    pub steps: Vec<Step>,
+    /// Amber box: title and detail; absent when the service goes on.
+    pub interruption: Option<(String, String)>,
+    /// Pre-flight checks.
+    pub ticks: Vec<Tick>,
+    /// Confirmation needed.
+    pub grade: Grade,
+    /// The equal command line, and the node to run it on.
+    pub command: String,
+    /// Why it cannot be done now; the button is greyed and says this.
+    pub blocked: Option<String>,
+}
+
+/// Whether `verb` can lose data.
+fn grade(verb: &Verb, m: &ModuleView) -> Grade {
+    match verb {
+        Verb::Start => Grade::Simple,
+        Verb::Stop | Verb::Restart | Verb::Swap | Verb::StopStart => Grade::Impact,
+        Verb::Second { full_sync: false } => Grade::Impact,
+        Verb::Prim { .. } | Verb::PrimForce | Verb::Second { full_sync: true } => {
+            let _ = m;
+            Grade::Danger
+        }
+    }
+}
+
+/// Words what `verb` at `target` would do to `m` as it is now.
+pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interruption: &Interruption) -> Plan {
+    let module = &m.module;
+    let node = node_of(m, verb, target);
+    let name = verb_name(lang, verb);
+    let on = node.map_or("—", |c| c.node.as_str());
+    let other = node.and_then(|c| m.other_than(&c.node));
+    let to = other.map_or("—", |c| c.node.as_str());
+    let question = match (verb, target) {
+        (Verb::Swap, _) => both!(lang, "Swap {module} to {to}?", "{module} を {to} に切り替えますか？"),
+        (Verb::Start | Verb::Stop, Target::Module) => {
+            both!(lang, "{name} {module} on every node?", "すべてのノードで {module} を{name}しますか？")
+        }
+        (Verb::Start | Verb::Stop | Verb::Restart, _) => {
+            both!(lang, "{name} {module} on {on}?", "{on} の {module} を{name}しますか？")
+        }
+        (Verb::StopStart, _) => both!(lang, "Stop and start {module} on {on}?", "{on} の {module} を停止して起動しますか？"),
+        (Verb::Prim { .. }, _) => {
+            both!(lang, "Force {module} to start as primary on {on}?", "{on} の {module} をプライマリとして強制起動しますか？")
+        }
+        (Verb::PrimForce, _) => {
+            both!(lang, "Serve {module} from the incomplete data on {on}?", "{on} の不完全なデータで {module} を強制起動しますか？")
+        }
+        (Verb::Second { .. }, _) => {
+            both!(lang, "Force {module} to start as secondary on {on}?", "{on} の {module} をセカンダリとして強制起動しますか？")
+        }
+    };
+    let cluster = &m.cluster;
+    let subject = match verb {
+        Verb::Swap => both!(lang, "{cluster} · primary {on} → {to}", "{cluster} · プライマリ {on} → {to}"),
+        _ => format!("{cluster} · {module}"),
+    };
+    let grade = grade(verb, m);
+    Plan {
+        question,
+        subject,
+        verb: name.to_owned(),
+        steps: steps(lang, m, verb, target, node),
+        interruption: interrupts(m, verb, target, node).then(|| worded(lang, verb, interruption)),
+        ticks: ticks(lang, m, verb, node),
+        grade,
+        command: command_line(verb, module),
+        blocked: blocked(lang, m, verb, target, node),
+    }
+}
+
+/// The node an order is carried out on; for orders to the whole module the one that decides whether it is possible.
+fn node_of<'a>(m: &'a ModuleView, verb: &Verb, target: &Target) -> Option<&'a NodeCell> {
+    match (target, verb) {
+        (Target::Node(node), _) => m.cell(node),
+        (Target::Module, Verb::Start) => m.cells.iter().find(|c| c.now().is_some_and(|s| s.state == State::Stop)),
+        (Target::Module, _) => m.serving().or_else(|| m.cells.iter().find(|c| c.now().is_some_and(|s| s.state != State::Stop))),
+    }
+}
+
+fn blocked(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> Option<String> {
+    let module = &m.module;
+    let any = m.cells.first()?;
+    let why = match node {
+        Some(cell) => match cell.now() {
+            None if cell.snapshot.is_none() && cell.contact.is_connected() => {
+                Some(refusal(lang, &Refusal::NotConfigured, module, &cell.node))
+            }
+            None => Some(refusal(lang, &Refusal::NoContact, module, &cell.node)),
+            Some(s) => s.refusal(verb).filter(|r| !answered(verb, r)).map(|r| refusal(lang, r, module, &cell.node)),
+        },
+        None if m.cells.iter().all(|c| c.now().is_none()) => Some(refusal(lang, &Refusal::NoContact, module, &any.node)),
+        None => match (verb, target) {
+            (Verb::Start, Target::Module) => return Some(both!(lang, "{module} is already running.", "{module} は起動済みです。")),
+            (Verb::Stop, Target::Module) => return Some(both!(lang, "{module} is already stopped.", "{module} は停止済みです。")),
+            _ => Some(refusal(lang, &Refusal::NotServing, module, &any.node)),
+        },
+    };
+    why.map(|said| said.next.as_ref().map_or_else(|| said.text.clone(), |n| join(lang, &said.text, n)))
+}
+
+/// A node answers "needs accept_loss" for the plain order; the order that carries the consent is not refused for it.
+fn answered(verb: &Verb, refusal: &Refusal) -> bool {
+    matches!((verb, refusal), (Verb::Prim { accept_loss: true }, Refusal::NeedsAcceptLoss))
+}
+
+fn join(lang: Lang, a: &str, b: &str) -> String {
+    match lang {
+        Lang::En => format!("{a} {b}"),
+        Lang::Ja => format!("{a}{b}"),
+    }
+}
+
+/// Whether the service is interrupted.
+fn interrupts(m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> bool {
+    let serves = node.is_some_and(NodeCell::is_serving);
+    match verb {
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => false,
+        Verb::Swap => true,
+        Verb::Stop if *target == Target::Module => m.serving().is_some(),
+        Verb::Stop | Verb::Restart | Verb::StopStart => serves,
+    }
+}
+
+fn worded(lang: Lang, verb: &Verb, interruption: &Interruption) -> (String, String) {
+    match interruption {
+        Interruption::UntilStarted => (
+            Text {
+                en: "The service is interrupted until it is started again", ja: "次に起動するまでサービスは停止します"
+            }
+            .in_(lang)
+            .to_owned(),
+            Text { en: "Open connections are cut.", ja: "接続中の通信は切断されます。" }.in_(lang).to_owned(),
+        ),
+        Interruption::Measured { median_ms, least_ms, most_ms, count } => {
+            let (about, least, most) = (fmt::duration(lang, *median_ms), fmt::duration(lang, *least_ms), fmt::duration(lang, *most_ms));
+            let what = verb_name(lang, verb).to_lowercase();
+            (
+                both!(lang, "About {about} of service interruption", "サービスが約 {about}中断します"),
+                both!(
+                    lang,
+                    "Last {count} times ({what}): {least}–{most}. Open connections are cut.",
+                    "直近 {count} 回の{what}：{least}～{most}。接続中の通信は切断されます。"
+                ),
+            )
+        }
+        Interruption::Configured { most_ms } => {
+            let most = fmt::duration(lang, *most_ms);
+            (
+                Text { en: "The service is interrupted briefly", ja: "サービスが一時的に中断します" }.in_(lang).to_owned(),
+                both!(
+                    lang,
+                    "Not measured yet; by the scripts' time-outs at most {most}. Open connections are cut.",
+                    "まだ実績がありません。スクリプトの制限時間では最長 {most}です。接続中の通信は切断されます。"
+                ),
+            )
+        }
+        Interruption::None => (
+            Text { en: "The service may be interrupted briefly", ja: "サービスが一時的に中断することがあります" }.in_(lang).to_owned(),
+            Text { en: "Open connections are cut.", ja: "接続中の通信は切断されます。" }.in_(lang).to_owned(),
+        ),
+    }
+}
+
+/// Collects steps.
+struct Steps<'a> {
+    lang: Lang,
+    m: &'a ModuleView,
+    out: Vec<Step>,
+}
+
+impl Steps<'_> {
+    fn push(&mut self, mark: StepMark, text: String) {
+        self.out.push(Step { mark, text });
+    }
+    fn script_names(&self, first: ScriptName) -> String {
+        script(self.lang, if self.m.mode() == Mode::Mirror { first } else { both_of(first) })
+    }
+    fn stop_application(&mut self, node: &str) {
+        let (lang, module, file) = (self.lang, &self.m.module, self.script_names(ScriptName::StopPrim));
+        let text =
+            both!(lang, "Stop the application of {module} on {node} ({file})", "{node} で {module} のアプリケーションを停止（{file}）");
+        self.push(StepMark::Stop, text);
+    }
+    fn start_application(&mut self, node: &str) {
+        let (lang, module, file) = (self.lang, &self.m.module, self.script_names(ScriptName::StartPrim));
+        let text =
+            both!(lang, "Start the application of {module} on {node} ({file})", "{node} で {module} のアプリケーションを起動（{file}）");
+        self.push(StepMark::Start, text);
+    }
+    fn release(&mut self, node: &str) {
+        let lang = self.lang;
+        for addr in self.m.vips() {
+            let text = both!(lang, "Release {addr} on {node}", "{node} から {addr} を外す");
+            self.push(StepMark::Stop, text);
+        }
+    }
+    fn raise(&mut self, node: &str) {
+        let lang = self.lang;
+        for addr in self.m.vips() {
+            let text = both!(lang, "Set {addr} on {node}", "{node} に {addr} を設定");
+            self.push(StepMark::Move, text);
+        }
+    }
+    fn take_over(&mut self, from: &str, to: &str) {
+        let lang = self.lang;
+        self.stop_application(from);
+        for addr in self.m.vips() {
+            let text = both!(lang, "Move {addr} to {to}", "{addr} を {to} へ移動");
+            self.push(StepMark::Move, text);
+        }
+        self.start_application(to);
+    }
+}
+
+fn both_of(script: ScriptName) -> ScriptName {
+    match script {
+        ScriptName::StopPrim => ScriptName::StopBoth,
+        ScriptName::StartPrim => ScriptName::StartBoth,
+        other => other,
+    }
+}
+
+fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> Vec<Step> {
+    let mut s = Steps { lang, m, out: Vec::new() };
+    let Some(cell) = node else { return s.out };
+    let on = cell.node.as_str();
+    let other = m.other_than(&cell.node).filter(|_| m.mode() == Mode::Mirror);
+    let serves = cell.is_serving();
+    let is_backed = m.health == HealthView::Protected && other.is_some();
+    match verb {
+        Verb::Start => start_steps(&mut s, target, on, other),
+        Verb::Stop if *target == Target::Module => {
+            for c in m.cells.iter().filter(|c| c.now().is_some_and(|n| n.state == State::Second)) {
+                let node = &c.node;
+                let text = both!(lang, "{node} stops following", "{node} がセカンダリとしての動作を終了");
+                s.push(StepMark::Stop, text);
+            }
+            for c in m.cells.iter().filter(|c| c.is_serving()) {
+                s.stop_application(c.node.as_str());
+                s.release(c.node.as_str());
+            }
+            let module = &m.module;
+            let text = both!(lang, "{module} stays stopped until someone starts it", "{module} は次に起動するまで停止したまま");
+            s.push(StepMark::Warn, text);
+        }
+        Verb::Swap => {
+            if let Some(to) = other {
+                let to = to.node.as_str();
+                s.take_over(on, to);
+                let text = both!(lang, "{on} becomes secondary; protection continues", "{on} はセカンダリになり、保護を継続");
+                s.push(StepMark::Good, text);
+            }
+        }
+        Verb::Stop | Verb::StopStart if serves && is_backed => {
+            if let Some(to) = other {
+                let to = to.node.as_str();
+                s.take_over(on, to);
+                let (mark, text) = match verb {
+                    Verb::Stop => (
+                        StepMark::Warn,
+                        both!(lang, "{to} runs without a backup until {on} is started", "{on} を起動するまで、{to} は予備なしで稼働"),
+                    ),
+                    _ => (
+                        StepMark::Good,
+                        both!(
+                            lang,
+                            "{on} starts again and becomes secondary after a resync",
+                            "{on} は再び起動し、再同期後にセカンダリになる"
+                        ),
+                    ),
+                };
+                s.push(mark, text);
+            }
+        }
+        Verb::Stop => {
+            if serves {
+                s.stop_application(on);
+                s.release(on);
+                let text = both!(lang, "No other node takes over", "他のノードは引き継がない");
+                s.push(StepMark::Warn, text);
+            } else {
+                let text = both!(lang, "{on} stops following; its data is kept", "{on} はセカンダリとしての動作を終了（データは保持）");
+                s.push(StepMark::Stop, text);
+                let text = both!(lang, "The service runs without a backup", "サービスは予備なしで稼働");
+                s.push(StepMark::Warn, text);
+            }
+        }
+        Verb::Restart => {
+            s.stop_application(on);
+            s.start_application(on);
+            let text = both!(lang, "{on} keeps its role; nothing is taken over", "{on} の役割は変わらず、引き継ぎは起こらない");
+            s.push(StepMark::Good, text);
+        }
+        Verb::StopStart => {
+            if serves {
+                s.stop_application(on);
+                s.release(on);
+                s.raise(on);
+                s.start_application(on);
+            } else {
+                let text = both!(lang, "{on} stops and starts again", "{on} が停止し、再び起動");
+                s.push(StepMark::Move, text);
+            }
+            let text = both!(lang, "{on} is running again", "{on} が再び動作");
+            s.push(StepMark::Good, text);
+        }
+        Verb::Prim { accept_loss } => {
+            let text = both!(lang, "The data on {on} is declared the valid data", "{on} のデータを有効なデータとして確定");
+            s.push(if *accept_loss { StepMark::Warn } else { StepMark::Move }, text);
+            s.raise(on);
+            s.start_application(on);
+            give_up_steps(&mut s, other, *accept_loss);
+        }
+        Verb::PrimForce => {
+            let text = both!(
+                lang,
+                "The incomplete copy on {on} is served; files in it may be damaged",
+                "{on} の不完全なデータで稼働（ファイルが壊れている可能性あり）"
+            );
+            s.push(StepMark::Warn, text);
+            s.raise(on);
+            s.start_application(on);
+            give_up_steps(&mut s, other, true);
+        }
+        Verb::Second { full_sync } => {
+            if let Some(from) = other {
+                let from = &from.node;
+                let (mark, text) = if *full_sync {
+                    (
+                        StepMark::Warn,
+                        both!(
+                            lang,
+                            "The data on {on} is given up and copied whole from {from}",
+                            "{on} のデータを破棄し、{from} から全体をコピー"
+                        ),
+                    )
+                } else {
+                    (StepMark::Move, both!(lang, "{on} is brought up to date from {from}", "{from} から {on} へ差分をコピー"))
+                };
+                s.push(mark, text);
+            }
+            let text =
+                both!(lang, "{on} becomes secondary; the service is protected again", "{on} はセカンダリになり、サービスは再び保護される");
+            s.push(StepMark::Good, text);
+        }
+    }
+    s.out
+}
+
+fn start_steps(s: &mut Steps<'_>, target: &Target, on: &str, other: Option<&NodeCell>) {
+    let lang = s.lang;
+    if other.is_some_and(NodeCell::is_serving) {
+        let text = both!(lang, "{on} starts as secondary and is brought up to date", "{on} がセカンダリとして起動し、データを最新にする");
+        s.push(StepMark::Start, text);
+        let text = both!(lang, "The service is protected again", "サービスは再び保護される");
+        s.push(StepMark::Good, text);
+        return;
+    }
+    let stopped: Vec<String> = match target {
+        Target::Node(node) => vec![node.to_string()],
+        Target::Module => {
+            s.m.cells.iter().filter(|c| c.now().is_some_and(|n| n.state == State::Stop)).map(|c| c.node.to_string()).collect()
+        }
+    };
+    for node in stopped {
+        let text = both!(lang, "The module starts on {node}", "{node} でモジュールを起動");
+        s.push(StepMark::Start, text);
+    }
+    if s.m.mode() == Mode::Mirror {
+        let text = both!(
+            lang,
+            "The node with the newest data serves; the other one follows",
+            "最新データのあるノードがサービスを始め、もう一方はセカンダリになる"
+        );
+        s.push(StepMark::Good, text);
+    }
+}
+
+fn give_up_steps(s: &mut Steps<'_>, other: Option<&NodeCell>, can_lose: bool) {
+    let lang = s.lang;
+    let Some(other) = other.map(|c| &c.node) else { return };
+    let (mark, text) = if can_lose {
+        (
+            StepMark::Warn,
+            both!(
+                lang,
+                "What only {other} holds is lost: its data is replaced when it returns",
+                "{other} だけにある書き込みは失われる（復帰時にデータを置き換え）"
+            ),
+        )
+    } else {
+        (StepMark::Move, both!(lang, "{other} receives a copy of this data when it starts", "{other} の起動時に、このデータをコピー"))
+    };
+    s.push(mark, text);
+}
+
+fn ticks(lang: Lang, m: &ModuleView, verb: &Verb, node: Option<&NodeCell>) -> Vec<Tick> {
+    let Some(cell) = node else { return Vec::new() };
+    let mut out = Vec::new();
+    let mut tick = |is_ok: bool, text: String| out.push(Tick { is_ok, mark: if is_ok { Mark::Ready } else { Mark::NotReady }, text });
+    let on = &cell.node;
+    tick(cell.contact.is_connected(), both!(lang, "{on} is in contact", "{on} と通信できる"));
+    if let (Verb::Swap, Some(to)) = (verb, m.other_than(&cell.node)) {
+        let other = &to.node;
+        let s = to.now();
+        tick(s.is_some_and(|s| s.is_up_to_date), Text { en: "Data identical on both", ja: "両ノードのデータが一致" }.in_(lang).to_owned());
+        if let Some(s) = s {
+            let checked: Vec<_> = s.resources.iter().filter(|r| matches!(r.health, Health::Up | Health::Down)).collect();
+            let (up, all) = (checked.iter().filter(|r| r.health == Health::Up).count(), checked.len());
+            if all > 0 {
+                tick(up == all, both!(lang, "{up}/{all} checkers OK on {other}", "{other} のチェッカー {up}/{all} 正常"));
+            }
+        } else {
+            tick(false, both!(lang, "{other} is in contact", "{other} と通信できる"));
+        }
+    }
+    let is_idle = cell.now().is_some_and(|s| s.refusal(verb) != Some(&Refusal::Busy));
+    tick(is_idle, Text { en: "No other action running", ja: "他の処理は動いていない" }.in_(lang).to_owned());
+    out
+}

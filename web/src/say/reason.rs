@@ -1,0 +1,314 @@
+//! Why a module is not green on a node, what follows, and the way out.
+
+use super::verb::command_line;
+use super::{Said, script};
+use crate::both;
+use crate::text::{Lang, Text};
+use tsugi_core::command::Verb;
+use tsugi_core::ids::{ModuleName, NodeName};
+use tsugi_core::state::Reason;
+
+/// Words a reason given by `node` for `module`.
+pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName) -> Said {
+    let start = || command_line(&Verb::Start, module);
+    let by_itself =
+        || Text { en: "This ends by itself; there is nothing to do.", ja: "自動で完了します。操作は不要です。" }.in_(lang).to_owned();
+    match reason {
+        Reason::NeverStarted => {
+            Said::only(both!(lang, "{module} has not been started on {node} yet.", "{node} では {module} をまだ起動していません。"))
+                .remedy(both!(lang, "Start it on {node}.", "{node} で起動してください。"))
+                .command(start())
+        }
+        Reason::StoppedBy { by } => Said::only(both!(lang, "{by} stopped {module} on {node}.", "{by} が {node} の {module} を停止しました。"))
+            .then(both!(lang, "It stays stopped until someone starts it.", "次に起動するまで停止したままです。"))
+            .command(start()),
+        Reason::Starting => {
+            Said::only(both!(lang, "{module} is starting on {node}.", "{node} で {module} の起動処理をしています。")).then(by_itself())
+        }
+        Reason::Stopping => {
+            Said::only(both!(lang, "{module} is stopping on {node}.", "{node} で {module} の停止処理をしています。")).then(by_itself())
+        }
+        Reason::FirstStart => Said::only(both!(
+            lang,
+            "It is not decided yet which node holds the good data of {module}.",
+            "{module} の正しいデータがどのノードにあるか、まだ決まっていません。"
+        ))
+        .then(both!(
+            lang,
+            "The node you choose starts as primary, and its data is copied whole to the other node.",
+            "選んだノードがプライマリになり、そのデータ全体がもう一方のノードへコピーされます。"
+        ))
+        .remedy(both!(
+            lang,
+            "Force primary on the node with the good data.",
+            "正しいデータがあるノードで、プライマリとして強制起動してください。"
+        ))
+        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        Reason::DataOlder { newer: Some(newer), .. } => Said::only(both!(
+            lang,
+            "The data of {module} on {node} is older than the data on {newer}.",
+            "{node} にある {module} のデータは、{newer} のデータより古いものです。"
+        ))
+        .then(both!(
+            lang,
+            "{node} waits, and is brought up to date by itself once {newer} serves.",
+            "{node} は待機し、{newer} のサービスが動き始めると自動で最新になります。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start {newer}. Only if it is lost for good: force primary on {node} and accept that the newer data is discarded.",
+            "{newer} を起動してください。復旧できない場合に限り、新しいデータを失うことを承知のうえで {node} をプライマリとして強制起動できます。"
+        ))
+        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
+        Reason::DataOlder { newer: None, .. } => Said::only(both!(
+            lang,
+            "The data of {module} on {node} may be older than on a node that is not in contact.",
+            "{node} にある {module} のデータは、通信できないノードのデータより古い可能性があります。"
+        ))
+        .then(both!(
+            lang,
+            "{node} waits, so that newer data is not overwritten.",
+            "新しいデータを上書きしないよう、{node} は待機しています。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start the other node. Only if it is lost for good: force primary on {node} and accept the loss.",
+            "もう一方のノードを起動してください。復旧できない場合に限り、損失を承知のうえで {node} をプライマリとして強制起動できます。"
+        ))
+        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
+        Reason::HalfSynced => Said::only(both!(
+            lang,
+            "The copy of {module} on {node} is incomplete: its resync was interrupted.",
+            "{node} の {module} のデータは、再同期が途中で切れたため不完全です。"
+        ))
+        .then(both!(
+            lang,
+            "It is not served. The resync continues by itself once the other node serves.",
+            "このデータではサービスを始めません。もう一方のノードが動き始めると、再同期が自動で続きます。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start the other node. Only if it is lost for good: force this copy; files in it may be damaged.",
+            "もう一方のノードを起動してください。復旧できない場合に限り、このデータで強制起動できます。ファイルが壊れていることがあります。"
+        ))
+        .command(command_line(&Verb::PrimForce, module)),
+        Reason::Quarantine => Said::only(both!(
+            lang,
+            "{node} has just restarted and waits before it may take over {module}.",
+            "{node} は再起動した直後のため、{module} を引き継ぐ前に一定時間待っています。"
+        ))
+        .then(by_itself()),
+        Reason::PeerFirst { peer } => Said::only(both!(
+            lang,
+            "Both nodes are idle, and {peer} has the better right to start {module}.",
+            "両ノードとも待機中で、{module} を先に起動すべきノードは {peer} です。"
+        ))
+        .then(both!(lang, "{node} becomes the secondary once {peer} serves.", "{peer} のサービスが動き始めると、{node} はセカンダリになります。"))
+        .remedy(both!(lang, "If {peer} does not start by itself, start it.", "{peer} が自動で起動しない場合は、{peer} を起動してください。"))
+        .command(start()),
+        Reason::NoArbiter => Said::only(both!(
+            lang,
+            "No arbiter answers {node}, so it may not take over {module}.",
+            "{node} からアービターに通信できないため、{module} を引き継げません。"
+        ))
+        .then(both!(lang, "It asks again by itself until one answers.", "応答があるまで、自動で問い合わせを続けます。"))
+        .remedy(both!(
+            lang,
+            "Check the network between {node} and the console.",
+            "{node} とコンソールの間のネットワークを確認してください。"
+        )),
+        Reason::ClaimRejected { owner: Some(owner) } => Said::only(both!(
+            lang,
+            "The arbiter did not let {node} serve {module}: {owner} holds that right.",
+            "アービターは {node} での {module} のサービスを認めませんでした。権利は {owner} が持っています。"
+        ))
+        .then(both!(
+            lang,
+            "{node} waits and follows {owner} once they are in contact again.",
+            "{node} は待機し、{owner} との通信が戻るとセカンダリになります。"
+        ))
+        .remedy(both!(
+            lang,
+            "Restore the network between the nodes, or start {owner}.",
+            "ノード間のネットワークを復旧するか、{owner} を起動してください。"
+        ))
+        .command(start()),
+        Reason::ClaimRejected { owner: None } => Said::only(both!(
+            lang,
+            "The arbiter did not let {node} serve {module}: this copy is not known to hold every write.",
+            "アービターは {node} での {module} のサービスを認めませんでした。すべての書き込みを持つデータとは確認できないためです。"
+        ))
+        .then(both!(lang, "{node} waits for the other node.", "{node} はもう一方のノードを待っています。"))
+        .remedy(both!(lang, "Start the other node.", "もう一方のノードを起動してください。"))
+        .command(start()),
+        Reason::ArbiterReplaced => Said::only(both!(
+            lang,
+            "The arbiter's store is not the one {node} knows: it was restored or replaced.",
+            "アービターの記録が {node} の知っているものと異なります（復元または交換された可能性があります）。"
+        ))
+        .then(both!(
+            lang,
+            "A running service goes on, but nothing takes over automatically until you decide.",
+            "動いているサービスは続きますが、判断するまで自動では引き継ぎません。"
+        ))
+        .remedy(both!(
+            lang,
+            "If no node serves: force primary on the node with the newest data.",
+            "どのノードでもサービスが動いていない場合は、最新データのあるノードをプライマリとして強制起動してください。"
+        ))
+        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        Reason::SplitBrain { peer } => Said::only(both!(
+            lang,
+            "{node} and {peer} have each written data of {module} that the other does not have.",
+            "{node} と {peer} の両方に、相手にはない {module} の書き込みがあります（スプリットブレイン）。"
+        ))
+        .then(both!(
+            lang,
+            "They are not merged: one side's writes must be given up.",
+            "自動では統合できません。どちらか一方の書き込みを破棄する必要があります。"
+        ))
+        .remedy(both!(
+            lang,
+            "Save what you need, then force secondary with a full copy on the side to give up.",
+            "必要なデータを退避してから、破棄する側で全体コピーのセカンダリとして強制起動してください。"
+        ))
+        .command(command_line(&Verb::Second { full_sync: true }, module)),
+        Reason::Frozen => Said::only(both!(
+            lang,
+            "Writes of {module} on {node} are waiting: neither the other node nor the arbiter answers.",
+            "{node} の {module} は書き込みを待たせています。もう一方のノードにもアービターにも通信できません。"
+        ))
+        .then(both!(
+            lang,
+            "The service goes on by itself as soon as either of them answers.",
+            "どちらかと通信が戻ると、自動でサービスを再開します。"
+        ))
+        .remedy(both!(lang, "Check the network of {node}.", "{node} のネットワークを確認してください。")),
+        Reason::Resyncing => Said::only(both!(
+            lang,
+            "The data of {module} is being copied to {node}.",
+            "{module} のデータを {node} へ再同期しています。"
+        ))
+        .then(both!(
+            lang,
+            "Failover to {node} is possible once it is finished.",
+            "完了すると {node} へのフェイルオーバーができるようになります。"
+        )),
+        Reason::WaitingForSource { source } => Said::only(both!(
+            lang,
+            "{node} waits for {source} to send the data of {module}.",
+            "{node} は、{source} から {module} のデータが送られるのを待っています。"
+        ))
+        .then(by_itself()),
+        Reason::ScriptFailed { script: name, code: Some(code) } => {
+            let file = script(lang, *name);
+            Said::only(both!(
+                lang,
+                "{module} on {node}: {file} ended with exit code {code}.",
+                "{node} の {module}：{file} が終了コード {code} で終わりました。"
+            ))
+            .remedy(both!(
+                lang,
+                "Read the script's output in the module's log on {node}, correct the cause, then start the module.",
+                "{node} のモジュールログでスクリプトの出力を確認し、原因を直してから起動してください。"
+            ))
+            .command(start())
+        }
+        Reason::ScriptFailed { script: name, code: None } => {
+            let file = script(lang, *name);
+            Said::only(both!(
+                lang,
+                "{module} on {node}: {file} did not finish in time and was ended.",
+                "{node} の {module}：{file} が制限時間内に終わらなかったため、打ち切りました。"
+            ))
+            .remedy(both!(
+                lang,
+                "Read the script's output in the module's log on {node}; raise the time-out if it needs longer.",
+                "{node} のモジュールログでスクリプトの出力を確認してください。時間が必要な処理であれば制限時間を延ばしてください。"
+            ))
+            .command(start())
+        }
+        Reason::CheckFailed { resource, detail } => Said::only(both!(
+            lang,
+            "The checker {resource} of {module} reports a problem on {node}: {detail}.",
+            "{node} で {module} のチェッカー {resource} が異常を検出しました：{detail}"
+        ))
+        .then(both!(
+            lang,
+            "If the module is waiting, it goes on by itself once the check succeeds.",
+            "待機中であれば、検査が正常に戻ると自動で再開します。"
+        ))
+        .remedy(both!(lang, "Correct what {resource} checks on {node}.", "{node} で {resource} の検査対象を確認してください。")),
+        Reason::LoopLimit { count } => Said::only(both!(
+            lang,
+            "{module} was restarted automatically {count} times on {node} and is stopped now, so that it does not go on for ever.",
+            "{node} で {module} の自動再起動が {count} 回に達したため、繰り返しを止めるために停止しました。"
+        ))
+        .then(both!(lang, "It stays stopped until you start it.", "起動するまで停止したままです。"))
+        .remedy(both!(
+            lang,
+            "Find the cause in the events, correct it, then start the module; that resets the count.",
+            "イベントで原因を確認して直してから起動してください。起動すると回数は元に戻ります。"
+        ))
+        .command(start()),
+        Reason::DataUnusable { detail } => Said::only(both!(
+            lang,
+            "The replicated directory of {module} cannot be used on {node}: {detail}.",
+            "{node} で {module} の複製するディレクトリを使用できません：{detail}"
+        ))
+        .remedy(both!(
+            lang,
+            "Check the disk and the directory on {node}, then start the module.",
+            "{node} のディスクとディレクトリを確認してから起動してください。"
+        ))
+        .command(start()),
+        Reason::VipFailed { detail } => Said::only(both!(
+            lang,
+            "The virtual IP address of {module} could not be set on {node}: {detail}.",
+            "{node} に {module} の仮想 IP アドレスを設定できませんでした：{detail}"
+        ))
+        .remedy(both!(
+            lang,
+            "Check the network interface, and that no other machine uses the address.",
+            "ネットワークインターフェイスと、同じアドレスを他の機器が使っていないことを確認してください。"
+        ))
+        .command(start()),
+        Reason::FailoverOff => Said::only(both!(
+            lang,
+            "The primary of {module} is gone, and automatic failover is switched off in the configuration.",
+            "{module} のプライマリがなくなりましたが、設定で自動フェイルオーバーが無効になっています。"
+        ))
+        .then(both!(lang, "{node} waits for your decision.", "{node} は判断を待っています。"))
+        .remedy(both!(
+            lang,
+            "Start the former primary, or stop {module} on {node} and force primary there.",
+            "元のプライマリを起動するか、{node} の {module} を停止してからプライマリとして強制起動してください。"
+        ))
+        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        Reason::RecordUnusable { detail } => Said::only(both!(
+            lang,
+            "{node} cannot read or write its own record of {module}: {detail}.",
+            "{node} が {module} の状態記録を読み書きできません：{detail}"
+        ))
+        .then(both!(
+            lang,
+            "Without the record {node} does not know whether its data is current, so it does not serve.",
+            "記録がないとデータが最新か判断できないため、{node} ではサービスを始めません。"
+        ))
+        .remedy(both!(
+            lang,
+            "Check the disk with the agent's state directory (by default /var/lib/tsugi) on {node}.",
+            "{node} でエージェントの状態ディレクトリ（既定は /var/lib/tsugi）があるディスクを確認してください。"
+        )),
+        Reason::HandOver { to } => Said::only(both!(
+            lang,
+            "{node} is handing {module} over to {to}.",
+            "{node} から {to} へ {module} を切り替えています。"
+        ))
+        .then(both!(
+            lang,
+            "If {to} does not take it in time, {node} takes it back by itself.",
+            "{to} が時間内に引き継がない場合は、{node} が自動で引き取ります。"
+        )),
+    }
+}
