@@ -188,6 +188,8 @@ pub enum UnusedReason {
     AlwaysDone,
     /// What it asks for is never done, and does no harm.
     NeverDone,
+    /// Not in this release; the module works without it.
+    NotYet,
     /// Only for another operating system.
     OtherSystem,
     /// The times of the `heart` element hold for every heartbeat.
@@ -403,6 +405,11 @@ pub enum ProblemKind {
     FlowWithoutRfs,
     /// No `user` element: no script runs (warning).
     NoScripts,
+    /// A second network with `command="on"`.
+    SecondCommandLan {
+        /// Where the first stands.
+        first: Place,
+    },
     /// No network of the cluster holds every node.
     NoCommonLan {
         /// Nodes missing on the network that holds the most.
@@ -410,4 +417,12 @@ pub enum ProblemKind {
         /// That network.
         lan: String,
     },
+}
+
+impl ProblemKind {
+    /// Whether it says that something is not there.
+    pub(crate) fn is_about_absence(&self) -> bool {
+        use ProblemKind::{FlowWithoutRfs, MissingAttribute, MissingElement, NoScripts};
+        matches!(self, MissingElement { .. } | MissingAttribute { .. } | FlowWithoutRfs | NoScripts)
+    }
 }

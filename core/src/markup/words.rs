@@ -57,6 +57,7 @@ impl Problem {
             }
             ProblemKind::FlowWithoutRfs => "A heartbeat is marked as replication network, and nothing is replicated.".to_owned(),
             ProblemKind::NoScripts => "Without `user` no script of the module runs.".to_owned(),
+            ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
             ProblemKind::NoCommonLan { missing, lan } => {
                 format!("No network holds every node: {} missing on `{lan}`, which holds the most.", names(missing))
             }
@@ -107,6 +108,7 @@ impl Problem {
             ProblemKind::NodeCount { needed, .. } => format!("Choose {needed} nodes."),
             ProblemKind::FlowWithoutRfs => "Remove ident=\"flow\", or add `rfs`.".to_owned(),
             ProblemKind::NoScripts => "Add <user/> if the module has scripts.".to_owned(),
+            ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
             ProblemKind::NoCommonLan { lan, .. } => format!("Add the missing nodes to `{lan}`."),
         }
     }
@@ -117,8 +119,9 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::ChosenByItself => "the product chooses this by itself",
         UnusedReason::AlwaysDone => "what it asks for, or better, is always done",
         UnusedReason::NeverDone => "this is not done here, and nothing depends on it",
+        UnusedReason::NotYet => "it is not in this release, and the module works without it",
         UnusedReason::OtherSystem => "it is meant for another operating system",
-        UnusedReason::TimesOfHeart => "the times of `heart` hold for every heartbeat",
+        UnusedReason::TimesOfHeart => "the times of `heart` decide",
     }
 }
 
@@ -163,7 +166,7 @@ fn fault_message(fault: &Fault) -> String {
 
 fn fault_remedy(fault: &Fault) -> String {
     match fault {
-        Fault::WrongEndTag { open, .. } => format!("Write </{open}> before it, or correct the name."),
+        Fault::WrongEndTag { open, .. } => format!("Write </{open}> before it, correct its name, or remove it."),
         Fault::LoneEndTag { .. } => "Remove it, or add the missing start tag.".to_owned(),
         Fault::NeverClosed { open } => format!("Add </{open}>, or write <{open}/>."),
         Fault::CutOff { expected } => format!("Add `{expected}`."),
