@@ -71,7 +71,8 @@ impl App {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(|| format!("cannot protect {}", dir.display()))?;
         }
         let store = Store::open(dir).await.with_context(|| format!("cannot open the database in {}", dir.display()))?;
-        let arbiter = Arbiter::open(&dir.join("arbiter.db")).await.with_context(|| format!("cannot open the arbiter's file in {}", dir.display()))?;
+        let arbiter =
+            Arbiter::open(&dir.join("arbiter.db")).await.with_context(|| format!("cannot open the arbiter's file in {}", dir.display()))?;
         let ca = Ca::open(dir)?;
         let setup_code = setup_code(dir, store.is_fresh().await?)?;
         let fleet = Fleet::new();
@@ -147,7 +148,10 @@ async fn save_states(app: Arc<App>) {
         if !unsaved.is_empty()
             && let Err(error) = app.store.keep_snapshots(&unsaved).await
         {
-            tracing::error!(error = &error as &dyn std::error::Error, "The last states could not be kept; a restarted console would show older ones.");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "The last states could not be kept; a restarted console would show older ones."
+            );
         }
         if is_last {
             return;

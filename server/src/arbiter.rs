@@ -53,7 +53,10 @@ impl Arbiter {
             sqlx::query(statement).execute(&writer).await?;
         }
         let minted = LifeId(rand::random());
-        sqlx::query("INSERT INTO instance (only_row, id) VALUES (1, ?) ON CONFLICT DO NOTHING").bind(minted.to_string()).execute(&writer).await?;
+        sqlx::query("INSERT INTO instance (only_row, id) VALUES (1, ?) ON CONFLICT DO NOTHING")
+            .bind(minted.to_string())
+            .execute(&writer)
+            .await?;
         let row = sqlx::query("SELECT id FROM instance").fetch_one(&writer).await?;
         let instance = serde_json::from_value(serde_json::Value::String(row.try_get(0)?))?;
         Ok(Arbiter { writer, instance })
@@ -179,7 +182,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let arbiter = Arbiter::open(&dir.path().join("arbiter.db")).await.unwrap();
         let (c, m, n1, n2) = names();
-        let first = arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(1), by: "root".into() }).await.unwrap();
+        let first =
+            arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(1), by: "root".into() }).await.unwrap();
         assert!(first.is_accepted);
         let both = arbiter.decide(&c, &m, &n1, &ArbiterRequest::Grow { expected: Epoch(1), with: n2.clone() }).await.unwrap();
         assert_eq!(both.record.in_sync, BTreeSet::from([n1.clone(), n2.clone()]));
@@ -204,7 +208,8 @@ mod tests {
         let file = dir.path().join("arbiter.db");
         let (c, m, n1, _) = names();
         let arbiter = Arbiter::open(&file).await.unwrap();
-        let answer = arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(7), by: "root".into() }).await.unwrap();
+        let answer =
+            arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(7), by: "root".into() }).await.unwrap();
         let instance = arbiter.instance();
         // Not closed: as after a kill, the next life finds only what is in the files.
         std::mem::forget(arbiter);

@@ -271,7 +271,13 @@ impl Fleet {
     }
 
     /// Gives an order to a node; the answer comes through the receiver, which closes when the node is lost first.
-    pub fn order(&self, cluster: &ClusterName, node: &NodeName, module: &ModuleName, command: tsugi_core::command::Command) -> Option<oneshot::Receiver<Option<Refusal>>> {
+    pub fn order(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        module: &ModuleName,
+        command: tsugi_core::command::Command,
+    ) -> Option<oneshot::Receiver<Option<Refusal>>> {
         let mut state = self.state();
         let key = (cluster.clone(), node.clone());
         let link = state.links.get(&key).filter(|l| l.is_up)?;
@@ -366,7 +372,10 @@ impl Fleet {
                 let key = (cluster.clone(), node.clone());
                 Report {
                     node: node.clone(),
-                    contact: Contact { is_connected: state.links.get(&key).is_some_and(|l| l.is_up), heard_ms: state.heard_ms.get(&key).copied() },
+                    contact: Contact {
+                        is_connected: state.links.get(&key).is_some_and(|l| l.is_up),
+                        heard_ms: state.heard_ms.get(&key).copied(),
+                    },
                     seen: seen.and_then(|s| s.get(node)).cloned(),
                 }
             })
@@ -476,7 +485,8 @@ mod tests {
         let fleet = Fleet::new();
         let (c, n, m) = (ClusterName::new("c1").unwrap(), NodeName::new("n1").unwrap(), ModuleName::new("m").unwrap());
         let attached = fleet.attach(&c, &n, true);
-        let command = tsugi_core::command::Command { id: "1".into(), verb: tsugi_core::command::Verb::Start, by: "root".into(), reason: None };
+        let command =
+            tsugi_core::command::Command { id: "1".into(), verb: tsugi_core::command::Verb::Start, by: "root".into(), reason: None };
         let answer = fleet.order(&c, &n, &m, command.clone()).unwrap();
         fleet.detach(&c, &n, attached.id);
         assert!(answer.await.is_err());

@@ -85,7 +85,10 @@ pub async fn run(config: Config) -> Result<()> {
     if let Some(code) = code {
         // On a line of its own, so that a person and a script find it; it opens nothing once the set-up is done.
         println!("Set-up code: {code}");
-        tracing::info!("No user exists yet: open the console's address in a browser and enter the set-up code, which is also in {}.", config.data.join("setup-code").display());
+        tracing::info!(
+            "No user exists yet: open the console's address in a browser and enter the set-up code, which is also in {}.",
+            config.data.join("setup-code").display()
+        );
     }
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

@@ -12,8 +12,8 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -74,8 +74,8 @@ impl Ca {
         };
         let (certificate_pem, key_pem) = (read(&certificate_file)?, read(&key_file)?);
         let key = KeyPair::from_pem(&key_pem).with_context(|| format!("{} holds no usable private key", key_file.display()))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&certificate_pem, key).with_context(|| format!("{} holds no usable certificate", certificate_file.display()))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
+            .with_context(|| format!("{} holds no usable certificate", certificate_file.display()))?;
         let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).context("ca.crt is not PEM")?;
         Ok(Ca { issuer, certificate_pem, der })
     }
@@ -136,7 +136,10 @@ impl Ca {
             && key_file.exists()
             && CertificateDer::from_pem_file(&certificate_file).is_ok_and(|der| days_left(&der) > BROWSER_RENEW_DAYS);
         if !is_kept {
-            let sans = names.iter().map(|n| n.parse::<IpAddr>().map_or_else(|_| dns(n), |ip| Ok(SanType::IpAddress(ip)))).collect::<Result<_>>()?;
+            let sans = names
+                .iter()
+                .map(|n| n.parse::<IpAddr>().map_or_else(|_| dns(n), |ip| Ok(SanType::IpAddress(ip))))
+                .collect::<Result<_>>()?;
             let (certificate, key) = self.sign_server(BROWSER_DAYS, "Tsugi console", sans)?;
             write_secret(&key_file, &key.serialize_pem())?;
             write_file(&certificate_file, &format!("{}{}", certificate.pem(), self.certificate_pem), 0o644)?;

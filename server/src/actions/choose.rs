@@ -87,7 +87,10 @@ pub fn targets(verb: &Verb, node: Option<&NodeName>, reports: &[Report]) -> Resu
     let refusal = if *verb == Verb::Start { Refusal::AlreadyStarted } else { Refusal::AlreadyStopped };
     match (impossible, reports.first()) {
         (Some(why), _) => Err(why),
-        (None, Some(first)) => Err(Impossible { node: node.unwrap_or(&first.node).clone(), refusal: if node.is_some() { Refusal::NotConfigured } else { refusal } }),
+        (None, Some(first)) => Err(Impossible {
+            node: node.unwrap_or(&first.node).clone(),
+            refusal: if node.is_some() { Refusal::NotConfigured } else { refusal },
+        }),
         (None, None) => Ok(out),
     }
 }
@@ -136,8 +139,11 @@ pub fn observe(verb: &Verb, before: Option<&Snapshot>, node: &NodeName, reports:
         Verb::Prim { .. } | Verb::PrimForce => serves,
         Verb::Second { .. } => follows,
         Verb::Swap => {
-            let other_serves =
-                reports.iter().filter(|r| r.node != *node).filter_map(Report::now).any(|s| s.state.is_serving() && s.readiness == Readiness::Ready);
+            let other_serves = reports
+                .iter()
+                .filter(|r| r.node != *node)
+                .filter_map(Report::now)
+                .any(|s| s.state.is_serving() && s.readiness == Readiness::Ready);
             other_serves && follows
         }
     };
@@ -204,10 +210,7 @@ mod tests {
     }
 
     fn pair() -> Vec<Report> {
-        vec![
-            report(snapshot("n1", State::Prim, Readiness::Ready), true),
-            report(snapshot("n2", State::Second, Readiness::Ready), true),
-        ]
+        vec![report(snapshot("n1", State::Prim, Readiness::Ready), true), report(snapshot("n2", State::Second, Readiness::Ready), true)]
     }
 
     #[test]

@@ -159,10 +159,7 @@ impl Operation {
             created_unix_ms: crate::store::now_ms() as u64,
             ended_unix_ms: None,
             state: Progress::Queued,
-            nodes: nodes
-                .iter()
-                .map(|n| NodePart { node: n.clone(), state: Progress::Queued, why: None, problems: Vec::new() })
-                .collect(),
+            nodes: nodes.iter().map(|n| NodePart { node: n.clone(), state: Progress::Queued, why: None, problems: Vec::new() }).collect(),
         }
     }
 

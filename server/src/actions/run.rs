@@ -273,7 +273,14 @@ async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64) 
 }
 
 /// A node answered a deployment after the operation had ended without it: the operation is decided now.
-pub async fn late_deploy_answer(app: &App, cluster: &ClusterName, module: &ModuleName, node: &NodeName, generation: u64, problems: &[String]) {
+pub async fn late_deploy_answer(
+    app: &App,
+    cluster: &ClusterName,
+    module: &ModuleName,
+    node: &NodeName,
+    generation: u64,
+    problems: &[String],
+) {
     let last = match app.store.operations(Some((cluster, module)), 1).await {
         Ok(operations) => operations.into_iter().next(),
         Err(error) => {

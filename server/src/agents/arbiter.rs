@@ -53,7 +53,10 @@ pub(super) async fn decide(
                 result: "ok",
             };
             if let Err(error) = app.store.audit(entry).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "A decision of the arbiter could not be listed; the arbiter's own file has it.");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "A decision of the arbiter could not be listed; the arbiter's own file has it."
+                );
             }
         });
     }

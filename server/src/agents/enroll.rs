@@ -14,17 +14,20 @@ use axum::{Extension, Json};
 use std::sync::Arc;
 use tsugi_core::wire::console::{EnrollAnswer, EnrollRequest, JoinToken};
 
-/// Account under which the sign-in brake counts tries with join tokens.
-const BRAKE_ACCOUNT: &str = "\0join-token";
-
 pub(super) async fn enroll(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
     request: Result<Json<EnrollRequest>, JsonRejection>,
 ) -> Result<Json<EnrollAnswer>, Denied> {
     let address = peer.addr.ip();
-    if app.brake.wait(BRAKE_ACCOUNT, address).is_some_and(|_| app.brake.wait("", address).is_some()) {
-        return Err(Denied(StatusCode::TOO_MANY_REQUESTS, "too_many_tries", "Too many wrong join tokens from this address; wait a minute.".into()));
+    // Counted per address only: somebody's wrong tokens must not keep other machines from enrolling.
+    let brake_account = format!("\0join:{address}");
+    if app.brake.wait(&brake_account, address).is_some() {
+        return Err(Denied(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_tries",
+            "Too many wrong join tokens from this address; wait a minute.".into(),
+        ));
     }
     let Json(request) = request.map_err(|e| Denied(StatusCode::BAD_REQUEST, "bad_request", e.body_text()))?;
     // The whole token is accepted too: people copy it as it is.
@@ -34,11 +37,12 @@ pub(super) async fn enroll(
         Denied(
             StatusCode::FORBIDDEN,
             "bad_token",
-            "The join token is not valid: it was used, is older than an hour, or was mistyped. Make a new one on the cluster's page.".into(),
+            "The join token is not valid: it was used, is older than an hour, or was mistyped. Make a new one on the cluster's page."
+                .into(),
         )
     };
     let Some(cluster) = app.store.join_token(&hash).await.map_err(|e| Denied::internal(&e))? else {
-        app.brake.failed(BRAKE_ACCOUNT, address);
+        app.brake.failed(&brake_account, address);
         return Err(gone());
     };
     let (certificate_pem, fingerprint) = app
@@ -54,7 +58,10 @@ pub(super) async fn enroll(
             return Err(Denied(
                 StatusCode::CONFLICT,
                 "name_taken",
-                format!("Cluster {cluster} has an approved node {} already. Remove it on the cluster's page first, or choose another name.", request.node),
+                format!(
+                    "Cluster {cluster} has an approved node {} already. Remove it on the cluster's page first, or choose another name.",
+                    request.node
+                ),
             ));
         }
     }

@@ -45,7 +45,7 @@ impl Denied {
     fn forbidden(message: impl Into<String>) -> Denied {
         Denied(StatusCode::FORBIDDEN, "forbidden", message.into())
     }
-    fn internal(error: &dyn std::error::Error) -> Denied {
+    fn internal(error: &(dyn std::error::Error + 'static)) -> Denied {
         tracing::error!(error, "A request of an agent could not be answered.");
         Denied(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The console could not answer; the cause is in its log. Try again.".into())
     }

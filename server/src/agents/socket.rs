@@ -32,12 +32,17 @@ const EVENTS_AT_ONCE: usize = 256;
 /// A connection without any frame for this long is dead, whatever TCP believes.
 const DEAD_AFTER: Duration = Duration::from_secs(SILENCE_MAX.as_secs() * 2);
 
-pub(super) async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, upgrade: WebSocketUpgrade) -> Result<Response, Denied> {
+pub(super) async fn upgrade(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Denied> {
     let (identity, node) = node_of(&app, &peer).await?;
     let identity = identity.clone();
     let upgrade = upgrade.max_message_size(FRAME_BYTES_MAX).max_frame_size(FRAME_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let mut session = Session { app: app.clone(), identity, node, socket, have: BTreeMap::new(), sent: BTreeMap::new(), cluster_generation: 0 };
+        let mut session =
+            Session { app: app.clone(), identity, node, socket, have: BTreeMap::new(), sent: BTreeMap::new(), cluster_generation: 0 };
         if let Err(end) = session.run().await {
             tracing::info!(
                 cluster.name = %session.identity.cluster, node.name = %session.identity.node, error = &end as &dyn std::error::Error,
@@ -85,7 +90,9 @@ impl Session {
             return Err(self.close(1002, "the first frame must be a hello").await);
         };
         if protocol != PROTOCOL {
-            return Err(self.close(1002, &format!("this console speaks protocol {PROTOCOL}, the agent {protocol}: upgrade the older one")).await);
+            return Err(self
+                .close(1002, &format!("this console speaks protocol {PROTOCOL}, the agent {protocol}: upgrade the older one"))
+                .await);
         }
         if node != self.identity.node {
             return Err(self.close(1008, "the hello names another node than the certificate").await);

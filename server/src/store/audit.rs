@@ -51,18 +51,20 @@ impl Store {
     /// Writes an entry.
     pub async fn audit(&self, entry: Audit<'_>) -> Result<()> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT INTO audit (at_ms, who, address, via, action, object, detail, reason, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(now_ms())
-            .bind(entry.who)
-            .bind(entry.address)
-            .bind(entry.via)
-            .bind(entry.action)
-            .bind(entry.object)
-            .bind(entry.detail.to_string())
-            .bind(entry.reason)
-            .bind(entry.result)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO audit (at_ms, who, address, via, action, object, detail, reason, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(now_ms())
+        .bind(entry.who)
+        .bind(entry.address)
+        .bind(entry.via)
+        .bind(entry.action)
+        .bind(entry.object)
+        .bind(entry.detail.to_string())
+        .bind(entry.reason)
+        .bind(entry.result)
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }

@@ -23,8 +23,7 @@ pub struct Cluster {
 
 /// The next generation, larger than any given before.
 pub(super) async fn next_generation(tx: &mut Transaction<'static, Sqlite>) -> Result<u64> {
-    let row =
-        sqlx::query("UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value").fetch_one(&mut **tx).await?;
+    let row = sqlx::query("UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value").fetch_one(&mut **tx).await?;
     Ok(row.try_get::<i64, _>(0)? as u64)
 }
 

@@ -3,7 +3,7 @@
 use super::{Result, Store, from_json, name, now_ms, to_json};
 use sqlx::Row;
 use tsugi_core::event::EventRecord;
-use tsugi_core::ids::{ClusterName, ModuleName};
+use tsugi_core::ids::ClusterName;
 
 /// Events kept; older ones make room. At a few hundred bytes each this bounds the file to some hundred MB.
 const EVENTS_MAX: i64 = 500_000;
@@ -93,7 +93,13 @@ impl Store {
         .await?;
         let mut events = rows
             .iter()
-            .map(|r| Ok(StoredEvent { id: r.try_get("id")?, cluster: name(r.try_get("cluster")?)?, record: from_json("event", r.try_get("body")?)? }))
+            .map(|r| {
+                Ok(StoredEvent {
+                    id: r.try_get("id")?,
+                    cluster: name(r.try_get("cluster")?)?,
+                    record: from_json("event", r.try_get("body")?)?,
+                })
+            })
             .collect::<Result<Vec<_>>>()?;
         if newest_first {
             events.reverse();

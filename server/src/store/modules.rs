@@ -93,14 +93,15 @@ impl Store {
                 id += 1;
             }
         }
-        let done = sqlx::query("INSERT INTO module (cluster, name, module_id, nodes, created_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(cluster.as_str())
-            .bind(module.as_str())
-            .bind(id)
-            .bind(to_json(&nodes))
-            .bind(now_ms())
-            .execute(&mut *tx)
-            .await?;
+        let done =
+            sqlx::query("INSERT INTO module (cluster, name, module_id, nodes, created_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+                .bind(cluster.as_str())
+                .bind(module.as_str())
+                .bind(id)
+                .bind(to_json(&nodes))
+                .bind(now_ms())
+                .execute(&mut *tx)
+                .await?;
         if done.rows_affected() != 1 {
             return Ok(false);
         }

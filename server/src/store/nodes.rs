@@ -54,13 +54,14 @@ impl Store {
     ) -> Result<Enrolment> {
         let now = now_ms();
         let mut tx = self.write().await?;
-        let used = sqlx::query("UPDATE join_token SET used_ms = ?, used_by = ? WHERE secret_hash = ? AND used_ms IS NULL AND expires_ms > ?")
-            .bind(now)
-            .bind(node.as_str())
-            .bind(secret_hash)
-            .bind(now)
-            .execute(&mut *tx)
-            .await?;
+        let used =
+            sqlx::query("UPDATE join_token SET used_ms = ?, used_by = ? WHERE secret_hash = ? AND used_ms IS NULL AND expires_ms > ?")
+                .bind(now)
+                .bind(node.as_str())
+                .bind(secret_hash)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
         if used.rows_affected() != 1 {
             return Ok(Enrolment::TokenGone);
         }

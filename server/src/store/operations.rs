@@ -12,17 +12,19 @@ impl Store {
     /// Adds an operation, or replaces it by how it stands now.
     pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT OR REPLACE INTO operation (id, cluster, module, verb, state, by, body, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(&operation.id)
-            .bind(operation.cluster.as_str())
-            .bind(operation.module.as_str())
-            .bind(&operation.verb)
-            .bind(operation.state.word())
-            .bind(&operation.by)
-            .bind(to_json(operation))
-            .bind(operation.created_unix_ms as i64)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT OR REPLACE INTO operation (id, cluster, module, verb, state, by, body, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&operation.id)
+        .bind(operation.cluster.as_str())
+        .bind(operation.module.as_str())
+        .bind(&operation.verb)
+        .bind(operation.state.word())
+        .bind(&operation.by)
+        .bind(to_json(operation))
+        .bind(operation.created_unix_ms as i64)
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -35,14 +37,12 @@ impl Store {
 
     /// The last `limit` operations of a module (of all modules if absent), newest first.
     pub async fn operations(&self, of: Option<(&ClusterName, &ModuleName)>, limit: u32) -> Result<Vec<Operation>> {
-        let rows = sqlx::query(
-            "SELECT body FROM operation WHERE (?1 IS NULL OR (cluster = ?1 AND module = ?2)) ORDER BY id DESC LIMIT ?3",
-        )
-        .bind(of.map(|o| o.0.as_str()))
-        .bind(of.map(|o| o.1.as_str()))
-        .bind(limit)
-        .fetch_all(self.read())
-        .await?;
+        let rows = sqlx::query("SELECT body FROM operation WHERE (?1 IS NULL OR (cluster = ?1 AND module = ?2)) ORDER BY id DESC LIMIT ?3")
+            .bind(of.map(|o| o.0.as_str()))
+            .bind(of.map(|o| o.1.as_str()))
+            .bind(limit)
+            .fetch_all(self.read())
+            .await?;
         rows.iter().map(|r| from_json("operation", r.try_get("body")?)).collect()
     }
 

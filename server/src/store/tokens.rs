@@ -28,7 +28,8 @@ impl Store {
 
     /// Name and role of an API token.
     pub async fn api_token(&self, secret_hash: &[u8]) -> Result<Option<(String, Role)>> {
-        let row = sqlx::query("SELECT name, role FROM api_token WHERE secret_hash = ?").bind(secret_hash).fetch_optional(self.read()).await?;
+        let row =
+            sqlx::query("SELECT name, role FROM api_token WHERE secret_hash = ?").bind(secret_hash).fetch_optional(self.read()).await?;
         row.map(|r| Ok((r.try_get("name")?, Role::of_word(r.try_get("role")?)))).transpose()
     }
 
