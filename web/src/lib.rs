@@ -20,9 +20,11 @@
 //! `/clusters/{c}/modules/{m}/config` {userconfig,script_file=…*,script_text=…*,reason,do=check|save|apply} ·
 //! `/clusters/{c}/modules/{m}/versions/{v}/apply` · `/clusters/{c}/modules/{m}/actions/{verb}` {node?,reason?,name?,plan,accept_loss?,full_sync?}; the same path by GET shows the action page (`?node=&accept_loss=1&full_sync=1`), with `HX-Request` the dialog.
 
+pub mod assets;
 pub mod fleet;
 pub mod fmt;
 pub mod live_ids;
+pub mod render;
 pub mod say;
 pub mod text;
 pub mod view;

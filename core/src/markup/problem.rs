@@ -170,6 +170,8 @@ pub enum Expected {
     Name,
     /// A name of an environment variable: letters, digits, `_`, not beginning with a digit.
     VariableName,
+    /// A name of a network interface: at most 15 bytes.
+    InterfaceName,
     /// A path relative to the replicated directory, without `..`.
     RelativePath,
     /// A command name as the kernel keeps it: at most 15 bytes.
@@ -347,7 +349,7 @@ pub enum ProblemKind {
         /// The name.
         name: String,
     },
-    /// One replicated directory inside another.
+    /// One replicated directory inside another, or the same twice.
     NestedDirectories {
         /// This one.
         dir: String,

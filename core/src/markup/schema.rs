@@ -383,7 +383,8 @@ impl<'t> At<'t> {
 
     /// A problem with the value of an attribute (or with its absence).
     pub fn wrong(&self, name: &str, kind: ProblemKind) -> Problem {
-        Problem::error(self.place_of(name), self.path.clone(), Some(name.to_owned()), kind)
+        let written = self.element.attribute(name).map_or(name, |a| &a.name);
+        Problem::error(self.place_of(name), self.path.clone(), Some(shorten(written)), kind)
     }
     /// A problem with the element.
     pub fn wrong_here(&self, kind: ProblemKind) -> Problem {
@@ -393,7 +394,7 @@ impl<'t> At<'t> {
 
 impl Problem {
     /// The same as a warning.
-    pub(crate) fn as_warning(mut self) -> Problem {
+    pub(crate) fn into_warning(mut self) -> Problem {
         self.severity = Severity::Warning;
         self
     }

@@ -516,7 +516,8 @@ fn cut(content: &str) -> Option<Cut> {
         };
         let value = &content[here + 1..];
         let close = value.find(quote);
-        let is_closed = close.is_some_and(|c| value[c + 1..].starts_with(|c: char| c.is_whitespace() || matches!(c, '/' | '>')));
+        let ends_tag = |rest: &str| rest.starts_with("/>") || rest.starts_with(|c: char| c.is_whitespace() || c == '>');
+        let is_closed = close.is_some_and(|c| ends_tag(&value[c + 1..]));
         let inside = &value[..close.unwrap_or(value.len())];
         if let Some(next) = inside.find('<').filter(|_| !is_closed) {
             let line_end = inside[..next].find('\n').unwrap_or(next);

@@ -59,6 +59,13 @@ impl Unit {
         Duration::from_micros(number.saturating_mul(self.micros()))
     }
 
+    /// `time` rounded up to this unit, written in the largest that keeps it whole: `1h`, `5053ms`.
+    pub(crate) fn write_short(self, time: Duration) -> String {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).div_ceil(self.micros()).saturating_mul(self.micros());
+        let unit = Unit::ALL.into_iter().find(|u| micros > 0 && micros.is_multiple_of(u.micros())).unwrap_or(self);
+        unit.write(Duration::from_micros(micros))
+    }
+
     /// `time` in this unit, rounded up: `5053ms`.
     pub fn write(self, time: Duration) -> String {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

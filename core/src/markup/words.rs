@@ -43,6 +43,9 @@ impl Problem {
             ProblemKind::DuplicateName { name, first } => format!("The name `{name}` is already used at {first}."),
             ProblemKind::DuplicateAddress { addr, first } => format!("The address {addr} is already used at {first}."),
             ProblemKind::ReservedName { name } => format!("The name `{name}` is set by the product itself."),
+            ProblemKind::NestedDirectories { dir, other, first } if dir == other => {
+                format!("The directory `{dir}` is already replicated at {first}.")
+            }
             ProblemKind::NestedDirectories { dir, other, first } => {
                 format!("The directory `{dir}` lies inside, or holds, the replicated directory `{other}` of {first}.")
             }
@@ -95,6 +98,7 @@ impl Problem {
             ProblemKind::DuplicateName { .. } => "Choose another name.".to_owned(),
             ProblemKind::DuplicateAddress { .. } => "Give every node an address of its own on each network.".to_owned(),
             ProblemKind::ReservedName { .. } => "Choose another name.".to_owned(),
+            ProblemKind::NestedDirectories { dir, other, .. } if dir == other => "Remove one of the two.".to_owned(),
             ProblemKind::NestedDirectories { .. } => "Replicate the outer directory only.".to_owned(),
             ProblemKind::DirNotAbsolute { .. } => "Write the path from the root: /…".to_owned(),
             ProblemKind::BadDirectory { .. } => {
@@ -135,6 +139,7 @@ fn expected_words(expected: &Expected) -> String {
         Expected::Netmask => "Write a netmask such as `255.255.255.0`, or a prefix length such as `24`.".to_owned(),
         Expected::Name => "Write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, beginning with a letter or digit.".to_owned(),
         Expected::VariableName => "Write letters, digits and `_`, not beginning with a digit.".to_owned(),
+        Expected::InterfaceName => "Write the name of a network interface, at most 15 bytes, such as `eth0`.".to_owned(),
         Expected::RelativePath => "Write a path relative to the replicated directory, without `.`, `..` or `//`.".to_owned(),
         Expected::CommandName => {
             "Write the name of the command without its path, at most 15 bytes (the kernel keeps no more), or use `nameregex`.".to_owned()

@@ -14,7 +14,7 @@ mod verb;
 pub use event::{event, event_mark, level};
 pub use health::{attention, headline, health_hint, health_mark, health_name};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
-pub use reason::reason;
+pub use reason::{reason, reason_short};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
 

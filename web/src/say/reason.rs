@@ -312,3 +312,35 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         )),
     }
 }
+
+/// The reason in a few words, for the narrow cell of a grid. `None` where the pill's gloss says it already.
+pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
+    let text = match reason {
+        Reason::Starting | Reason::Stopping | Reason::Resyncing => return None,
+        Reason::StoppedBy { by } => return Some(both!(lang, "by {by}", "{by} が停止")),
+        Reason::ScriptFailed { script, .. } => {
+            let file = script.file();
+            return Some(both!(lang, "{file} failed", "{file} が異常終了"));
+        }
+        Reason::CheckFailed { resource, .. } => return Some(both!(lang, "{resource} down", "{resource} 異常")),
+        Reason::WaitingForSource { source } => return Some(both!(lang, "waits for {source}", "{source} を待機中")),
+        Reason::HandOver { to } => return Some(both!(lang, "to {to}", "{to} へ切り替え中")),
+        Reason::PeerFirst { peer } => return Some(both!(lang, "{peer} first", "{peer} が先に起動")),
+        Reason::NeverStarted => Text { en: "never started", ja: "未起動" },
+        Reason::FirstStart => Text { en: "choose the good data", ja: "正しいデータを選択" },
+        Reason::DataOlder { .. } => Text { en: "older data", ja: "データが古い" },
+        Reason::HalfSynced => Text { en: "incomplete data", ja: "データが不完全" },
+        Reason::Quarantine => Text { en: "just restarted", ja: "再起動直後" },
+        Reason::NoArbiter => Text { en: "no arbiter", ja: "アービター応答なし" },
+        Reason::ClaimRejected { .. } => Text { en: "other node has the right", ja: "権利は他のノード" },
+        Reason::ArbiterReplaced => Text { en: "arbiter replaced", ja: "アービターの記録が変化" },
+        Reason::SplitBrain { .. } => Text { en: "split brain", ja: "スプリットブレイン" },
+        Reason::Frozen => Text { en: "writes waiting", ja: "書き込み待ち" },
+        Reason::LoopLimit { .. } => Text { en: "restart limit", ja: "再起動の上限" },
+        Reason::DataUnusable { .. } => Text { en: "data unusable", ja: "データ使用不可" },
+        Reason::VipFailed { .. } => Text { en: "virtual IP not set", ja: "仮想 IP 設定不可" },
+        Reason::FailoverOff => Text { en: "failover off", ja: "自動切替 無効" },
+        Reason::RecordUnusable { .. } => Text { en: "state record unusable", ja: "状態記録 使用不可" },
+    };
+    Some(text.in_(lang).to_owned())
+}

@@ -45,8 +45,9 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
     let vips = vip::read(&service, ctx, problems);
     let (rfs, heart) = rfs::read(&service, heart, ctx, problems);
     let user = service.one("user").map(|u| self::user(&u, problems));
-    if user.is_none() {
-        problems.push(service.wrong_here(ProblemKind::NoScripts).as_warning());
+    // Where the lack of `user` is an error, that is enough.
+    if user.is_none() && service.one("errd").is_none() {
+        problems.push(service.wrong_here(ProblemKind::NoScripts).into_warning());
     }
     let checks = checks::read(&service, &vips, user.is_some(), problems);
     Some(ModuleDef {
@@ -78,7 +79,7 @@ fn node_count(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<Probl
         return;
     }
     let problem = service.wrong("mode", ProblemKind::NodeCount { found, needed: NEEDED });
-    problems.push(if found < NEEDED { problem.as_warning() } else { problem });
+    problems.push(if found < NEEDED { problem.into_warning() } else { problem });
 }
 
 fn default_prim(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<Problem>) -> DefaultPrim {
@@ -88,7 +89,7 @@ fn default_prim(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<Pro
         Some(name) => {
             let Ok(node) = NodeName::new(name) else { return DefaultPrim::Alone };
             if !ctx.nodes.is_empty() && !ctx.nodes.contains(&node) {
-                let known = ctx.nodes.iter().map(|n| n.as_str().to_owned()).chain(["alone".to_owned(), "lastprim".to_owned()]).collect();
+                let known = ctx.nodes.iter().map(|n| n.as_str().to_owned()).collect();
                 problems.push(service.wrong("defaultprim", ProblemKind::UnknownNode { name: shorten(name), known }));
             }
             DefaultPrim::Node(node)

@@ -32,7 +32,7 @@ fn timing(heart: &At<'_>, problems: &mut Vec<Problem>) -> Timing {
         return base;
     }
     if let Some(text) = heart.text("timeout").filter(|_| timeout.is_some_and(|t| t > TIMEOUT_MAX)) {
-        problems.push(heart.wrong("timeout", ProblemKind::TooLarge { value: shorten(text), most: Unit::Ms.write(TIMEOUT_MAX) }));
+        problems.push(heart.wrong("timeout", ProblemKind::TooLarge { value: shorten(text), most: Unit::Ms.write_short(TIMEOUT_MAX) }));
         return base;
     }
     // Three beats must fit into the time the primary believes a promise; without a timeout of its own that is the
@@ -43,14 +43,26 @@ fn timing(heart: &At<'_>, problems: &mut Vec<Problem>) -> Timing {
         problems.push(heart.wrong("pulse", ProblemKind::TooLarge { value: shorten(text), most }));
         return base;
     }
-    match Timing::with_timeout(profile, timeout.unwrap_or(base.keep), pulse) {
-        Ok(timing) => timing,
-        Err(least) => {
-            let value = shorten(heart.text("timeout").unwrap_or_default());
-            problems.push(heart.wrong("timeout", ProblemKind::TooSmall { value, least: Unit::Ms.write(least) }));
-            base
+    let timeout = timeout.unwrap_or(base.keep);
+    Timing::with_timeout(profile, timeout, pulse).unwrap_or_else(|least| {
+        let least = acceptable(profile, least, pulse);
+        let value = shorten(heart.text("timeout").unwrap_or_default());
+        problems.push(heart.wrong("timeout", ProblemKind::TooSmall { value, least: Unit::Ms.write_short(least) }));
+        base
+    })
+}
+
+/// The least time-out that is accepted. A longer time-out may mean longer beats, which need a longer time-out: the
+/// first answer is not yet one. Each step adds three eighths of the one before.
+fn acceptable(profile: Profile, mut least: Duration, pulse: Option<Duration>) -> Duration {
+    const STEPS_MAX: u32 = 64;
+    for _ in 0..STEPS_MAX {
+        match Timing::with_timeout(profile, least, pulse) {
+            Ok(_) => break,
+            Err(more) => least = more.max(least + Duration::from_micros(1)),
         }
     }
+    least
 }
 
 fn heartbeats(heart: &At<'_>, has_rfs: bool, ctx: &ParseContext<'_>, problems: &mut Vec<Problem>) -> Vec<Heartbeat> {
@@ -64,7 +76,7 @@ fn heartbeats(heart: &At<'_>, has_rfs: bool, ctx: &ParseContext<'_>, problems: &
         let is_new = is_new && (beat.text("ident").is_none() || idents.is_new(&beat, "ident", ident, problems));
         let is_flow = ident == "flow";
         if is_flow && !has_rfs {
-            problems.push(beat.wrong("ident", ProblemKind::FlowWithoutRfs).as_warning());
+            problems.push(beat.wrong("ident", ProblemKind::FlowWithoutRfs).into_warning());
         }
         if is_new {
             found.push(Heartbeat { lan: lan.to_owned(), is_flow });

@@ -56,9 +56,6 @@ fn trees(rfs: &At<'_>, problems: &mut Vec<Problem>) -> Vec<Replicated> {
         let Some(dir) = tree.raw("dir").and_then(|dir| directory(&tree, dir, problems)) else { continue };
         let other = found.iter().find(|(r, _)| is_inside(&dir, &r.dir) || is_inside(&r.dir, &dir));
         match other {
-            Some((other, first)) if other.dir == dir => {
-                problems.push(tree.wrong("dir", ProblemKind::DuplicateName { name: shorten(&dir), first: *first }));
-            }
             Some((other, first)) => {
                 let kind = ProblemKind::NestedDirectories { dir: shorten(&dir), other: shorten(&other.dir), first: *first };
                 problems.push(tree.wrong("dir", kind));

@@ -47,7 +47,7 @@ pub(super) fn read(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<
 fn interface_name(interface: &At<'_>, problems: &mut Vec<Problem>) -> Option<String> {
     let name = interface.text("name")?;
     if name.len() > INTERFACE_BYTES_MAX || name.contains(|c: char| c == '/' || c.is_whitespace()) {
-        let kind = ProblemKind::BadValue { value: shorten(name), expected: Expected::Name };
+        let kind = ProblemKind::BadValue { value: shorten(name), expected: Expected::InterfaceName };
         problems.push(interface.wrong("name", kind));
         return None;
     }
@@ -93,7 +93,7 @@ fn surroundings(address: &At<'_>, vip: &Vip, ctx: &ParseContext<'_>, problems: &
     // A named interface may be on a network the cluster does not use.
     if vip.interface.is_none() && !nodes().any(|n| shares_network(vip, n.local.unwrap_or(n.addr))) {
         let lans = cluster.lans.iter().map(|l| l.name.clone()).collect();
-        problems.push(address.wrong("addr", ProblemKind::VipOutsideLans { addr: vip.addr, lans }).as_warning());
+        problems.push(address.wrong("addr", ProblemKind::VipOutsideLans { addr: vip.addr, lans }).into_warning());
     }
 }
 
