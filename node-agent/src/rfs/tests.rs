@@ -29,7 +29,7 @@ fn data_process_entry() {
     if std::env::var(super::control::CONTROL_FD).is_err() {
         return;
     }
-    let _ = tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt().with_env_filter("info").with_ansi(false).with_writer(std::io::stderr).try_init();
     let code = match super::process::data_main() {
         Ok(()) => 0,
         Err(e) => {
