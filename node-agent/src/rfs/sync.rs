@@ -4,7 +4,7 @@
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
-use super::dirty::{BLOCK, Changed, Dirty, Parts};
+use super::dirty::{BLOCK, Changed, Collected, Dirty, Parts};
 use super::frame::{Entry, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
@@ -32,6 +32,10 @@ const PASSES_MAX: u32 = 10;
 const REST_OBJECTS_MAX: usize = 64;
 /// See `REST_OBJECTS_MAX`.
 const REST_BYTES_MAX: u64 = 8 << 20;
+/// First and strongest delay of each mutating operation while a resynchronisation does not catch up.
+const BRAKE_MIN: Duration = Duration::from_micros(500);
+/// See `BRAKE_MIN`.
+const BRAKE_MAX: Duration = Duration::from_millis(20);
 /// The peer answers each piece within this, however slow its disk; silence is noticed earlier.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
@@ -116,32 +120,43 @@ impl<'a> Source<'a> {
 
     /// Runs to the armed state. On an error the ship is as it was before.
     pub fn run(mut self) -> anyhow::Result<()> {
+        let done = self.passes();
+        self.ship.brake(Duration::ZERO);
+        done
+    }
+
+    fn passes(&mut self) -> anyhow::Result<()> {
         let dirty = Dirty::new(self.link.session());
         self.ship.close_gate().phase = Phase::Sync(dirty.clone());
         self.report(|p| *p = Resync::default());
-        let volumes = self.volumes;
-        for volume in volumes {
-            self.walk(volume, Vec::new())?;
-        }
+        self.walk_all()?;
         self.finish_pass()?;
+        let mut before = (usize::MAX, u64::MAX);
+        let mut brake = Duration::ZERO;
         for pass in 2..=PASSES_MAX {
-            let (objects, bytes) = dirty.size();
-            tracing::info!(pass, objects, bytes, "resynchronisation: changed meanwhile");
-            if objects <= REST_OBJECTS_MAX && bytes <= REST_BYTES_MAX && self.again.is_empty() {
+            let rest = dirty.size();
+            tracing::info!(pass, objects = rest.0, bytes = rest.1, "resynchronisation: changed meanwhile");
+            if rest.0 <= REST_OBJECTS_MAX && rest.1 <= REST_BYTES_MAX && self.again.is_empty() {
                 break;
             }
+            if pass > 2 && rest.1 >= before.1 / 2 {
+                // More of the same would not end: the application has to give way a little, and more each time.
+                brake = (brake * 2).clamp(BRAKE_MIN, BRAKE_MAX);
+                self.ship.brake(brake);
+            }
+            before = rest;
             self.pass(&dirty)?;
         }
         // What is written out now need not be written while the application is held.
         self.flush(1)?;
         self.pass(&dirty)?;
         let held = Instant::now();
-        let mut mode = self.ship.close_gate();
+        let ship = self.ship;
+        let mut mode = ship.close_gate();
         self.strict = true;
         self.send(&SyncMsg::Strict, &[])?;
         let changed = dirty.take();
-        self.changes(changed)?;
-        self.finish_pass()?;
+        self.collected(changed)?;
         if !self.again.is_empty() {
             bail!("{} objects could not be found for the last pass", self.again.len());
         }
@@ -158,8 +173,26 @@ impl<'a> Source<'a> {
             let _gate = self.ship.close_gate();
             dirty.take()
         };
-        self.changes(changed)?;
+        self.collected(changed)
+    }
+
+    fn collected(&mut self, changed: Collected) -> anyhow::Result<()> {
+        match changed {
+            Collected::Objects(changed) => self.changes(changed)?,
+            Collected::Everything => {
+                self.again.clear();
+                self.walk_all()?;
+            }
+        }
         self.finish_pass()
+    }
+
+    fn walk_all(&mut self) -> anyhow::Result<()> {
+        let volumes = self.volumes;
+        for volume in volumes {
+            self.walk(volume, Vec::new())?;
+        }
+        Ok(())
     }
 
     fn send(&self, msg: &SyncMsg, data: &[u8]) -> anyhow::Result<()> {
