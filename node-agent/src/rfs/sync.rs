@@ -12,7 +12,7 @@ use super::ship::{Phase, Ship};
 use super::table::Inode;
 use super::volume::{self, Stat, mtime};
 use anyhow::{Context, anyhow, bail};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -458,8 +458,8 @@ impl<'a> Source<'a> {
 
     /// One pass over what changed.
     fn changes(&mut self, changed: Vec<Changed>) -> anyhow::Result<()> {
-        let mut dirs: BTreeSet<(usize, u16, Vec<u8>)> = BTreeSet::new();
-        let mut trees: Vec<(u16, Vec<u8>)> = Vec::new();
+        // Parents first, so that what is below has where to be.
+        let mut dirs: BTreeMap<(usize, u16, Vec<u8>), Extent> = BTreeMap::new();
         let mut files: Vec<(u16, Vec<u8>, Parts)> = Vec::new();
         let again = std::mem::take(&mut self.again);
         for change in again.into_iter().chain(changed) {
@@ -467,26 +467,37 @@ impl<'a> Source<'a> {
             let Some(path) = self.locate(&volume, &change)? else { continue };
             if change.linked {
                 let parent = path.iter().rposition(|b| *b == b'/').map_or(&[][..], |at| &path[..at]);
-                dirs.insert((depth(parent), change.dir, parent.to_vec()));
+                dirs.entry((depth(parent), change.dir, parent.to_vec())).or_insert(Extent::Names);
             }
             if change.subtree {
-                trees.push((change.dir, path.clone()));
+                dirs.insert((depth(&path), change.dir, path.clone()), Extent::Tree);
             } else if change.names {
-                dirs.insert((depth(&path), change.dir, path.clone()));
+                dirs.entry((depth(&path), change.dir, path.clone())).or_insert(Extent::Names);
             }
             if let Some(parts) = change.parts.filter(|_| change.inode.is_file()) {
                 files.push((change.dir, path, parts));
             }
         }
-        for (_, dir, path) in &dirs {
-            let volume = self.volume(*dir)?.clone();
-            self.directory(&volume, path)?;
-            self.dir_times(&volume, path)?;
-        }
-        trees.sort_by_key(|(_, path)| depth(path));
-        for (dir, path) in trees {
+        let mut walked: BTreeSet<(u16, Vec<u8>)> = BTreeSet::new();
+        let inside = |walked: &BTreeSet<(u16, Vec<u8>)>, dir: u16, path: &[u8]| {
+            let cuts = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+            cuts.chain([path.len()]).any(|at| walked.contains(&(dir, path[..at].to_vec())))
+        };
+        for ((_, dir, path), extent) in dirs {
+            if inside(&walked, dir, &path) {
+                continue;
+            }
             let volume = self.volume(dir)?.clone();
-            self.walk(&volume, path)?;
+            match extent {
+                Extent::Names => {
+                    self.directory(&volume, &path)?;
+                    self.dir_times(&volume, &path)?;
+                }
+                Extent::Tree => {
+                    self.walk(&volume, path.clone())?;
+                    walked.insert((dir, path));
+                }
+            }
         }
         // Links before contents: a file's contents may travel under a name that is linked only now.
         let (links, rest) = std::mem::take(&mut self.later).into_iter().partition(|m| matches!(m, SyncMsg::Link { .. }));
@@ -523,6 +534,13 @@ impl<'a> Source<'a> {
             }
         }
     }
+}
+
+/// How much of a changed directory has to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Names,
+    Tree,
 }
 
 /// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.

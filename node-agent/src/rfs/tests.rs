@@ -181,6 +181,14 @@ impl Pair {
         }
         let end = Instant::now() + LONG;
         loop {
+            if let Some(lost) = node.held.iter().find(|e| matches!(e, DataEvent::Note(ReplicaNote::SessionLost { .. } | ReplicaNote::ApplyFailed { .. })))
+                && (what == "Armed" || what == "Level")
+            {
+                let lost = lost.clone();
+                // Only on the way to a failure: the other side's last words are worth having.
+                std::thread::sleep(QUIET);
+                panic!("{who:?}: no {what}: {lost:?}\n{}", self.logs());
+            }
             let left = end.saturating_duration_since(Instant::now());
             let event = handle.block_on(async { tokio::time::timeout(left, node.events.recv()).await });
             match event {
