@@ -115,6 +115,11 @@ impl Link {
         lock(&self.out).next_lsn - 1
     }
 
+    /// Whether it was ended or broke.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     /// Ends the connection; both directions fail from now on.
     pub fn close(&self) {
         self.broken.store(true, Ordering::Release);
