@@ -213,20 +213,16 @@ impl Serving {
         };
         let rate = self.config.resync_kb_per_s_max.map(|kb| kb * 1024);
         let level = Source::new(&self.volumes, &self.ship, &link, rx, self.progress.clone(), rate).run();
-        match &level {
-            Ok(()) => {
-                *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                self.agent.note(ReplicaNote::Armed { session: Session(session) });
-            }
-            Err(_) => link.close(),
+        if let Err(e) = level {
+            // A connection that was still whole did not end the resynchronisation: its own error is the cause.
+            let own = !link.is_broken();
+            link.close();
+            let ended = reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"));
+            return Err(if own { e } else { ended.err().unwrap_or(e) });
         }
-        let ended = reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"));
-        match (level, ended) {
-            // Both ends of one break: the receiver saw the cause.
-            (_, Err(e)) if !format!("{e:#}").contains("the session has ended") => Err(e),
-            (Err(e), _) => Err(e),
-            (Ok(()), other) => other,
-        }
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.agent.note(ReplicaNote::Armed { session: Session(session) });
+        reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"))
     }
 
     fn accept(
