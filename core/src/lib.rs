@@ -6,6 +6,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`ids`] | names and numbers as types |
+//! | [`markup`] | configuration text → tree with positions → every problem with line and column |
 //! | [`cluster`] | which nodes, on which networks |
 //! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
 //! | [`state`] [`event`] [`command`] | what a node says of a module, what happened, what may be ordered |
@@ -13,13 +14,14 @@
 //! | [`engine`] | the state machines: `Engine::step(input, effects)` |
 //! | [`replica`] | orders and notes between engine and data process; the stream's format |
 //!
-//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → ids.
+//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → cluster → markup → ids.
 
 pub mod cluster;
 pub mod command;
 pub mod engine;
 pub mod event;
 pub mod ids;
+pub mod markup;
 pub mod module;
 pub mod replica;
 pub mod state;

@@ -1,1 +1,35 @@
-//! .
+//! # tsugi-agent: hands and eyes of one node
+//!
+//! Does and decides nothing: every decision about a module is made by `tsugi_core::engine`.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`agent`] | the set of modules: keep, stop, start; console and command line |
+//! | [`runner`] | the loop of one module: input → step → effects, in order |
+//! | [`hands`] | carries effects out with the doers below |
+//! | [`rfs`] | data process: file system, replication stream, resynchronisation |
+//! | [`link`] | heartbeats between the agents of a mirror |
+//! | [`script`] [`vip`] [`checker`] | scripts, virtual addresses, checkers |
+//! | [`store`] | state directory: record, configurations, events |
+//! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiter client, command line's socket, enrolment |
+//!
+//! Order of imports, top may import below: main → agent, local, console → runner → hands → doers; the doers do
+//! not know one another.
+
+pub mod agent;
+pub mod arbiter;
+pub mod checker;
+pub mod clock;
+pub mod config;
+pub mod console;
+pub mod enroll;
+pub mod hands;
+pub mod link;
+pub mod local;
+pub mod procfs;
+pub mod rfs;
+pub mod runner;
+pub mod script;
+pub mod store;
+pub mod tls;
+pub mod vip;

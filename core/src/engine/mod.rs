@@ -1,1 +1,265 @@
-//! State machines of a module.
+//! The state machine of a module: `step(input, effects)`.
+//!
+//! The contract, on which half of the safety argument rests:
+//!
+//! * **Deterministic.** Same state and input, same effects. No clock: timers have names and are kept outside.
+//! * **Order is meaning.** Effects are carried out one after another; none begins before a preceding
+//!   [`Effect::Save`] is on disk.
+//! * **Long work comes back** as [`Input::Done`] with its [`JobId`]; ids are never reused and an answer nobody
+//!   waits for any more is dropped.
+//! * **Total.** Every input has an answer in every state. A broken invariant of the engine itself panics: a node
+//!   that is wrong about itself must stop, its peer takes over.
+//! * **Hashable.** `Clone + Eq + Hash` and ordered collections only, so that a model checker can hold it.
+//!
+//! Drivers: the agent's runner, the simulator, the model checker. The rules are explained in `docs/PROTOCOL.md`.
+
+use crate::command::Command;
+use crate::event::Event;
+use crate::ids::{Epoch, Gen, JobId, LifeId, NodeName, Session};
+use crate::module::{Action, Async, DefaultPrim, ScriptName, Timing};
+use crate::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use crate::state::{Flag, Health};
+use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
+use crate::wire::peer::Status;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+mod mirror;
+
+pub use mirror::Mirror;
+
+/// Ancestors kept in the record.
+pub const LINEAGE_MAX: usize = 32;
+
+/// What a mirror's engine must know; fixed for the life of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MirrorConfig {
+    /// This node.
+    pub me: NodeName,
+    /// The other one.
+    pub peer: NodeName,
+    /// Times.
+    pub timing: Timing,
+    /// `failover="on"`.
+    pub is_failover_on: bool,
+    /// Who is primary once both run.
+    pub default_prim: DefaultPrim,
+    /// Automatic actions allowed per interval.
+    pub maxloop: u32,
+    /// That interval; zero = not counted.
+    pub loop_interval: Duration,
+    /// Durability on the secondary; decides the flag a follower may set.
+    pub ack: Async,
+    /// Rules left out on purpose, to prove that the model checker sees it.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+impl MirrorConfig {
+    /// Defaults for a pair: profile `normal`, everything on.
+    pub fn new(me: NodeName, peer: NodeName) -> MirrorConfig {
+        MirrorConfig {
+            me,
+            peer,
+            timing: Timing::of(crate::module::Profile::Normal),
+            is_failover_on: true,
+            default_prim: DefaultPrim::Alone,
+            maxloop: 3,
+            loop_interval: Duration::from_secs(24 * 3600),
+            ack: Async::None,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
+/// A safety rule to leave out. Only compiled for the model checker's own tests.
+#[cfg(feature = "mutants")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// The primary stops requiring its peer as soon as the session is lost, before the claim is accepted.
+    AloneBeforeClaim,
+    /// A restarted node claims at once, though it may be bound by a promise of its former life.
+    NoQuarantine,
+    /// A secondary that leaves says that it is stale, but its record keeps `UpToDate`.
+    StopKeepsFlag,
+    /// A target calls itself up to date when the resynchronisation begins.
+    LevelAtStart,
+    /// The secondary claims without waiting for its promise to end.
+    NoPromise,
+    /// The unresolved arbiter request is not kept over a restart.
+    IntentInMemory,
+}
+
+/// The persistent record of a module on a node ("M"). Written before whatever depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// Life of the arbiter's store this node last agreed with; zero = none yet.
+    pub arbiter: LifeId,
+    /// This copy.
+    pub flag: Flag,
+    /// Record version under which this node last served or last acknowledged writes.
+    pub epoch: Epoch,
+    /// Data history.
+    pub gen_id: Gen,
+    /// Ancestors of `gen_id`, newest first, at most [`LINEAGE_MAX`].
+    pub lineage: Vec<Gen>,
+    /// Last known in-sync set; written with both nodes *before* a grow leaves.
+    pub in_sync: BTreeSet<NodeName>,
+    /// This node owned the record at `epoch`.
+    pub is_owner: bool,
+    /// At most one arbiter request whose outcome is not known.
+    pub intent: Option<ArbiterRequest>,
+    /// Newest replication session.
+    pub session: Session,
+    /// Epoch given up in order (swap, stop).
+    pub released: Option<Epoch>,
+    /// Set by an orderly stop, cleared before serving or following.
+    pub is_clean: bool,
+    /// Started and not stopped by an administrator.
+    pub is_started: bool,
+    /// Who stopped it.
+    pub stopped_by: Option<String>,
+    /// Automatic actions in the current interval.
+    pub loop_count: u32,
+}
+
+/// One of our own beats, known to the link layer: stands for the instant before it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Names of timers. Setting a running timer moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Time for the next beat.
+    Beat,
+    /// No beat of the peer for `P_S` (serving) or `P_B` (else): it is out of contact.
+    PeerSilent,
+    /// The peer's promise ends (our belief, from the send time of the answered beat).
+    PromiseHeld,
+    /// Our own promise to the peer ends (from receipt of the answered beat).
+    PromiseGiven,
+    /// After a restart: no claim before this.
+    Quarantine,
+    /// Ask the arbiter again.
+    ArbiterRetry,
+    /// Frozen for too long: stop the application.
+    FreezeMax,
+    /// The peer did not take a role that was handed to it.
+    SwapBack,
+    /// Try again after a failure of this node's own making.
+    Backoff,
+    /// The interval of automatic actions is over.
+    LoopReset,
+    /// Give the role back to the configured default primary.
+    Failback,
+}
+
+/// A script to run. The runner adds environment, time-outs and paths.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScriptRun {
+    /// Which.
+    pub script: ScriptName,
+    /// Argument 1 (2 if forced): state left.
+    pub from: crate::state::State,
+    /// Argument 2: state entered.
+    pub to: crate::state::State,
+    /// Argument 3: `start`, `stop`, `stopstart`, `stopwait`, `restart`, `swap`.
+    pub action: &'static str,
+    /// The second, forced call of a stop script: `force` comes first.
+    pub is_forced: bool,
+}
+
+/// Virtual addresses of the module, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VipPlan {
+    /// Put them on the interface and announce them.
+    Raise,
+    /// Remove them.
+    Drop,
+}
+
+/// What can happen to a module. Closed: what is not here cannot happen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// First input of an engine's life.
+    Boot,
+    /// An administrator's (or the boot policy's) order.
+    Command(Command),
+    /// A newer status of the peer. `answers`: our newest beat the peer had processed when it made it.
+    Heard {
+        /// How the peer stands.
+        status: Box<Status>,
+        /// Which of our beats it answers.
+        answers: Option<Ticket>,
+    },
+    /// A named timer ran out.
+    Timer(Timer),
+    /// A resource changed; `action` is what its checker does on down.
+    Health {
+        /// `class.ident`.
+        name: String,
+        /// New health.
+        health: Health,
+        /// Words of the checker.
+        detail: String,
+        /// What to do on down.
+        action: Action,
+        /// A pre-checker: holds the module in WAIT while down.
+        is_pre: bool,
+    },
+    /// The data process says something unasked.
+    Replica(ReplicaNote),
+    /// Long work ended.
+    Done(JobId, Outcome),
+}
+
+/// How long work ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A script. `code` absent = killed at its time-out.
+    Script {
+        /// Exit code.
+        code: Option<i32>,
+        /// How long it took.
+        millis: u64,
+    },
+    /// Addresses are as ordered, or why not.
+    Vip(Result<(), String>),
+    /// The data process answered.
+    Replica(ReplicaAnswer),
+    /// The arbiter answered; absent = no answer, outcome unknown.
+    Arbiter(Option<ArbiterAnswer>),
+}
+
+/// What the engine asks for. Carried out one after another, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// On disk before the next effect begins.
+    Save(Box<Saved>),
+    /// A beat now, with this status.
+    Send(Box<Status>),
+    /// (Re)start a timer from now.
+    SetTimer(Timer, Duration),
+    /// (Re)start a timer that counts from the instant `Ticket` was sent.
+    SetTimerSince(Timer, Ticket, Duration),
+    /// Stop a timer.
+    StopTimer(Timer),
+    /// The data process may acknowledge writes that need the peer until `Duration` after `Ticket` was sent.
+    Entitle(Ticket, Duration),
+    /// The data process needs no promise of the peer: this node alone is in sync.
+    EntitleAlone,
+    /// The data process may not acknowledge anything (frozen, or not serving).
+    Disentitle,
+    /// Start a script.
+    Run(JobId, ScriptRun),
+    /// Raise or drop the addresses.
+    Vip(JobId, VipPlan),
+    /// Order the data process.
+    Replica(JobId, ReplicaOrder),
+    /// Ask the arbiter.
+    Ask(JobId, ArbiterRequest),
+    /// Tell the world.
+    Report(Event),
+}

@@ -1,0 +1,167 @@
+//! Following: being brought level, promising, and taking over.
+
+use super::plan::{Goal, Step};
+use super::{Mirror, Phase};
+use crate::engine::{Effect, Timer};
+use crate::event::Event;
+use crate::ids::Session;
+use crate::module::Async;
+use crate::replica::ReplicaOrder;
+use crate::state::{Flag, Readiness, Reason, State};
+use crate::wire::peer::Status;
+
+impl Mirror {
+    /// Accept the offered session. The flag goes down before the first byte changes.
+    pub(super) fn follow(&mut self, session: Session, peer: &Status, out: &mut Vec<Effect>) {
+        self.saved.session = session;
+        self.saved.flag = Flag::Inconsistent;
+        self.saved.is_owner = false;
+        self.saved.is_clean = false;
+        self.saved.released = None;
+        #[cfg(feature = "mutants")]
+        if self.cfg.mutant == Some(crate::engine::Mutant::LevelAtStart) {
+            self.saved.flag = Flag::UpToDate;
+        }
+        self.save(out);
+        self.phase = Phase::Following;
+        self.following = Some(session);
+        self.is_level = false;
+        self.is_session_lost = false;
+        self.is_volatile_mine = false;
+        self.blocked = None;
+        self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
+        let job = self.new_job();
+        out.push(Effect::Replica(job, ReplicaOrder::Follow { epoch: peer.epoch, session }));
+        #[cfg(feature = "mutants")]
+        if self.cfg.mutant == Some(crate::engine::Mutant::LevelAtStart) {
+            self.is_level = true;
+            self.saved.epoch = peer.epoch;
+        }
+    }
+
+    /// Everything up to the barrier is on this disk. The flag goes up after the fact.
+    pub(super) fn on_level(&mut self, session: Session, out: &mut Vec<Effect>) {
+        if self.following != Some(session) || self.is_session_lost || self.is_planning() {
+            return;
+        }
+        let Some(peer) = self.peer.clone() else { return };
+        self.saved.flag = match self.cfg.ack {
+            Async::None => Flag::UpToDate,
+            Async::Second => Flag::Volatile,
+        };
+        self.is_volatile_mine = true;
+        self.saved.epoch = peer.epoch;
+        self.saved.gen_id = peer.gen_id;
+        self.saved.lineage = peer.lineage.clone();
+        self.saved.in_sync = peer.in_sync.clone();
+        self.save(out);
+        self.is_level = true;
+        out.push(Effect::Report(Event::ResyncDone { session, bytes_copied: 0, files: 0, millis: 0 }));
+    }
+
+    /// A promise may be given now: the peer serves and requires this very session, and nothing is unresolved.
+    pub(super) fn can_promise(&self) -> bool {
+        let is_staying = !self.is_planning() || self.goal == Goal::Following;
+        let is_required = self.peer.as_ref().is_some_and(|p| p.is_serving && p.requires.is_some() && p.requires == self.following);
+        self.phase == Phase::Following && self.is_level && !self.is_session_lost && self.saved.intent.is_none() && is_staying && is_required
+    }
+
+    pub(super) fn on_heard_following(&mut self, out: &mut Vec<Effect>) {
+        if self.can_promise() {
+            self.is_bound = true;
+            out.push(Effect::SetTimer(Timer::PromiseGiven, self.cfg.timing.keep));
+        }
+    }
+
+    /// SECOND, level-triggered.
+    pub(super) fn watch(&mut self, out: &mut Vec<Effect>) {
+        if self.is_planning() && self.goal != Goal::Following {
+            return;
+        }
+        let peer = self.peer.clone().filter(|_| self.is_contact);
+        if let Some(peer) = peer.as_deref() {
+            if peer.is_serving && self.is_dropped_by(peer) {
+                return self.unfollow(Reason::WaitingForSource { source: self.cfg.peer.clone() }, out);
+            }
+            if peer.is_serving && self.is_level && peer.in_sync.contains(&self.cfg.me) && peer.requires == self.following {
+                self.adopt(peer, out);
+            }
+            if self.is_level && !peer.is_serving && peer.released.is_some() && peer.released == Some(peer.epoch) {
+                // Given up in order: the promise has no one left to protect.
+                self.is_bound = false;
+                out.push(Effect::StopTimer(Timer::PromiseGiven));
+                return self.take_over(out);
+            }
+        }
+        let is_primary_gone = peer.as_ref().is_none_or(|p| !p.is_serving);
+        let may_claim = !self.is_bound || self.is_mutant_no_promise();
+        if self.is_level && is_primary_gone && may_claim {
+            return self.take_over(out);
+        }
+        if !self.is_level && (self.is_session_lost || is_primary_gone) {
+            self.unfollow(Reason::HalfSynced, out);
+        }
+    }
+
+    /// The serving peer went on without this node, or ended the session before it was level.
+    fn is_dropped_by(&self, peer: &Status) -> bool {
+        let is_session_over = peer.offer != self.following && peer.requires != self.following;
+        if self.is_level { peer.epoch > self.saved.epoch && !peer.in_sync.contains(&self.cfg.me) } else { is_session_over && peer.session >= self.saved.session }
+    }
+
+    fn unfollow(&mut self, reason: Reason, out: &mut Vec<Effect>) {
+        if matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+            self.saved.flag = Flag::Stale;
+            self.save(out);
+        }
+        let steps = self.steps_unfollow("stopwait", State::Wait);
+        self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+    }
+
+    /// The primary's record names both: this node is the ready secondary.
+    fn adopt(&mut self, peer: &Status, out: &mut Vec<Effect>) {
+        if self.saved.epoch != peer.epoch || self.saved.in_sync != peer.in_sync {
+            self.saved.epoch = peer.epoch;
+            self.saved.in_sync = peer.in_sync.clone();
+            self.saved.is_owner = false;
+            self.save(out);
+        }
+        let is_ready = self.readiness == Readiness::Ready;
+        if !is_ready && !self.is_planning() {
+            let steps = self.steps_second();
+            self.start_plan(steps, Goal::Following, out);
+        }
+    }
+
+    /// The primary is gone and the promise is over: close the session, then claim.
+    fn take_over(&mut self, out: &mut Vec<Effect>) {
+        if !self.cfg.is_failover_on && self.peer.as_ref().is_none_or(|p| p.released.is_none()) {
+            let steps = self.steps_unfollow("stopwait", State::Wait);
+            return self.leave(steps, "stopwait", Goal::Blocked { reason: Reason::FailoverOff, is_retried: false }, out);
+        }
+        self.enter(State::Second, Readiness::Transient, Some(Reason::Starting), out);
+        let stop_second = self.script_stop_second();
+        self.start_plan([Step::CloseSession, stop_second], Goal::Claim, out);
+    }
+
+    /// Nothing can be applied any more and everything applied is on disk: the claim may leave.
+    pub(super) fn on_session_closed(&mut self, out: &mut Vec<Effect>) {
+        self.following = None;
+        self.is_level = false;
+        self.is_session_lost = false;
+        if self.saved.flag == Flag::Volatile {
+            self.saved.flag = Flag::UpToDate;
+            self.save(out);
+        }
+        self.phase = Phase::Claiming;
+        self.ask_claim(self.saved.epoch, out);
+    }
+
+    pub(super) fn on_apply_failed(&mut self, session: Session, detail: String, out: &mut Vec<Effect>) {
+        if self.following != Some(session) || (self.is_planning() && self.goal != Goal::Following) {
+            return;
+        }
+        out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
+        self.unfollow(Reason::DataUnusable { detail }, out);
+    }
+}

@@ -1,0 +1,220 @@
+//! Orders of an administrator, and actions of checkers.
+
+use super::plan::Goal;
+use super::{Force, Mirror, Phase, Resource};
+use crate::command::{Command, Refusal, Verb};
+use crate::engine::{Effect, Timer};
+use crate::event::Event;
+use crate::ids::Epoch;
+use crate::module::Action;
+use crate::state::{Flag, Health, Readiness, Reason, State};
+
+impl Mirror {
+    /// Why `verb` would be refused now; `None` = it would be carried out.
+    pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
+        let peer = self.peer.as_deref().filter(|_| self.is_contact);
+        let is_peer_serving = peer.is_some_and(|p| p.is_serving);
+        let is_blocked = self.state == State::Wait && self.readiness == Readiness::NotReady;
+        let is_busy = self.is_planning() || self.phase == Phase::Leaving;
+        match verb {
+            Verb::Start if self.phase == Phase::Stopped => None,
+            Verb::Start if matches!(self.blocked, Some((_, false))) => None,
+            Verb::Start => Some(Refusal::AlreadyStarted),
+            Verb::Stop | Verb::StopStart if self.phase == Phase::Stopped => Some(Refusal::AlreadyStopped),
+            Verb::Stop => None,
+            Verb::StopStart if is_busy => Some(Refusal::Busy),
+            Verb::StopStart => None,
+            Verb::Restart if !self.state.is_serving() => Some(Refusal::NotServing),
+            Verb::Restart if is_busy || self.readiness != Readiness::Ready => Some(Refusal::Busy),
+            Verb::Restart => None,
+            Verb::Swap if !self.state.is_serving() => Some(Refusal::NotServing),
+            Verb::Swap if self.is_swappable() => None,
+            Verb::Swap if self.state == State::Prim => Some(Refusal::Busy),
+            Verb::Swap => Some(Refusal::NotProtected),
+            Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } if self.phase != Phase::Stopped && !is_blocked => {
+                Some(if self.state == State::Wait || is_busy { Refusal::Busy } else { Refusal::MustBeStopped })
+            }
+            Verb::Prim { .. } | Verb::PrimForce if is_peer_serving => Some(Refusal::PeerServes { peer: self.cfg.peer.clone() }),
+            Verb::PrimForce => None,
+            Verb::Prim { .. } if self.saved.flag == Flag::Inconsistent => Some(Refusal::HalfSynced),
+            Verb::Prim { accept_loss: true } => None,
+            Verb::Prim { accept_loss: false } => {
+                let is_first = self.saved.epoch == Epoch(0) && peer.is_none_or(|p| p.flag == Flag::Unknown);
+                let is_newest = self.is_flag_good() && self.saved.in_sync.contains(&self.cfg.me);
+                (!is_first && !is_newest).then_some(Refusal::NeedsAcceptLoss)
+            }
+            Verb::Second { .. } => (!is_peer_serving).then_some(Refusal::PeerDoesNotServe),
+        }
+    }
+
+    pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
+        let Command { verb, by, reason, .. } = command;
+        if let Some(refusal) = self.refusal(&verb) {
+            out.push(Effect::Report(Event::Refused { verb, by, refusal }));
+            return;
+        }
+        out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
+        // A person's order starts the count of automatic actions afresh.
+        self.saved.loop_count = 0;
+        match verb {
+            Verb::Start => self.start(out),
+            Verb::Stop => self.stop(by, out),
+            Verb::Restart => self.restart(out),
+            Verb::Swap => self.swap(out),
+            Verb::StopStart => self.stop_start(out),
+            Verb::Prim { accept_loss } => {
+                let is_newest = self.is_flag_good() && self.saved.in_sync.contains(&self.cfg.me);
+                // The copy the record knows as current needs no force.
+                self.force = (!is_newest).then_some(Force { by, accepts_loss: accept_loss });
+                self.start(out);
+            }
+            Verb::PrimForce => {
+                self.force = Some(Force { by, accepts_loss: true });
+                self.start(out);
+            }
+            Verb::Second { full_sync } => {
+                if full_sync {
+                    // This copy is given up whatever it holds.
+                    self.saved.flag = Flag::Unknown;
+                    self.save(out);
+                }
+                self.start(out);
+            }
+        }
+    }
+
+    fn start(&mut self, out: &mut Vec<Effect>) {
+        self.blocked = None;
+        self.saved.is_started = true;
+        self.saved.stopped_by = None;
+        self.save(out);
+        self.phase = Phase::Idle;
+        self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
+        let steps = self.steps_prestart();
+        self.start_plan(steps, Goal::Idle, out);
+    }
+
+    fn stop(&mut self, by: String, out: &mut Vec<Effect>) {
+        self.force = None;
+        self.blocked = None;
+        self.is_waiting_for_handover = false;
+        out.push(Effect::StopTimer(Timer::SwapBack));
+        // An unresolved request stays in the record; its answer has no one to act on it.
+        if !matches!(self.phase, Phase::Serving | Phase::Leaving) {
+            self.asking = None;
+            out.push(Effect::StopTimer(Timer::ArbiterRetry));
+        }
+        let goal = Goal::Stopped { by };
+        match self.phase {
+            Phase::Stopped => {}
+            Phase::Serving | Phase::Leaving => {
+                let steps = self.steps_out("stop", State::Stop, true);
+                self.leave(steps, "stop", goal, out);
+            }
+            Phase::Following => {
+                let steps = self.steps_unfollow("stop", State::Stop);
+                self.leave(steps, "stop", goal, out);
+            }
+            Phase::Idle | Phase::Claiming => {
+                self.phase = Phase::Idle;
+                self.enter(State::Wait, Readiness::Transient, Some(Reason::Stopping), out);
+                let steps = self.steps_poststop();
+                self.start_plan(steps, goal, out);
+            }
+        }
+    }
+
+    fn restart(&mut self, out: &mut Vec<Effect>) {
+        self.enter(self.state, Readiness::Transient, Some(Reason::Starting), out);
+        let steps = self.steps_restart();
+        self.start_plan(steps, Goal::Serving, out);
+    }
+
+    fn stop_start(&mut self, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Serving if self.is_swappable() => {
+                let steps = self.steps_out("stopstart", State::Wait, true);
+                self.leave(steps, "stopstart", Goal::HandedOver, out);
+            }
+            Phase::Serving => {
+                let steps = self.steps_out("stopstart", State::Wait, true);
+                self.leave(steps, "stopstart", Goal::Idle, out);
+            }
+            Phase::Following => {
+                let steps = self.steps_unfollow("stopstart", State::Wait);
+                self.leave(steps, "stopstart", Goal::Idle, out);
+            }
+            Phase::Idle | Phase::Claiming | Phase::Stopped | Phase::Leaving => self.start(out),
+        }
+    }
+
+    pub(super) fn on_health(&mut self, name: String, resource: Resource, out: &mut Vec<Effect>) {
+        let before = self.resources.get(&name).map(|r| r.health);
+        if resource.health == Health::Off {
+            self.resources.remove(&name);
+            return;
+        }
+        if before != Some(resource.health) {
+            let (health, detail) = (resource.health, resource.detail.clone());
+            out.push(Effect::Report(Event::Resource { name: name.clone(), health, detail }));
+        }
+        let is_news = resource.health == Health::Down && before != Some(Health::Down);
+        self.resources.insert(name.clone(), resource.clone());
+        if is_news {
+            self.act_on(name, resource, out);
+        }
+    }
+
+    /// What a checker does when its resource goes down.
+    fn act_on(&mut self, name: String, resource: Resource, out: &mut Vec<Effect>) {
+        let is_steady = self.readiness == Readiness::Ready && !self.is_planning();
+        let is_active = matches!(self.phase, Phase::Serving | Phase::Following);
+        if resource.action == Action::NoAction || !is_active || !is_steady && !resource.is_pre {
+            return;
+        }
+        if !self.count_loop(out) {
+            return;
+        }
+        out.push(Effect::Report(Event::CheckAction { resource: name.clone(), action: resource.action }));
+        let reason = Reason::CheckFailed { resource: name, detail: resource.detail };
+        match resource.action {
+            Action::NoAction => {}
+            Action::Restart if self.phase == Phase::Serving => self.restart(out),
+            Action::Restart | Action::StopStart => self.stop_start(out),
+            Action::Stop => self.stop(format!("checker: {}", checked_name(&reason)), out),
+            Action::Wait => {
+                let goal = Goal::Blocked { reason, is_retried: true };
+                let steps = match self.phase {
+                    Phase::Following => self.steps_unfollow("stopwait", State::Wait),
+                    _ => self.steps_out("stopwait", State::Wait, true),
+                };
+                self.leave(steps, "stopwait", goal, out);
+            }
+        }
+    }
+
+    /// One more automatic action: is it allowed? Over the limit the module stops.
+    pub(super) fn count_loop(&mut self, out: &mut Vec<Effect>) -> bool {
+        if self.cfg.loop_interval.is_zero() {
+            return true;
+        }
+        if self.saved.loop_count == 0 {
+            out.push(Effect::SetTimer(Timer::LoopReset, self.cfg.loop_interval));
+        }
+        self.saved.loop_count += 1;
+        self.save(out);
+        if self.saved.loop_count <= self.cfg.maxloop {
+            return true;
+        }
+        out.push(Effect::Report(Event::LoopLimit { count: self.cfg.maxloop }));
+        self.stop("maxloop".into(), out);
+        false
+    }
+}
+
+fn checked_name(reason: &Reason) -> &str {
+    match reason {
+        Reason::CheckFailed { resource, .. } => resource,
+        _ => "",
+    }
+}

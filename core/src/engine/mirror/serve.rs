@@ -1,0 +1,322 @@
+//! Serving: alone, or with a follower whose acknowledgements are required.
+//!
+//! Order of growing: require first, then make the peer eligible. Order of shrinking: exclude first, then stop
+//! requiring. While a request's outcome is unknown, the stricter case holds.
+
+use super::plan::{Goal, Step};
+use super::{Mirror, Phase};
+use crate::engine::{Effect, Ticket, Timer, VipPlan};
+use crate::event::Event;
+use crate::ids::Session;
+use crate::module::DefaultPrim;
+use crate::replica::ReplicaOrder;
+use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
+use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
+use crate::wire::peer::Status;
+use std::time::Duration;
+
+/// A frozen primary gives up after this long and stops the application.
+const FREEZE_MAX: Duration = Duration::from_secs(30);
+/// A handed-over role that the peer does not take in this time is taken back.
+pub(super) const SWAP_BACK: Duration = Duration::from_secs(15);
+/// A configured default primary gets its role back after being in sync for this long.
+const FAILBACK_DELAY: Duration = Duration::from_secs(10);
+
+impl Mirror {
+    /// A newer status of the peer while the right to serve is held.
+    pub(super) fn on_heard_serving(&mut self, promise: Option<Ticket>, out: &mut Vec<Effect>) {
+        if let (Some(ticket), true, false) = (promise, self.is_requiring(), self.is_session_lost) {
+            self.is_held = true;
+            out.push(Effect::SetTimerSince(Timer::PromiseHeld, ticket, self.cfg.timing.believe));
+            out.push(Effect::Entitle(ticket, self.cfg.timing.believe));
+        }
+    }
+
+    /// Level-triggered care of the pair.
+    pub(super) fn tend(&mut self, out: &mut Vec<Effect>) {
+        let peer = self.peer.clone().filter(|_| self.is_contact);
+        let peer = peer.as_deref();
+        if self.phase == Phase::Serving && peer.is_some_and(|p| p.is_serving && p.epoch > self.saved.epoch) {
+            return self.step_down(out);
+        }
+        if let Some(session) = self.requires {
+            if self.has_left(session, peer) && !self.is_session_lost {
+                self.is_session_lost = true;
+                if peer.is_some_and(|p| !p.is_started) {
+                    out.push(Effect::Report(Event::PeerLeft { peer: self.cfg.peer.clone() }));
+                }
+            }
+            if self.is_session_lost {
+                return self.shrink(session, peer, out);
+            }
+            return self.grow_if_ready(session, peer, out);
+        }
+        if self.is_peer_recorded() {
+            // Alone by the peer's own exclusion: the record must follow.
+            if self.is_free_to_ask() {
+                self.ask_claim(self.saved.epoch, out);
+            }
+            return;
+        }
+        if self.phase == Phase::Serving && !self.is_planning() {
+            self.offer_if_wanted(peer, out);
+        }
+    }
+
+    /// The record names the peer, or may name it after an unresolved grow.
+    pub(super) fn is_peer_recorded(&self) -> bool {
+        self.saved.in_sync.contains(&self.cfg.peer)
+    }
+
+    /// The peer itself says that it is not the acknowledging follower of `session` any more.
+    fn has_left(&self, session: Session, peer: Option<&Status>) -> bool {
+        let Some(peer) = peer else { return false };
+        // Before it was level its own word is older than the barrier that made us require it.
+        self.is_peer_recorded() && peer.session >= session && peer.level != Some(session)
+    }
+
+    /// The follower is gone: exclude it, then stop requiring it.
+    fn shrink(&mut self, session: Session, peer: Option<&Status>, out: &mut Vec<Effect>) {
+        if !self.is_peer_recorded() {
+            // Never eligible: no one can take over, so nothing has to be asked.
+            return self.go_alone(out);
+        }
+        #[cfg(feature = "mutants")]
+        if self.cfg.mutant == Some(crate::engine::Mutant::AloneBeforeClaim) {
+            return self.go_alone(out);
+        }
+        let is_excluded_by_itself = peer.is_some_and(|p| {
+            p.session >= session && matches!(p.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown) && !p.has_intent
+        });
+        if is_excluded_by_itself {
+            return self.go_alone(out);
+        }
+        if self.is_free_to_ask() {
+            self.ask_claim(self.saved.epoch, out);
+        }
+        if self.phase == Phase::Serving && !self.is_planning() && !self.is_frozen {
+            let reason = if self.arbiter == ArbiterView::Unreachable { Reason::NoArbiter } else { Reason::Starting };
+            self.enter(self.state, Readiness::Transient, Some(reason), out);
+        }
+    }
+
+    /// Stop requiring the peer. Only from here are writes acknowledged by this node alone.
+    fn go_alone(&mut self, out: &mut Vec<Effect>) {
+        self.requires = None;
+        self.offer = None;
+        self.is_session_lost = false;
+        self.is_held = false;
+        out.push(Effect::StopTimer(Timer::PromiseHeld));
+        out.push(Effect::StopTimer(Timer::Failback));
+        let job = self.new_job();
+        out.push(Effect::Replica(job, ReplicaOrder::GoAlone { epoch: self.saved.epoch }));
+        out.push(Effect::EntitleAlone);
+        if self.phase != Phase::Serving {
+            return;
+        }
+        if self.is_frozen {
+            self.is_frozen = false;
+            out.push(Effect::StopTimer(Timer::FreezeMax));
+            out.push(Effect::Report(Event::Thawed));
+            self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
+            if self.is_planning() {
+                // The address was dropped in the middle of a plan: begin the plan's end again.
+                self.plan.push_front(Step::RaiseVips);
+            } else {
+                self.start_plan([Step::RaiseVips], Goal::Serving, out);
+            }
+        } else if !self.is_planning() {
+            self.enter(State::Alone, Readiness::Ready, None, out);
+        } else {
+            self.enter(State::Alone, Readiness::Transient, self.reason.clone(), out);
+        }
+    }
+
+    fn grow_if_ready(&mut self, session: Session, peer: Option<&Status>, out: &mut Vec<Effect>) {
+        if !self.is_free_to_ask() || self.phase != Phase::Serving || self.is_planning() {
+            return;
+        }
+        let is_grown = self.is_peer_recorded() && self.saved.intent.is_none();
+        if is_grown {
+            return;
+        }
+        let is_peer_level = peer.is_some_and(|p| p.level == Some(session) && matches!(p.flag, Flag::UpToDate | Flag::Volatile));
+        if is_peer_level && self.is_held {
+            let with = self.cfg.peer.clone();
+            self.ask(ArbiterRequest::Grow { expected: self.saved.epoch, with }, out);
+        }
+    }
+
+    fn offer_if_wanted(&mut self, peer: Option<&Status>, out: &mut Vec<Effect>) {
+        if self.state != State::Alone || self.readiness != Readiness::Ready || self.is_offer_paused {
+            return;
+        }
+        let Some(peer) = peer.filter(|p| p.state == State::Wait && p.is_started && !p.is_serving && !p.has_intent) else { return };
+        // An offer the peer has used up without ever connecting is replaced.
+        let is_used_up = self.offer.is_some_and(|s| peer.session >= s);
+        if self.offer.is_some() && !is_used_up {
+            return;
+        }
+        let session = self.saved.session.max(peer.session).next();
+        self.saved.session = session;
+        self.save(out);
+        self.offer = Some(session);
+        let job = self.new_job();
+        out.push(Effect::Replica(job, ReplicaOrder::Offer { epoch: self.saved.epoch, session }));
+        out.push(Effect::Report(Event::ResyncStarted { session }));
+    }
+
+    /// The final barrier of the resynchronisation is passed: from here the peer is required.
+    pub(super) fn on_armed(&mut self, session: Session, _out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Serving | Phase::Leaving) && self.offer == Some(session) {
+            self.requires = Some(session);
+            self.is_session_lost = false;
+        }
+    }
+
+    pub(super) fn on_session_lost(&mut self, session: Session, detail: String, out: &mut Vec<Effect>) {
+        let is_ours = [self.offer, self.requires, self.following].contains(&Some(session));
+        if !is_ours {
+            return;
+        }
+        out.push(Effect::Report(Event::SessionLost { session, detail }));
+        if self.requires == Some(session) || self.following == Some(session) {
+            self.is_session_lost = true;
+        } else {
+            self.offer = None;
+        }
+    }
+
+    /// The arbiter's answer to a serving node.
+    pub(super) fn on_record_serving(&mut self, request: &ArbiterRequest, answer: ArbiterAnswer, out: &mut Vec<Effect>) {
+        let record = answer.record;
+        let is_owner = record.owner.as_ref() == Some(&self.cfg.me);
+        if !is_owner || !self.is_me_in(&record) {
+            out.push(Effect::Report(Event::ClaimRejected { epoch: record.version, owner: record.owner.clone() }));
+            self.saved.intent = None;
+            return self.step_down(out);
+        }
+        let had_version = self.saved.epoch;
+        self.saved.epoch = record.version;
+        self.saved.in_sync = record.in_sync.clone();
+        match request {
+            ArbiterRequest::Claim { .. } if self.is_claim_ours(request, &record) => {
+                self.saved.intent = None;
+                self.push_gen(record.gen_id);
+                self.save(out);
+                out.push(Effect::Report(Event::ClaimAccepted { epoch: record.version }));
+                self.go_alone(out);
+            }
+            ArbiterRequest::Grow { expected, .. } if record.version > *expected => {
+                self.saved.intent = None;
+                self.save(out);
+                if self.is_peer_recorded() {
+                    out.push(Effect::Report(Event::Grown { epoch: record.version }));
+                    if self.phase == Phase::Serving && !self.is_planning() && self.requires.is_some() {
+                        self.enter(State::Prim, Readiness::Ready, None, out);
+                        if self.cfg.default_prim == DefaultPrim::Node(self.cfg.peer.clone()) {
+                            out.push(Effect::SetTimer(Timer::Failback, FAILBACK_DELAY));
+                        }
+                    }
+                }
+            }
+            // A request of ours that lost against another of ours: the record moved on, ask again at its version.
+            _ => {
+                if record.version > had_version {
+                    self.saved.intent = None;
+                }
+                self.save(out);
+            }
+        }
+    }
+
+    /// The peer's promise ran out before the arbiter excluded it: nothing may be acknowledged.
+    pub(super) fn on_promise_over(&mut self, out: &mut Vec<Effect>) {
+        if !self.is_requiring() {
+            return;
+        }
+        self.is_session_lost = true;
+        if !self.is_peer_recorded() || self.is_frozen || self.phase != Phase::Serving {
+            return;
+        }
+        self.is_frozen = true;
+        out.push(Effect::Report(Event::Frozen));
+        let job = self.new_job();
+        out.push(Effect::Vip(job, VipPlan::Drop));
+        out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
+        self.enter(self.state, Readiness::NotReady, Some(Reason::Frozen), out);
+    }
+
+    pub(super) fn on_frozen_too_long(&mut self, out: &mut Vec<Effect>) {
+        if self.is_frozen && self.phase == Phase::Serving {
+            let steps = self.steps_abandon("stopwait");
+            self.leave(steps, "stopwait", Goal::Blocked { reason: Reason::NoArbiter, is_retried: true }, out);
+        }
+    }
+
+    /// Another node owns the record: stop at once, keep the data, never serve it as current.
+    pub(super) fn step_down(&mut self, out: &mut Vec<Effect>) {
+        self.saved.flag = Flag::Stale;
+        self.saved.is_owner = false;
+        self.save(out);
+        if self.phase == Phase::Leaving {
+            return;
+        }
+        let steps = self.steps_abandon("stopwait");
+        let reason = Reason::DataOlder { newer: Some(self.cfg.peer.clone()), since_unix_ms: None };
+        self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+    }
+
+    /// This node's disk or data process failed.
+    pub(super) fn on_data_failed(&mut self, detail: String, out: &mut Vec<Effect>) {
+        out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
+        let reason = Reason::DataUnusable { detail };
+        match self.phase {
+            Phase::Serving if self.is_requiring() && !self.is_session_lost && self.is_peer_recorded() => {
+                let steps = self.steps_abandon("swap");
+                self.leave(steps, "swap", Goal::HandedOver, out);
+            }
+            Phase::Serving => {
+                if self.count_loop(out) {
+                    let steps = self.steps_abandon("stopwait");
+                    self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+                }
+            }
+            Phase::Following => {
+                let steps = self.steps_unfollow("stopwait", State::Wait);
+                self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+            }
+            Phase::Stopped | Phase::Idle | Phase::Claiming | Phase::Leaving => {}
+        }
+    }
+
+    pub(super) fn on_order_failed(&mut self, detail: String, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Serving if self.offer.is_some() && self.requires.is_none() => {
+                out.push(Effect::Report(Event::DataFailed { detail }));
+                self.offer = None;
+                self.is_offer_paused = true;
+                out.push(Effect::SetTimer(Timer::Backoff, super::wait::BACKOFF));
+            }
+            Phase::Serving | Phase::Following => self.on_data_failed(detail, out),
+            _ => {}
+        }
+    }
+
+    /// Give the role back to the configured default primary.
+    pub(super) fn on_failback(&mut self, out: &mut Vec<Effect>) {
+        if self.is_swappable() {
+            self.swap(out);
+        }
+    }
+
+    pub(super) fn is_swappable(&self) -> bool {
+        let is_pair = self.state == State::Prim && self.readiness == Readiness::Ready && !self.is_session_lost;
+        is_pair && self.is_contact && self.peer.as_ref().is_some_and(|p| p.state == State::Second && p.readiness == Readiness::Ready && p.is_fit)
+    }
+
+    pub(super) fn swap(&mut self, out: &mut Vec<Effect>) {
+        let steps = self.steps_out("swap", State::Second, true);
+        self.leave(steps, "swap", Goal::HandedOver, out);
+    }
+}

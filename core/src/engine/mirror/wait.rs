@@ -1,0 +1,317 @@
+//! Without a role: who may start, and what the arbiter is asked.
+
+use super::{Asking, Mirror, Phase};
+use crate::engine::{Effect, Timer};
+use crate::event::Event;
+use crate::ids::{Epoch, Gen, LifeId};
+use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
+use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest, Record};
+use crate::wire::peer::Status;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Between two attempts to reach the arbiter: short, because a take-over waits for it.
+const ARBITER_RETRY: Duration = Duration::from_millis(500);
+/// Between two attempts after a failure of this node's own making (disk, address).
+pub(super) const BACKOFF: Duration = Duration::from_secs(3);
+
+/// Who should ask for the role.
+enum Standing {
+    Me,
+    Peer,
+    Nobody(Reason),
+}
+
+impl Mirror {
+    /// WAIT, level-triggered: follow a serving peer, ask for the role, or say why neither.
+    pub(super) fn decide(&mut self, out: &mut Vec<Effect>) {
+        if self.is_planning() || matches!(self.blocked, Some((_, false))) {
+            return;
+        }
+        if let Some((name, resource)) = self.first_unfit() {
+            let reason = Reason::CheckFailed { resource: name.clone(), detail: resource.detail.clone() };
+            return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+        }
+        let peer = self.peer.clone().filter(|_| self.is_contact);
+        if let Some(peer) = peer.as_ref().filter(|p| p.is_serving) {
+            self.is_waiting_for_handover = false;
+            out.push(Effect::StopTimer(Timer::SwapBack));
+            self.force = None;
+            return self.consider_following(peer, out);
+        }
+        // A handed-over role, or a promise of ours that the peer has set free by giving up its epoch.
+        if peer.as_ref().is_some_and(|p| p.released == Some(p.epoch)) {
+            self.is_bound = false;
+        }
+        if self.is_waiting_for_handover && peer.is_some() {
+            return;
+        }
+        if self.blocked.is_some() && self.force.is_none() {
+            return;
+        }
+        self.blocked = None;
+        let standing = if self.force.is_some() { Standing::Me } else { self.standing(peer.as_deref()) };
+        match standing {
+            Standing::Me if self.is_quarantined || self.is_bound && !self.is_mutant_no_promise() => {
+                self.enter(State::Wait, Readiness::Transient, Some(Reason::Quarantine), out);
+            }
+            Standing::Me if self.force.is_none() && !self.cfg.is_failover_on && peer.is_none() && self.saved.in_sync.len() > 1 => {
+                self.enter(State::Wait, Readiness::NotReady, Some(Reason::FailoverOff), out);
+            }
+            Standing::Me => {
+                self.phase = Phase::Claiming;
+                self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
+                self.pursue_claim(out);
+            }
+            Standing::Peer => {
+                let reason = Reason::PeerFirst { peer: self.cfg.peer.clone() };
+                self.enter(State::Wait, Readiness::Transient, Some(reason), out);
+            }
+            Standing::Nobody(reason) => self.enter(State::Wait, Readiness::NotReady, Some(reason), out),
+        }
+    }
+
+    /// The same line is computed on both nodes from the same two records.
+    fn standing(&self, peer: Option<&Status>) -> Standing {
+        let is_mine_good = self.is_flag_good();
+        let Some(peer) = peer.filter(|p| p.is_started) else {
+            return if is_mine_good { Standing::Me } else { Standing::Nobody(self.reason_not_good(peer)) };
+        };
+        let is_peer_good = peer.flag == Flag::UpToDate;
+        match (is_mine_good, is_peer_good) {
+            (true, false) => Standing::Me,
+            (false, true) => Standing::Peer,
+            (false, false) => Standing::Nobody(self.reason_not_good(Some(peer))),
+            (true, true) => {
+                let is_related = self.saved.gen_id == peer.gen_id
+                    || peer.lineage.contains(&self.saved.gen_id)
+                    || self.saved.lineage.contains(&peer.gen_id);
+                if !is_related {
+                    return Standing::Nobody(Reason::SplitBrain { peer: self.cfg.peer.clone() });
+                }
+                let mine = (self.saved.epoch, self.saved.is_owner);
+                let theirs = (peer.epoch, peer.is_owner);
+                let is_me = mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
+                if is_me { Standing::Me } else { Standing::Peer }
+            }
+        }
+    }
+
+    fn reason_not_good(&self, peer: Option<&Status>) -> Reason {
+        match self.saved.flag {
+            Flag::Inconsistent => Reason::HalfSynced,
+            Flag::Unknown if self.saved.epoch == Epoch(0) && peer.is_none_or(|p| p.flag == Flag::Unknown) => Reason::FirstStart,
+            _ => Reason::DataOlder { newer: Some(self.cfg.peer.clone()), since_unix_ms: None },
+        }
+    }
+
+    /// A serving peer: is it the right one to follow, and does it offer?
+    fn consider_following(&mut self, peer: &Status, out: &mut Vec<Effect>) {
+        if self.saved.intent.is_some() {
+            // An unresolved request could still make this node the owner: settle it first.
+            self.phase = Phase::Claiming;
+            return self.pursue_claim(out);
+        }
+        if self.is_flag_good() && peer.epoch < self.saved.epoch {
+            // The peer serves under an older record; it steps down when it hears of ours.
+            return self.enter(State::Wait, Readiness::Transient, Some(Reason::PeerFirst { peer: self.cfg.peer.clone() }), out);
+        }
+        let mine = self.saved.gen_id;
+        let is_ancestor = mine == Gen(0) || mine == peer.gen_id || peer.lineage.contains(&mine);
+        if self.saved.flag != Flag::Unknown && !is_ancestor {
+            return self.enter(State::Wait, Readiness::NotReady, Some(Reason::SplitBrain { peer: self.cfg.peer.clone() }), out);
+        }
+        if self.blocked.is_some() {
+            return;
+        }
+        match peer.offer {
+            Some(session) if session > self.saved.session => self.follow(session, peer, out),
+            _ => {
+                let reason = Reason::WaitingForSource { source: self.cfg.peer.clone() };
+                self.enter(State::Wait, Readiness::Transient, Some(reason), out);
+            }
+        }
+    }
+
+    // ---- the arbiter ----
+
+    /// One request at a time. A newer one replaces an older one, whose answer is then dropped: the record's
+    /// version makes that safe.
+    pub(super) fn ask(&mut self, request: ArbiterRequest, out: &mut Vec<Effect>) {
+        if !matches!(request, ArbiterRequest::Read) {
+            self.saved.intent = Some(request.clone());
+            if let ArbiterRequest::Grow { with, .. } = &request {
+                // What the record may say from now on.
+                self.saved.in_sync.insert(with.clone());
+            }
+            self.save(out);
+        }
+        let job = self.new_job();
+        self.asking = Some(Asking { job, request: request.clone() });
+        out.push(Effect::Ask(job, request));
+    }
+
+    pub(super) fn is_free_to_ask(&self) -> bool {
+        self.asking.is_none()
+    }
+
+    /// Ask for the right to serve alone, at the newest version known.
+    pub(super) fn ask_claim(&mut self, expected: Epoch, out: &mut Vec<Effect>) {
+        let gen_id = self.new_gen(expected);
+        out.push(Effect::Report(Event::ClaimAsked { expected }));
+        self.ask(ArbiterRequest::Claim { expected, gen_id }, out);
+    }
+
+    /// Phase `Claiming`, level-triggered: keep asking until the outcome is known.
+    pub(super) fn pursue_claim(&mut self, out: &mut Vec<Effect>) {
+        if !self.is_free_to_ask() || self.is_planning() {
+            return;
+        }
+        let is_peer_serving = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_serving);
+        if is_peer_serving && self.saved.intent.is_none() && self.force.is_none() {
+            self.phase = Phase::Idle;
+            return self.decide(out);
+        }
+        match self.saved.intent.clone() {
+            // The same request again: the record's version decides, so a repetition is harmless.
+            Some(request @ ArbiterRequest::Claim { .. }) if self.arbiter == ArbiterView::Reachable => self.ask(request, out),
+            _ => self.ask(ArbiterRequest::Read, out),
+        }
+    }
+
+    pub(super) fn on_arbiter_retry(&mut self, out: &mut Vec<Effect>) {
+        if self.asking.as_ref().is_some_and(|a| a.job.0 == 0) {
+            self.asking = None;
+        }
+        let _ = out;
+    }
+
+    pub(super) fn on_arbiter(&mut self, answer: Option<ArbiterAnswer>, out: &mut Vec<Effect>) {
+        let Some(asking) = self.asking.take() else { return };
+        let Some(answer) = answer else {
+            if self.arbiter != ArbiterView::Unreachable {
+                self.arbiter = ArbiterView::Unreachable;
+                out.push(Effect::Report(Event::ArbiterLost));
+            }
+            // Stands for "wait for the retry timer": no job has the number 0.
+            self.asking = Some(Asking { job: crate::ids::JobId(0), request: asking.request });
+            out.push(Effect::SetTimer(Timer::ArbiterRetry, ARBITER_RETRY));
+            if self.phase == Phase::Claiming {
+                self.enter(State::Wait, Readiness::NotReady, Some(Reason::NoArbiter), out);
+            }
+            return;
+        };
+        if self.arbiter == ArbiterView::Unreachable {
+            out.push(Effect::Report(Event::ArbiterSeen));
+        }
+        self.arbiter = ArbiterView::Reachable;
+        let is_other_store = self.saved.arbiter != LifeId(0) && self.saved.arbiter != answer.record.instance;
+        if is_other_store && self.force.is_none() {
+            return self.on_other_arbiter(out);
+        }
+        match self.phase {
+            Phase::Claiming => self.on_record(&asking.request, answer, out),
+            Phase::Serving | Phase::Leaving => self.on_record_serving(&asking.request, answer, out),
+            Phase::Stopped | Phase::Idle | Phase::Following => {}
+        }
+    }
+
+    fn on_other_arbiter(&mut self, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Claiming => self.block(Reason::ArbiterReplaced, true, out),
+            // A serving node goes on as it is; the claim stays unresolved and writes wait.
+            _ => {
+                self.asking = Some(Asking { job: crate::ids::JobId(0), request: ArbiterRequest::Read });
+                out.push(Effect::SetTimer(Timer::ArbiterRetry, BACKOFF));
+            }
+        }
+    }
+
+    /// The outcome of our own claim can be read off the record, whoever's answer it is.
+    pub(super) fn is_claim_ours(&self, request: &ArbiterRequest, record: &Record) -> bool {
+        let (ArbiterRequest::Claim { expected, gen_id } | ArbiterRequest::Force { expected, gen_id, .. }) = request else { return false };
+        record.version == expected.next() && record.owner.as_ref() == Some(&self.cfg.me) && record.gen_id == *gen_id
+    }
+
+    /// `Claiming`: the record as it is now.
+    fn on_record(&mut self, request: &ArbiterRequest, answer: ArbiterAnswer, out: &mut Vec<Effect>) {
+        let record = answer.record;
+        let intent = self.saved.intent.clone();
+        if intent.as_ref().is_some_and(|i| self.is_claim_ours(i, &record)) || self.is_claim_ours(request, &record) {
+            return self.on_won(&record, out);
+        }
+        let is_resolved = match &intent {
+            None => true,
+            Some(ArbiterRequest::Read) => true,
+            Some(ArbiterRequest::Claim { expected, .. } | ArbiterRequest::Grow { expected, .. } | ArbiterRequest::Force { expected, .. }) => {
+                // Refused at the same version stays refused: only a change of version could make it good.
+                record.version > *expected || intent.as_ref() == Some(request)
+            }
+        };
+        if is_resolved && self.saved.intent.is_some() {
+            self.saved.intent = None;
+            self.save(out);
+        }
+        if let Some(force) = self.force.clone() {
+            let gen_id = self.new_gen(record.version);
+            return self.ask(ArbiterRequest::Force { expected: record.version, gen_id, by: force.by }, out);
+        }
+        if record.version == Epoch(0) {
+            return self.block(Reason::FirstStart, true, out);
+        }
+        if !self.is_me_in(&record) {
+            if matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+                self.saved.flag = Flag::Stale;
+                self.save(out);
+            }
+            return self.block(Reason::DataOlder { newer: record.owner, since_unix_ms: None }, true, out);
+        }
+        if !self.is_flag_good() {
+            let reason = self.reason_not_good(None);
+            return self.block(reason, true, out);
+        }
+        let is_mine_alone = record.owner.as_ref() == Some(&self.cfg.me) && record.in_sync == BTreeSet::from([self.cfg.me.clone()]);
+        if is_mine_alone && self.saved.intent.is_none() {
+            return self.on_won(&record, out);
+        }
+        if self.is_quarantined || self.is_bound && !self.is_mutant_no_promise() {
+            self.phase = Phase::Idle;
+            return;
+        }
+        self.ask_claim(record.version, out);
+    }
+
+    /// The record names this node alone: it may serve.
+    fn on_won(&mut self, record: &Record, out: &mut Vec<Effect>) {
+        let forced = self.force.take();
+        self.saved.arbiter = record.instance;
+        self.saved.epoch = record.version;
+        self.saved.in_sync = record.in_sync.clone();
+        self.saved.is_owner = true;
+        self.saved.intent = None;
+        self.saved.released = None;
+        self.saved.is_clean = false;
+        self.saved.flag = Flag::UpToDate;
+        self.push_gen(record.gen_id);
+        self.save(out);
+        out.push(Effect::Report(match forced {
+            Some(force) => Event::Forced { epoch: record.version, by: force.by },
+            None => Event::ClaimAccepted { epoch: record.version },
+        }));
+        self.phase = Phase::Serving;
+        self.blocked = None;
+        self.is_session_lost = false;
+        self.is_waiting_for_handover = false;
+        self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
+        out.push(Effect::EntitleAlone);
+        let steps = self.steps_in();
+        self.start_plan(steps, super::plan::Goal::Serving, out);
+    }
+
+    pub(super) fn is_mutant_no_promise(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        return self.cfg.mutant == Some(crate::engine::Mutant::NoPromise);
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+}

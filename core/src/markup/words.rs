@@ -1,0 +1,188 @@
+//! Problems in English: what is wrong, and what to do.
+
+use super::problem::{Expected, Fault, Problem, ProblemKind, UnusedReason};
+
+fn list(words: &[String]) -> String {
+    match words {
+        [] => "none".to_owned(),
+        [one] => format!("`{one}`"),
+        [head @ .., last] => format!("{} or `{last}`", head.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn names(words: &[String]) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ") }
+}
+
+impl Problem {
+    /// What is wrong: one sentence in English.
+    pub fn message(&self) -> String {
+        match &self.kind {
+            ProblemKind::Malformed(fault) => fault_message(fault),
+            ProblemKind::UnknownElement { name, .. } => format!("There is no element `{name}`."),
+            ProblemKind::Misplaced { name, .. } => format!("Element `{name}` cannot stand here."),
+            ProblemKind::Repeated { name, first } => format!("Element `{name}` stands here a second time; the first is at {first}."),
+            ProblemKind::UnexpectedText => "Text cannot stand here.".to_owned(),
+            ProblemKind::UnknownAttribute { name, .. } => format!("This element has no attribute `{name}`."),
+            ProblemKind::NotSupported { what, .. } => format!("`{what}` is not in this release."),
+            ProblemKind::NotUsed { what, why } => format!("`{what}` is accepted and has no effect: {}.", unused(*why)),
+            ProblemKind::WrongMode { what, mode } => format!("`{what}` does not belong into a module with mode=\"{mode}\"."),
+            ProblemKind::MissingElement { name } => format!("Element `{name}` is missing."),
+            ProblemKind::MissingAttribute { name } => format!("Attribute `{name}` is missing."),
+            ProblemKind::BadValue { value, .. } => format!("`{value}` cannot be used."),
+            ProblemKind::BadUnit { value, .. } => format!("`{value}` does not end with a unit of time."),
+            ProblemKind::TooFine { value, unit } => format!("`{value}` is finer than this attribute can hold: it counts whole `{unit}`."),
+            ProblemKind::TooSmall { value, .. } => format!("`{value}` is too small."),
+            ProblemKind::TooLarge { value, .. } => format!("`{value}` is too large."),
+            ProblemKind::BadAction { action, when, .. } => format!("Action `{action}` cannot be used with when=\"{when}\"."),
+            ProblemKind::DuplicateVip { addr, first } => format!("The virtual address {addr} is already given at {first}."),
+            ProblemKind::VipIsNode { addr, node } => format!("The virtual address {addr} is the own address of node `{node}`."),
+            ProblemKind::VipOutsideLans { addr, lans } => {
+                format!("The virtual address {addr} is in no network of the cluster ({}).", names(lans))
+            }
+            ProblemKind::DuplicateName { name, first } => format!("The name `{name}` is already used at {first}."),
+            ProblemKind::DuplicateAddress { addr, first } => format!("The address {addr} is already used at {first}."),
+            ProblemKind::ReservedName { name } => format!("The name `{name}` is set by the product itself."),
+            ProblemKind::NestedDirectories { dir, other, first } if dir == other => {
+                format!("The directory `{dir}` is already replicated at {first}.")
+            }
+            ProblemKind::NestedDirectories { dir, other, first } => {
+                format!("The directory `{dir}` lies inside, or holds, the replicated directory `{other}` of {first}.")
+            }
+            ProblemKind::DirNotAbsolute { dir } => format!("The directory `{dir}` is not an absolute path."),
+            ProblemKind::BadDirectory { dir } => format!("The directory `{dir}` cannot be replicated."),
+            ProblemKind::UnknownMacro { name, .. } => format!("There is no macro `{name}`."),
+            ProblemKind::UnknownLan { name, .. } => format!("The cluster has no network `{name}`."),
+            ProblemKind::UnknownNode { name, .. } => format!("The module has no node `{name}`."),
+            ProblemKind::NodeNotOnLan { lan, node } => format!("Node `{node}` has no address on the network `{lan}`."),
+            ProblemKind::NodeCount { found, needed } => {
+                format!("The module is on {found} {}, and needs {needed}.", if *found == 1 { "node" } else { "nodes" })
+            }
+            ProblemKind::FlowWithoutRfs => "A heartbeat is marked as replication network, and nothing is replicated.".to_owned(),
+            ProblemKind::NoScripts => "Without `user` no script of the module runs.".to_owned(),
+            ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
+            ProblemKind::NoCommonLan { missing, lan } => {
+                format!("No network holds every node: {} missing on `{lan}`, which holds the most.", names(missing))
+            }
+        }
+    }
+
+    /// What to do about it: one sentence in English.
+    pub fn remedy(&self) -> String {
+        match &self.kind {
+            ProblemKind::Malformed(fault) => fault_remedy(fault),
+            ProblemKind::UnknownElement { near: Some(near), .. } => format!("Did you mean `{near}`?"),
+            ProblemKind::UnknownElement { near: None, .. } => "Remove it.".to_owned(),
+            ProblemKind::Misplaced { belongs, .. } => format!("Move it into `{belongs}`."),
+            ProblemKind::Repeated { .. } => "Keep one of them.".to_owned(),
+            ProblemKind::UnexpectedText => "Remove it, or make it a comment: <!-- … -->.".to_owned(),
+            ProblemKind::UnknownAttribute { near: Some(near), .. } => format!("Did you mean `{near}`?"),
+            ProblemKind::UnknownAttribute { near: None, .. } => "Remove it.".to_owned(),
+            ProblemKind::NotSupported { instead: Some(instead), .. } => format!("Use instead: {instead}."),
+            ProblemKind::NotSupported { instead: None, .. } => "Remove it.".to_owned(),
+            ProblemKind::NotUsed { .. } => "It may be removed.".to_owned(),
+            ProblemKind::WrongMode { .. } => "Remove it, or change the mode of the module.".to_owned(),
+            ProblemKind::MissingElement { name } => format!("Add <{name}> inside this element."),
+            ProblemKind::MissingAttribute { name } => format!("Add {name}=\"…\"."),
+            ProblemKind::BadValue { expected, .. } => expected_words(expected),
+            ProblemKind::BadUnit { allowed, .. } => format!("Write a whole number and one of {}.", names(allowed)),
+            ProblemKind::TooFine { unit, .. } => format!("Write a whole number of `{unit}`."),
+            ProblemKind::TooSmall { least, .. } => format!("Write at least {least}."),
+            ProblemKind::TooLarge { most, .. } => format!("Write at most {most}."),
+            ProblemKind::BadAction { allowed, .. } => format!("Write {}.", list(allowed)),
+            ProblemKind::DuplicateVip { .. } => "Remove one of the two.".to_owned(),
+            ProblemKind::VipIsNode { .. } => "Choose an address of the same network that no machine has.".to_owned(),
+            ProblemKind::VipOutsideLans { .. } => {
+                "Check the address; if it belongs to a network outside the cluster, name the interface.".to_owned()
+            }
+            ProblemKind::DuplicateName { .. } => "Choose another name.".to_owned(),
+            ProblemKind::DuplicateAddress { .. } => "Give every node an address of its own on each network.".to_owned(),
+            ProblemKind::ReservedName { .. } => "Choose another name.".to_owned(),
+            ProblemKind::NestedDirectories { dir, other, .. } if dir == other => "Remove one of the two.".to_owned(),
+            ProblemKind::NestedDirectories { .. } => "Replicate the outer directory only.".to_owned(),
+            ProblemKind::DirNotAbsolute { .. } => "Write the path from the root: /…".to_owned(),
+            ProblemKind::BadDirectory { .. } => {
+                "Write the path of a data directory, without `.`, `..` or `//`, that belongs to one application.".to_owned()
+            }
+            ProblemKind::UnknownMacro { near: Some(near), .. } => format!("Did you mean `%{near}%`?"),
+            ProblemKind::UnknownMacro { name, near: None } => format!("Add <macro name=\"{name}\" value=\"…\"/> to <safe>."),
+            ProblemKind::UnknownLan { known, .. } => format!("The networks of the cluster are: {}.", names(known)),
+            ProblemKind::UnknownNode { known, .. } => format!("The nodes of the module are: {}.", names(known)),
+            ProblemKind::NodeNotOnLan { .. } => "Add the node to that network in cluster.xml, or use another network.".to_owned(),
+            ProblemKind::NodeCount { needed, .. } => format!("Choose {needed} nodes."),
+            ProblemKind::FlowWithoutRfs => "Remove ident=\"flow\", or add `rfs`.".to_owned(),
+            ProblemKind::NoScripts => "Add <user/> if the module has scripts.".to_owned(),
+            ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
+            ProblemKind::NoCommonLan { lan, .. } => format!("Add the missing nodes to `{lan}`."),
+        }
+    }
+}
+
+fn unused(why: UnusedReason) -> &'static str {
+    match why {
+        UnusedReason::ChosenByItself => "the product chooses this by itself",
+        UnusedReason::AlwaysDone => "what it asks for, or better, is always done",
+        UnusedReason::NeverDone => "this is not done here, and nothing depends on it",
+        UnusedReason::NotYet => "it is not in this release, and the module works without it",
+        UnusedReason::OtherSystem => "it is meant for another operating system",
+        UnusedReason::TimesOfHeart => "the times of `heart` decide",
+    }
+}
+
+fn expected_words(expected: &Expected) -> String {
+    match expected {
+        Expected::OneOf(words) => format!("Write {}.", list(words)),
+        Expected::Number { least, most } => format!("Write a whole number from {least} to {most}."),
+        Expected::Time => "Write a whole number, with a unit if needed: `10s`, `500ms`.".to_owned(),
+        Expected::Address => "Write an IPv4 or IPv6 address; names are not looked up.".to_owned(),
+        Expected::AddressOrName => "Write an IPv4 or IPv6 address or a host name.".to_owned(),
+        Expected::Netmask => "Write a netmask such as `255.255.255.0`, or a prefix length such as `24`.".to_owned(),
+        Expected::Name => "Write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, beginning with a letter or digit.".to_owned(),
+        Expected::VariableName => "Write letters, digits and `_`, not beginning with a digit.".to_owned(),
+        Expected::InterfaceName => "Write the name of a network interface, at most 15 bytes, such as `eth0`.".to_owned(),
+        Expected::RelativePath => "Write a path relative to the replicated directory, without `.`, `..` or `//`.".to_owned(),
+        Expected::CommandName => {
+            "Write the name of the command without its path, at most 15 bytes (the kernel keeps no more), or use `nameregex`.".to_owned()
+        }
+        Expected::NotEmpty => "Write a value.".to_owned(),
+    }
+}
+
+fn fault_message(fault: &Fault) -> String {
+    match fault {
+        Fault::WrongEndTag { open, opened, found } => {
+            format!("Found </{found}> where </{open}> was expected; <{open}> was opened at {opened}.")
+        }
+        Fault::LoneEndTag { found } => format!("</{found}> closes nothing."),
+        Fault::NeverClosed { open } => format!("<{open}> is never closed."),
+        Fault::CutOff { expected } => format!("This does not end: `{expected}` was expected."),
+        Fault::Syntax { expected } => format!("Expected {expected} here."),
+        Fault::BadAttribute { expected } => format!("Expected {expected} here."),
+        Fault::AttributeTwice { first } => format!("This attribute is already given at {first}."),
+        Fault::UnknownEntity { name } => format!("There is no entity `&{name};`."),
+        Fault::Doctype => "The DOCTYPE has more than a name.".to_owned(),
+        Fault::NoRoot => "The text has no element.".to_owned(),
+        Fault::OutsideRoot => "Something stands outside the outermost element.".to_owned(),
+        Fault::TooLong { bytes, most } => format!("The text has {bytes} bytes; at most {most} are read."),
+        Fault::TooDeep { most } => format!("Elements are nested more than {most} deep."),
+        Fault::TooMany { most } => format!("The text has more than {most} elements and attributes."),
+    }
+}
+
+fn fault_remedy(fault: &Fault) -> String {
+    match fault {
+        Fault::WrongEndTag { open, .. } => format!("Write </{open}> before it, correct its name, or remove it."),
+        Fault::LoneEndTag { .. } => "Remove it, or add the missing start tag.".to_owned(),
+        Fault::NeverClosed { open } => format!("Add </{open}>, or write <{open}/>."),
+        Fault::CutOff { expected } => format!("Add `{expected}`."),
+        Fault::Syntax { .. } => "Write `&lt;` and `&amp;` for the characters themselves.".to_owned(),
+        Fault::BadAttribute { .. } => "Write attributes as name=\"value\".".to_owned(),
+        Fault::AttributeTwice { .. } => "Keep one of them.".to_owned(),
+        Fault::UnknownEntity { .. } => "Use &lt; &gt; &amp; &quot; &apos; or a character number.".to_owned(),
+        Fault::Doctype => "Write <!DOCTYPE safe>, or nothing.".to_owned(),
+        Fault::NoRoot => "Begin with the outermost element.".to_owned(),
+        Fault::OutsideRoot => "Remove it, or move it inside.".to_owned(),
+        Fault::TooLong { .. } => "Shorten it.".to_owned(),
+        Fault::TooDeep { .. } | Fault::TooMany { .. } => "Check that the text is a configuration.".to_owned(),
+    }
+}

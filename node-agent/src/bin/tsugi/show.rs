@@ -1,0 +1,193 @@
+//! How snapshots and events look in a terminal. Colour never stands alone: a mark and a word are beside it.
+
+use crate::words;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::fmt::Write;
+use tsugi_core::event::EventRecord;
+use tsugi_core::ids::NodeName;
+use tsugi_core::state::{Flag, Readiness, Replication, Snapshot};
+use tsugi_web::say::{self, Mark};
+use tsugi_web::text::{Lang, Text};
+use tsugi_web::{both, fmt};
+
+/// Column in which values begin, in cells.
+const LABEL_CELLS: usize = 16;
+
+/// Every module in a block of its own.
+pub fn state(lang: Lang, snapshots: &[Snapshot], is_verbose: bool, is_terminal: bool) -> String {
+    if snapshots.is_empty() {
+        return format!("{}\n", words::NOTHING.in_(lang));
+    }
+    let is_coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
+    let blocks: Vec<String> = snapshots.iter().map(|s| block(lang, s, is_verbose, is_coloured)).collect();
+    blocks.join("\n")
+}
+
+fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> String {
+    let mut out = String::new();
+    let mark = say::mark(s.state, s.readiness);
+    let head = format!("{} {} ({})", symbol(mark), s.state.word(), say::readiness(lang, s.readiness));
+    let (on, off) = if is_coloured { (colour(s.readiness), "\x1b[0m") } else { ("", "") };
+    let gloss = say::gloss(lang, s.state, s.readiness, s.reason.as_ref());
+    let _ = writeln!(out, "{}  {on}{head}{off}  {gloss}", s.module);
+    if let Some(reason) = &s.reason {
+        let said = say::reason(lang, reason, &s.module, &s.node);
+        let _ = writeln!(out, "  {}", said.text);
+        let rest = said.rest();
+        if !rest.is_empty() {
+            let _ = writeln!(out, "  {rest}");
+        }
+        if let Some(command) = said.command {
+            row(&mut out, words::RUN.in_(lang), &command);
+        }
+    }
+    row(&mut out, words::SINCE.in_(lang), &format!("{} ({})", local(s.since_unix_ms), ago(lang, s.since_unix_ms)));
+    if s.replication != Replication::None || s.flag != Flag::Unknown {
+        row(&mut out, words::DATA.in_(lang), say::flag(lang, s.flag));
+    }
+    if let Some(peer) = &s.peer.node {
+        let contact = if s.peer.in_contact { words::IN_CONTACT } else { words::NO_CONTACT };
+        let state = s.peer.state.map(|p| format!("{}, ", p.word())).unwrap_or_default();
+        row(&mut out, words::PEER.in_(lang), &format!("{peer}: {state}{}", contact.in_(lang)));
+    }
+    if s.replication != Replication::None {
+        row(&mut out, words::REPLICATION.in_(lang), say::replication(lang, s.replication));
+    }
+    if let Some(text) = resync(lang, s) {
+        row(&mut out, words::RESYNC.in_(lang), &text);
+    }
+    for addr in &s.vips_held {
+        row(&mut out, words::VIP.in_(lang), &addr.to_string());
+    }
+    if let Some(arbiter) = say::arbiter(lang, &s.arbiter) {
+        row(&mut out, words::ARBITER.in_(lang), arbiter);
+    }
+    if is_verbose {
+        details(&mut out, lang, s);
+    }
+    out
+}
+
+fn details(out: &mut String, lang: Lang, s: &Snapshot) {
+    for n in &s.peer.networks {
+        let contact = if n.is_up { words::IN_CONTACT } else { words::NO_CONTACT };
+        let rtt = n.rtt_us.map(|us| format!(", {}.{:03} ms", us / 1000, us % 1000)).unwrap_or_default();
+        row(out, words::NETWORK.in_(lang), &format!("{}: {}{rtt}", n.lan, contact.in_(lang)));
+    }
+    for r in &s.resources {
+        let (mark, health) = say::resource_health(lang, r.health);
+        let detail = if r.detail.is_empty() { String::new() } else { format!(" — {}", r.detail) };
+        row(out, words::RESOURCE.in_(lang), &format!("{} {}: {health}{detail} ({})", symbol(mark), r.name, say::action(lang, r.action)));
+    }
+    let possible: Vec<_> = s.allowed.iter().filter(|a| a.refusal.is_none()).map(|a| a.verb.word()).collect();
+    row(out, words::ORDERS.in_(lang), &possible.join(" "));
+    let in_sync: Vec<_> = s.in_sync.iter().map(NodeName::as_str).collect();
+    row(
+        out,
+        words::RECORD.in_(lang),
+        &format!("epoch {}, in sync {{{}}}, session {}, gen {}", s.epoch, in_sync.join(" "), s.session, s.gen_id),
+    );
+    row(out, words::CONFIGURATION.in_(lang), &s.config_generation.to_string());
+}
+
+/// A module in one line: for `watch` and for progress.
+pub fn line(lang: Lang, s: &Snapshot) -> String {
+    let mut line =
+        format!("{} {} {} ({})", s.module, symbol(say::mark(s.state, s.readiness)), s.state.word(), say::readiness(lang, s.readiness));
+    match (resync(lang, s), &s.reason) {
+        (Some(text), _) => {
+            let _ = write!(line, ": {} {text}", words::RESYNC.in_(lang));
+        }
+        (None, Some(reason)) => {
+            let _ = write!(line, ": {}", say::reason(lang, reason, &s.module, &s.node).text);
+        }
+        (None, None) => {}
+    }
+    line
+}
+
+fn resync(lang: Lang, s: &Snapshot) -> Option<String> {
+    let r = s.resync.as_ref()?;
+    let mut text =
+        format!("{} %, {}, {}", fmt::percent(r.bytes_done, r.bytes_total), fmt::bytes_of(r.bytes_done, r.bytes_total), fmt::rate(r.rate));
+    if let Some(left) = fmt::left(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate) {
+        let _ = write!(text, ", {left}");
+    }
+    Some(text)
+}
+
+/// One event, one line.
+pub fn event(lang: Lang, record: &EventRecord) -> String {
+    let said = say::event(lang, &record.event, &record.module, &record.node);
+    let mark = symbol(say::event_mark(&record.event));
+    format!("{} {} {mark} {}", local(record.at_unix_ms), record.module, said.text)
+}
+
+/// Answer to `about`.
+pub fn about(lang: Lang, node: &NodeName, version: &str, console: Option<&str>, is_connected: bool, cluster: Option<&str>) -> String {
+    let mut out = String::new();
+    let none = words::NOT_ENROLLED.in_(lang);
+    row(&mut out, words::NODE.in_(lang), node.as_str());
+    row(&mut out, words::CLUSTER.in_(lang), cluster.unwrap_or(none));
+    row(&mut out, words::VERSION.in_(lang), version);
+    let contact = if is_connected { words::CONNECTED } else { words::NOT_CONNECTED };
+    let console = console.map_or_else(|| none.to_owned(), |c| format!("{c}, {}", contact.in_(lang)));
+    row(&mut out, words::CONSOLE.in_(lang), &console);
+    out
+}
+
+/// What a refusal says, with its remedy.
+pub fn refusal(lang: Lang, said: &say::Said) -> String {
+    let mut out = said.text.clone();
+    let rest = said.rest();
+    if !rest.is_empty() {
+        let _ = write!(out, "\n{rest}");
+    }
+    if let Some(command) = &said.command {
+        let label: Text = words::RUN;
+        let _ = write!(out, "\n{}: {command}", label.in_(lang));
+    }
+    out
+}
+
+/// The time now, as in a list of events.
+pub fn now() -> String {
+    local(Timestamp::now().as_millisecond().try_into().unwrap_or(0))
+}
+
+fn local(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn ago(lang: Lang, unix_ms: u64) -> String {
+    let now = Timestamp::now().as_millisecond().try_into().unwrap_or(0);
+    if unix_ms == 0 { both!(lang, "not known", "不明") } else { fmt::ago(lang, unix_ms, now) }
+}
+
+fn row(out: &mut String, label: &str, value: &str) {
+    let cells: usize = label.chars().map(|c| if c < '\u{1100}' { 1 } else { 2 }).sum();
+    let _ = writeln!(out, "  {label}{:pad$}{value}", "", pad = LABEL_CELLS.saturating_sub(cells).max(1));
+}
+
+fn symbol(mark: Mark) -> &'static str {
+    match mark {
+        Mark::Ready => "●",
+        Mark::Standby => "○",
+        Mark::Transient => "◆",
+        Mark::NotReady => "✖",
+        Mark::Stopped => "■",
+        Mark::Warning => "▲",
+        Mark::Unknown => "?",
+        Mark::Info => "·",
+    }
+}
+
+fn colour(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Ready => "\x1b[1;32m",
+        Readiness::Transient => "\x1b[1;35m",
+        Readiness::NotReady => "\x1b[1;31m",
+    }
+}

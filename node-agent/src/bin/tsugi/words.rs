@@ -1,0 +1,44 @@
+//! Furniture of the command line's texts. What words the domain is in `tsugi_web::say`.
+
+use tsugi_web::text::{Lang, Text};
+
+pub const DATA: Text = Text { en: "data", ja: "データ" };
+pub const PEER: Text = Text { en: "other node", ja: "相手ノード" };
+pub const REPLICATION: Text = Text { en: "replication", ja: "複製" };
+pub const RESYNC: Text = Text { en: "resync", ja: "再同期" };
+pub const VIP: Text = Text { en: "address", ja: "仮想 IP" };
+pub const ARBITER: Text = Text { en: "arbiter", ja: "アービター" };
+pub const SINCE: Text = Text { en: "since", ja: "開始時刻" };
+pub const RUN: Text = Text { en: "to do", ja: "実行" };
+pub const NETWORK: Text = Text { en: "network", ja: "ネットワーク" };
+pub const RESOURCE: Text = Text { en: "resource", ja: "リソース" };
+pub const ORDERS: Text = Text { en: "possible", ja: "実行可能" };
+pub const RECORD: Text = Text { en: "record", ja: "記録" };
+pub const CONFIGURATION: Text = Text { en: "configuration", ja: "構成" };
+pub const IN_CONTACT: Text = Text { en: "in contact", ja: "通信中" };
+pub const NO_CONTACT: Text = Text { en: "no contact", ja: "通信なし" };
+pub const NOTHING: Text = Text {
+    en: "No module is configured on this node. Remedy: create one on the console and apply it.",
+    ja: "このノードにはモジュールがありません。コンソールで作成して適用してください。",
+};
+pub const NODE: Text = Text { en: "node", ja: "ノード" };
+pub const CLUSTER: Text = Text { en: "cluster", ja: "クラスター" };
+pub const VERSION: Text = Text { en: "version", ja: "バージョン" };
+pub const CONSOLE: Text = Text { en: "console", ja: "コンソール" };
+pub const CONNECTED: Text = Text { en: "connected", ja: "接続中" };
+pub const NOT_CONNECTED: Text = Text {
+    en: "not connected (modules go on; the agent keeps trying)",
+    ja: "未接続（モジュールは稼働を続けます。自動で再接続します）",
+};
+pub const NOT_ENROLLED: Text = Text { en: "not enrolled", ja: "未登録" };
+
+/// For clap: `en` or `ja`.
+pub fn lang_of(code: &str) -> Result<Lang, String> {
+    Lang::from_code(code).ok_or_else(|| "en or ja".to_owned())
+}
+
+/// Language of the environment, as every program finds it.
+pub fn lang_of_environment() -> Lang {
+    let first = ["LC_ALL", "LC_MESSAGES", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    first.and_then(|code| Lang::from_code(&code)).unwrap_or_default()
+}

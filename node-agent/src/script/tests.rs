@@ -1,0 +1,165 @@
+//! Real processes.
+
+use super::*;
+use crate::procfs;
+use std::fs;
+use tempfile::TempDir;
+use tsugi_core::ids::{ModuleName, NodeName};
+
+/// Bound of every wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Bench {
+    dir: TempDir,
+    module: String,
+}
+
+impl Bench {
+    fn new(module: &str) -> Bench {
+        Bench { dir: tempfile::tempdir().unwrap(), module: format!("{module}-{}", std::process::id()) }
+    }
+    fn call(&self, text: &str) -> ScriptCall {
+        let file = self.dir.path().join("start_prim");
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let env = [("TSUGI_MODULE", self.module.as_str()), ("TSUGI_NODE", "n1"), ("DIR", self.dir.path().to_str().unwrap())];
+        ScriptCall {
+            script: ScriptName::StartPrim,
+            file,
+            args: vec!["WAIT".into(), "ALONE".into(), "start".into()],
+            env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            cwd: self.dir.path().to_owned(),
+            timeout: PATIENCE,
+            log_dir: self.dir.path().join("log"),
+        }
+    }
+    fn pid(&self, file: &str) -> i32 {
+        let text = fs::read_to_string(self.dir.path().join(file)).unwrap();
+        text.trim().parse().unwrap()
+    }
+    async fn kill(&self) -> Ended {
+        kill_module(&ModuleName::new(&*self.module).unwrap(), &NodeName::new("n1").unwrap()).await
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    procfs::read(pid).is_some_and(|p| !p.is_zombie)
+}
+
+#[tokio::test]
+async fn code_output_arguments_and_environment_arrive() {
+    let bench = Bench::new("args");
+    let end = run(bench
+        .call("#!/bin/sh\necho \"$1 $2 $3 $TSUGI_MODULE $(pwd) $(ps -o sid= -p $$ | tr -d ' ')=$$\"\ncat\necho bad >&2; echo; exit 3\n"))
+    .await;
+    assert_eq!((end.code, end.timed_out, end.last_line.as_str()), (Some(3), false, "bad"));
+    let log = fs::read_dir(bench.dir.path().join("log")).unwrap().next().unwrap().unwrap();
+    assert!(log.file_name().to_str().unwrap().ends_with("_start_prim.ulog"));
+    let text = fs::read_to_string(log.path()).unwrap();
+    assert!(text.starts_with(&format!("WAIT ALONE start {} {} ", bench.module, bench.dir.path().display())), "{text}");
+    let (session, own) = text.lines().next().unwrap().rsplit(' ').next().unwrap().split_once('=').unwrap();
+    assert_eq!(session, own, "a session of its own");
+}
+
+#[tokio::test]
+async fn a_missing_script_is_done_and_a_broken_one_says_why() {
+    let bench = Bench::new("missing");
+    let call = bench.call("#!/bin/sh\n");
+    fs::remove_file(&call.file).unwrap();
+    let end = run(call).await;
+    assert_eq!((end.code, end.last_line.as_str()), (Some(0), ""));
+
+    let call = bench.call("#!/bin/sh\n");
+    fs::set_permissions(&call.file, fs::Permissions::from_mode(0o644)).unwrap();
+    let end = run(call).await;
+    assert!(end.code == Some(126) && end.last_line.contains("chmod +x"), "{end:?}");
+
+    let end = run(bench.call("#!/no/such/shell\n")).await;
+    assert!(end.code == Some(126) && end.last_line.contains("interpreter"), "{end:?}");
+    let end = run(ScriptCall { cwd: "/no/such/dir".into(), ..bench.call("#!/bin/sh\n") }).await;
+    assert!(end.code == Some(126) && end.last_line.contains("working directory"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_time_out_ends_the_whole_tree() {
+    let bench = Bench::new("tree");
+    // A grandchild that ignores SIGTERM, an orphan in a group of its own, and one in a session of its own.
+    let text = "#!/bin/bash\n\
+        (trap '' TERM; echo $BASHPID > grandchild; while :; do sleep 1000; done) &\n\
+        (set -m; sleep 1000 & echo $! > other_group)\n\
+        setsid --fork bash -c 'echo $$ > other_session; sleep 1000' &\n\
+        while [ ! -s grandchild ] || [ ! -s other_group ]; do sleep 0.01; done\n\
+        echo waiting\nsleep 1000\n";
+    let end = run(ScriptCall { timeout: Duration::from_millis(700), ..bench.call(text) }).await;
+    assert_eq!((end.code, end.timed_out, end.last_line.as_str()), (None, true, "waiting"));
+    assert_eq!(end.survivors, Vec::<i32>::new());
+    assert!(!is_alive(bench.pid("grandchild")) && !is_alive(bench.pid("other_group")));
+    assert!(end.millis >= 700 + 2000, "the grandchild ignores SIGTERM and gets its 2 s");
+    // What left the tree by itself is a daemon, and found by its mark.
+    bench.kill().await;
+    assert!(!is_alive(bench.pid("other_session")));
+}
+
+#[tokio::test]
+async fn a_script_that_obeys_is_not_killed_hard() {
+    let bench = Bench::new("obeys");
+    let end = run(ScriptCall {
+        timeout: Duration::from_millis(300),
+        ..bench.call("#!/bin/bash\ntrap 'echo bye; exit 0' TERM\nsleep 1000 & wait\n")
+    })
+    .await;
+    assert!(end.timed_out && end.code.is_none() && end.last_line == "bye" && end.millis < 2000, "{end:?}");
+}
+
+#[tokio::test]
+async fn a_daemon_outlives_its_script_until_the_module_is_killed() {
+    let bench = Bench::new("daemon");
+    let text = "#!/bin/bash\n\
+        setsid bash -c 'trap \"\" TERM; echo $$ > daemon; (sleep 1000 & echo $! > child; wait); sleep 1000' &\n\
+        sleep 1000 & echo $! > plain\n\
+        while [ ! -s daemon ] || [ ! -s child ]; do sleep 0.01; done\necho started\n";
+    let end = run(bench.call(text)).await;
+    assert_eq!((end.code, end.last_line.as_str()), (Some(0), "started"));
+    let pids = ["daemon", "child", "plain"].map(|f| bench.pid(f));
+    assert!(pids.iter().all(|p| is_alive(*p)), "the script ended, its daemons did not");
+
+    let other = kill_module(&ModuleName::new(&*bench.module).unwrap(), &NodeName::new("n2").unwrap()).await;
+    assert_eq!(other, Ended::default(), "another node's processes");
+    assert!(pids.iter().all(|p| is_alive(*p)));
+    let ended = bench.kill().await;
+    assert!(ended.killed >= 3 && ended.survivors.is_empty(), "{ended:?}");
+    assert!(!pids.iter().any(|p| is_alive(*p)));
+    assert_eq!(bench.kill().await, Ended::default());
+}
+
+#[tokio::test]
+async fn endless_output_stays_within_bounds_also_after_the_script() {
+    let bench = Bench::new("output");
+    let end = run(bench
+        .call("#!/bin/bash\nhead -c 5000000 /dev/zero | tr '\\0' '\\n'\necho end of script\n(while :; do echo chatter chatter; done) &\n"))
+    .await;
+    assert_eq!(end.code, Some(0));
+    let log = fs::read_dir(bench.dir.path().join("log")).unwrap().next().unwrap().unwrap().path();
+    // The daemon writes without pause: it is cut again and again by the keeper.
+    let begin = Instant::now();
+    let mut cuts = 0;
+    let mut last = 0;
+    while cuts < 2 {
+        assert!(begin.elapsed() < PATIENCE, "the file of a chattering daemon was never cut");
+        let size = fs::metadata(&log).unwrap().len();
+        cuts += u32::from(size < last);
+        last = size;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    bench.kill().await;
+    assert!(!log::is_in_use(&log));
+    log::shrink(&log).unwrap();
+    assert!(fs::metadata(&log).unwrap().len() <= LOG_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_signalled_script_has_no_code() {
+    let bench = Bench::new("signal");
+    let end = run(bench.call("#!/bin/sh\nkill -9 $$\n")).await;
+    assert_eq!((end.code, end.timed_out), (None, false));
+}

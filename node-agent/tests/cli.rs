@@ -1,0 +1,268 @@
+//! `tsugi` as a user meets it: the program itself against an agent that answers what the test says.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Output;
+use tokio::process::Command as Process;
+use tokio::sync::mpsc;
+use tsugi_agent::local::{LocalServer, Responder};
+use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::event::{Event, EventRecord};
+use tsugi_core::ids::{Epoch, Gen, ModuleName, NodeName, Session};
+use tsugi_core::state::{Allowed, ArbiterView, Flag, PeerView, Readiness, Reason, Replication, Resync, Snapshot, State};
+use tsugi_core::wire::local::{Reply, Request};
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("a name")
+}
+fn module() -> ModuleName {
+    ModuleName::new("ledger").expect("a name")
+}
+
+fn snapshot(state: State, readiness: Readiness, reason: Option<Reason>, since: u64) -> Snapshot {
+    Snapshot {
+        module: module(),
+        node: node("n1"),
+        config_generation: 3,
+        state,
+        readiness,
+        reason,
+        since_unix_ms: since,
+        flag: Flag::UpToDate,
+        is_up_to_date: true,
+        epoch: Epoch(4),
+        gen_id: Gen(7),
+        session: Session(2),
+        in_sync: BTreeSet::from([node("n1"), node("n2")]),
+        vips_held: vec!["10.0.0.50".parse().expect("an address")],
+        replication: Replication::Synchronous,
+        resync: None,
+        peer: PeerView { node: Some(node("n2")), in_contact: true, state: Some(State::Second), networks: vec![] },
+        arbiter: ArbiterView::Unreachable,
+        resources: vec![],
+        allowed: vec![Allowed { verb: Verb::Stop, refusal: None }, Allowed { verb: Verb::Start, refusal: Some(Refusal::AlreadyStarted) }],
+    }
+}
+fn prim(since: u64) -> Snapshot {
+    snapshot(State::Prim, Readiness::Ready, None, since)
+}
+
+/// An agent of which `answer` decides everything, and where its socket is.
+struct World {
+    dir: tempfile::TempDir,
+    _server: LocalServer,
+}
+
+impl World {
+    fn new(answer: impl Fn(Request) -> Vec<Reply> + Send + 'static) -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tx, mut rx) = mpsc::channel::<(Request, Responder)>(8);
+        let server = LocalServer::start(&dir.path().join("agent.sock"), tx).expect("a socket");
+        tokio::spawn(async move {
+            while let Some((request, responder)) = rx.recv().await {
+                let is_watch = matches!(request, Request::Watch { .. });
+                let replies = answer(request);
+                tokio::spawn(async move {
+                    for reply in replies {
+                        responder.send(reply).await;
+                    }
+                    if is_watch {
+                        responder.closed().await;
+                    }
+                });
+            }
+        });
+        World { dir, _server: server }
+    }
+    async fn tsugi(&self, args: &[&str]) -> (i32, String, String) {
+        tsugi(self.dir.path().to_owned(), args).await
+    }
+}
+
+async fn tsugi(run: PathBuf, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Process::new(env!("CARGO_BIN_EXE_tsugi"))
+        .arg("--run")
+        .arg(run)
+        .args(args)
+        .env_remove("LC_ALL")
+        .env("LANG", "C")
+        .output()
+        .await
+        .expect("tsugi runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+/// Answers `State` with `before`, accepts orders, and shows `after` to a watcher.
+fn obeying(before: Snapshot, after: Vec<Snapshot>) -> World {
+    World::new(move |request| match request {
+        Request::State { .. } => vec![Reply::State { snapshots: vec![before.clone()] }],
+        Request::Command { .. } => vec![Reply::Command { refusal: None }],
+        Request::Watch { .. } => after.iter().map(|s| Reply::State { snapshots: vec![s.clone()] }).collect(),
+        _ => vec![],
+    })
+}
+
+#[tokio::test]
+async fn state_says_everything_that_matters() {
+    let world = obeying(prim(1), vec![]);
+    let (code, out, _) = world.tsugi(&["state"]).await;
+    assert_eq!(code, 0);
+    for wanted in ["ledger", "PRIM (Ready)", "up to date", "n2: SECOND, in contact", "10.0.0.50", "automatic failover is off"] {
+        assert!(out.contains(wanted), "{wanted} is missing in:\n{out}");
+    }
+    let (_, out, _) = world.tsugi(&["state", "-v", "ledger"]).await;
+    assert!(out.contains("epoch 4, in sync {n1 n2}") && out.contains("stop"), "{out}");
+    let (_, out, _) = world.tsugi(&["--lang", "ja", "state"]).await;
+    assert!(out.contains("最新") && out.contains("PRIM"), "{out}");
+}
+
+#[tokio::test]
+async fn a_red_module_comes_with_its_remedy() {
+    let mut red = snapshot(State::Wait, Readiness::NotReady, Some(Reason::FirstStart), 1);
+    red.resync = Some(Resync { bytes_done: 62, bytes_total: 100, ..Resync::default() });
+    let (_, out, _) = obeying(red, vec![]).tsugi(&["state"]).await;
+    assert!(out.contains("tsugi prim ledger") && out.contains("62 %"), "{out}");
+}
+
+#[tokio::test]
+async fn quiet_state_is_an_exit_code() {
+    for (state, wanted) in [(State::Stop, 0), (State::Wait, 1), (State::Alone, 2), (State::Up, 2), (State::Prim, 3), (State::Second, 4)] {
+        let (code, out, err) = obeying(snapshot(state, Readiness::Ready, None, 1), vec![]).tsugi(&["state", "-q", "ledger"]).await;
+        assert_eq!((code, out.as_str(), err.as_str()), (wanted, "", ""), "{state:?}");
+    }
+    let (code, out, err) = tsugi("/nonexistent".into(), &["state", "-q", "ledger"]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (100, "", ""));
+}
+
+#[tokio::test]
+async fn json_is_what_the_agent_said() {
+    let (_, out, _) = obeying(prim(1), vec![]).tsugi(&["state", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Vec<Snapshot>>(&out).expect("JSON"), [prim(1)]);
+}
+
+#[tokio::test]
+async fn without_an_agent_the_remedy_is_named() {
+    for args in [&["state"][..], &["start", "ledger"], &["events"], &["about"], &["watch"]] {
+        let (code, _, err) = tsugi("/nonexistent".into(), args).await;
+        assert_eq!(code, 4, "{args:?}");
+        assert!(err.contains("systemctl start tsugi-agent"), "{args:?}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_has_its_own_code() {
+    assert_eq!(tsugi("/nonexistent".into(), &["start"]).await.0, 2);
+    assert_eq!(tsugi("/nonexistent".into(), &["start", "a/b"]).await.0, 2);
+    assert_eq!(tsugi("/nonexistent".into(), &["state", "-q"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn an_order_waits_for_its_target() {
+    let stopped = snapshot(State::Stop, Readiness::NotReady, Some(Reason::NeverStarted), 1);
+    let starting = snapshot(State::Wait, Readiness::Transient, Some(Reason::Starting), 2);
+    let world = obeying(stopped.clone(), vec![stopped, starting, prim(3)]);
+    let (code, out, err) = world.tsugi(&["start", "ledger"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("PRIM (Ready)"), "{out}");
+}
+
+#[tokio::test]
+async fn a_restart_is_not_done_before_it_began() {
+    let restarting = snapshot(State::Prim, Readiness::Transient, Some(Reason::Stopping), 2);
+    let world = obeying(prim(1), vec![prim(1), restarting]);
+    assert_eq!(world.tsugi(&["restart", "ledger", "--wait=1"]).await.0, 3);
+    let world = obeying(prim(1), vec![prim(1), prim(5)]);
+    assert_eq!(world.tsugi(&["restart", "ledger"]).await.0, 0);
+}
+
+#[tokio::test]
+async fn an_order_that_ends_red_says_why_long_before_the_bound() {
+    let red = snapshot(State::Wait, Readiness::NotReady, Some(Reason::FirstStart), 2);
+    let world = obeying(snapshot(State::Stop, Readiness::NotReady, None, 1), vec![red]);
+    let begin = std::time::Instant::now();
+    let (code, _, err) = world.tsugi(&["start", "ledger"]).await;
+    assert_eq!(code, 3);
+    assert!(begin.elapsed().as_secs() < 60, "waited for the whole bound");
+    assert!(err.contains("tsugi prim ledger"), "{err}");
+}
+
+#[tokio::test]
+async fn without_a_wait_acceptance_is_enough() {
+    let world = obeying(prim(1), vec![]);
+    assert_eq!(world.tsugi(&["stop", "ledger", "--no-wait"]).await.0, 0);
+}
+
+#[tokio::test]
+async fn a_refusal_is_worded_with_its_remedy() {
+    let world = World::new(|request| match request {
+        Request::State { .. } => vec![Reply::State { snapshots: vec![prim(1)] }],
+        _ => vec![Reply::Command { refusal: Some(Refusal::NeedsAcceptLoss) }],
+    });
+    let (code, out, err) = world.tsugi(&["prim", "ledger"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("tsugi prim ledger --accept-loss"), "{err}");
+}
+
+#[tokio::test]
+async fn a_module_that_is_not_here_is_refused() {
+    let world = World::new(|_| vec![Reply::State { snapshots: vec![] }]);
+    let (code, _, err) = world.tsugi(&["start", "ledger"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("not configured on this node"), "{err}");
+    let (code, out, _) = world.tsugi(&["state"]).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("No module"), "{out}");
+}
+
+#[tokio::test]
+async fn options_and_reason_reach_the_agent() {
+    let (tx, mut orders) = mpsc::channel(4);
+    let world = World::new(move |request| match request {
+        Request::State { .. } => vec![Reply::State { snapshots: vec![prim(1)] }],
+        Request::Command { command, .. } => {
+            tx.try_send(command).expect("room");
+            vec![Reply::Command { refusal: None }]
+        }
+        _ => vec![],
+    });
+    for (args, verb) in [
+        (&["prim", "--accept-loss", "ledger"][..], Verb::Prim { accept_loss: true }),
+        (&["second", "ledger", "--full-sync"], Verb::Second { full_sync: true }),
+        (&["primforce", "ledger"], Verb::PrimForce),
+        (&["stopstart", "ledger"], Verb::StopStart),
+    ] {
+        let (code, _, err) = world.tsugi(&[args, &["--no-wait", "--reason", "drill 保守"]].concat()).await;
+        assert_eq!(code, 0, "{err}");
+        let command = orders.recv().await.expect("an order");
+        assert_eq!((command.verb, command.reason.as_deref()), (verb, Some("drill 保守")));
+        assert!(!command.by.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn events_are_sentences_or_json_lines() {
+    let record = EventRecord {
+        seq: 1,
+        at_unix_ms: 1_700_000_000_000,
+        node: node("n1"),
+        module: module(),
+        event: Event::PeerLost { peer: node("n2") },
+    };
+    let answer = record.clone();
+    let world = World::new(move |_| vec![Reply::Events { events: vec![answer.clone()] }]);
+    let (_, out, _) = world.tsugi(&["events", "-n", "5"]).await;
+    assert!(out.contains("ledger") && out.contains("n2"), "{out}");
+    let (_, out, _) = world.tsugi(&["events", "--json"]).await;
+    assert_eq!(serde_json::from_str::<EventRecord>(out.trim()).expect("JSON"), record);
+}
+
+#[tokio::test]
+async fn about_says_who_this_is() {
+    let world = World::new(|_| {
+        let (version, console) = ("9.9".to_owned(), Some("https://console:9454".to_owned()));
+        vec![Reply::About { node: node("n1"), version, console, is_console_connected: false, cluster: Some("tokyo".to_owned()) }]
+    });
+    let (_, out, _) = world.tsugi(&["about"]).await;
+    assert!(["n1", "tokyo", "9.9", "https://console:9454, not connected"].iter().all(|w| out.contains(w)), "{out}");
+}
