@@ -140,7 +140,7 @@ fn node_box(c: &Chrome, m: &ModuleView, cell: &NodeCell, x: i32, width: i32) -> 
         let y = 180 + 44 * rows.len() as i32;
         // Pixels between the shape and the right edge; a half-width character takes 7.
         let chars = ((width - 80) / 7) as usize;
-        let note = if width > 160 { short(&note, chars * 2 / 3) } else { String::new() };
+        let note = if width > 200 { short(&note, chars * 2 / 3) } else { String::new() };
         let left = chars.saturating_sub(note.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum());
         rows.push(RowAt { y, mark, tone, name: short(name, left.max(4)), note });
     };
