@@ -43,6 +43,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// `1 node`, `2 nodes` / `2 ノード`. `noun` is the English singular.
+pub fn counted(lang: Lang, n: usize, noun: &str, ja: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    both!(lang, "{n} {noun}{s}", "{n} {ja}")
+}
+
 /// Whole percent, rounded down so that 100 means finished.
 pub fn percent(done: u64, total: u64) -> u64 {
     if total == 0 { 0 } else { (u128::from(done.min(total)) * 100 / u128::from(total)) as u64 }

@@ -2,12 +2,12 @@
 
 use super::parts::{Card, action_href, module_href, since, verb_icon, with_dots};
 use super::{out, ui};
-use crate::both;
 use crate::fleet::{Approval, ClusterView, Contact, HealthView, ModuleView};
 use crate::live_ids::Block;
 use crate::say::{self, Mark};
 use crate::text::{self as p, Lang};
 use crate::view::{Chrome, DashboardView};
+use crate::{both, fmt};
 use askama::Template;
 use tsugi_core::command::Verb;
 
@@ -86,7 +86,6 @@ fn page(v: &DashboardView) -> Page<'_> {
     let c = &v.chrome;
     let modules: usize = v.clusters.iter().map(|c| c.modules.len()).sum();
     let nodes: usize = v.clusters.iter().map(|c| c.nodes.len()).sum();
-    let clusters = v.clusters.len();
     let mut cards: Vec<Card> = v
         .clusters
         .iter()
@@ -97,11 +96,12 @@ fn page(v: &DashboardView) -> Page<'_> {
     cards.sort_by_key(|card| (card.worst.unwrap_or(HealthView::InProgress), card.cluster.clone()));
     Page {
         c,
-        count: both!(
-            c.lang,
-            "{clusters} clusters · {nodes} nodes · {modules} modules",
-            "{clusters} クラスター · {nodes} ノード · {modules} モジュール"
-        ),
+        count: [
+            fmt::counted(c.lang, v.clusters.len(), "cluster", "クラスター"),
+            fmt::counted(c.lang, nodes, "node", "ノード"),
+            fmt::counted(c.lang, modules, "module", "モジュール"),
+        ]
+        .join(" · "),
         clusters_is_empty: v.clusters.is_empty(),
         tiles: tiles(c.lang, v),
         attention: attention(c, &v.clusters),

@@ -116,6 +116,7 @@ fn not_ready(lang: Lang, m: &ModuleView) -> Said {
             said.next = Some(why.text);
             said.remedy = why.remedy.or(why.next);
             said.command = why.command;
+            said.on = why.on;
         }
         None => said.next = Some(Text { en: "The service is not available.", ja: "サービスは利用できません。" }.in_(lang).to_owned()),
     }

@@ -168,7 +168,14 @@ fn node_of<'a>(m: &'a ModuleView, verb: &Verb, target: &Target) -> Option<&'a No
     match (target, verb) {
         (Target::Node(node), _) => m.cell(node),
         (Target::Module, Verb::Start) => m.cells.iter().find(|c| c.now().is_some_and(|s| s.state == State::Stop)),
-        (Target::Module, _) => m.serving().or_else(|| m.cells.iter().find(|c| c.now().is_some_and(|s| s.state != State::Stop))),
+        (Target::Module, _) => {
+            let heard = |is_wanted: fn(State) -> bool| m.cells.iter().find(move |c| c.now().is_some_and(|s| is_wanted(s.state)));
+            let serving = heard(State::is_serving);
+            match verb {
+                Verb::Stop => serving.or_else(|| heard(|state| state != State::Stop)),
+                _ => serving.or_else(|| m.serving()),
+            }
+        }
     }
 }
 
