@@ -153,12 +153,15 @@ fn after_both_lost_power_the_pair_forms_again_in_either_order() {
 }
 
 fn must_find(mutant: Mutant, budget: Budget) {
-    let seen = explore(&paired(budget, Some(mutant)), 400_000);
+    found(&mutant, explore(&paired(budget, Some(mutant)), 400_000));
+}
 
+#[track_caller]
+fn found(mutant: &Mutant, seen: Seen) {
     let Some((broken, trace)) = seen.broken else {
         panic!("{mutant:?} was not found in {} states (exhausted: {})", seen.states, seen.is_exhausted)
     };
-    println!("{mutant:?}: {broken:?} after {} events from a pair", trace.len() - 1);
+    println!("{mutant:?}: {broken:?} after {} more events", trace.len() - 1);
 }
 
 const FOR_MUTANTS: Budget = Budget { crashes: 1, cuts: 1, writes: 1, late: 0, stops: 0, swaps: 0, version_max: 4, session_max: 2 };
@@ -184,6 +187,10 @@ fn a_secondary_that_leaves_without_making_its_exclusion_durable_is_found() {
 }
 
 #[test]
-fn a_target_that_calls_itself_level_at_the_start_is_found() {
-    must_find(Mutant::LevelAtStart, Budget { crashes: 2, session_max: 3, version_max: 6, ..FOR_MUTANTS });
+fn forgetting_an_unresolved_request_over_a_restart_is_found() {
+    let budget = Budget { crashes: 2, cuts: 0, version_max: 3, ..FOR_MUTANTS };
+    let mut world = World::new(budget, Some(Mutant::IntentInMemory));
+    assert!(world.run_friendly(200, World::is_growing), "{}", world.describe());
+
+    found(&Mutant::IntentInMemory, explore(&world, 400_000));
 }

@@ -54,6 +54,12 @@ impl Verb {
     }
 }
 
+/// `by` of the order an agent gives itself when its host shuts down: the module counts as running, so that it
+/// starts again at the next boot.
+pub const BY_SHUTDOWN: &str = "shutdown";
+/// `by` of the order an agent gives itself when it starts.
+pub const BY_BOOT: &str = "boot";
+
 /// An order with who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Command {

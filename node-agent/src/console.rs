@@ -87,6 +87,20 @@ pub struct HelloInfo {
     pub os: String,
 }
 
+impl HelloInfo {
+    /// This program on this machine, in the life `boot`.
+    pub fn of_this_machine(boot: LifeId) -> HelloInfo {
+        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        HelloInfo { agent_version: env!("CARGO_PKG_VERSION").to_owned(), boot, os: pretty_name(&release).unwrap_or("Linux").to_owned() }
+    }
+}
+
+/// `PRETTY_NAME` of an `os-release` file.
+fn pretty_name(release: &str) -> Option<&str> {
+    let value = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?.trim();
+    Some(value.trim_matches(['"', '\'']))
+}
+
 /// Handle on the connection; clones share it. The connection ends with the last one.
 #[derive(Debug, Clone)]
 pub struct ConsoleLink {

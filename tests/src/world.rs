@@ -683,6 +683,11 @@ impl World {
         self.record.in_sync.len() == 2 && (is(0, State::Prim) && is(1, State::Second) || is(1, State::Prim) && is(0, State::Second))
     }
 
+    /// A grow is on its way to the arbiter.
+    pub fn is_growing(&self) -> bool {
+        self.asked.iter().any(|a| matches!(a.request, ArbiterRequest::Grow { .. }))
+    }
+
     /// The second node serves: the role has moved.
     pub fn is_taken_over(&self) -> bool {
         self.nodes[1].engine.as_ref().is_some_and(|e| e.state().is_serving() && e.readiness() == Readiness::Ready)

@@ -76,7 +76,8 @@ mod tests {
     fn vendored_files_are_those_of_the_table() {
         let table = include_str!("../static/VENDORED.md");
         for asset in all().iter().filter(|a| a.file.contains(".min.")) {
-            let sum: String = ring::digest::digest(&ring::digest::SHA256, asset.bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+            let sum: String =
+                ring::digest::digest(&ring::digest::SHA256, asset.bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect();
             assert!(table.contains(&format!("| {} ", asset.file)) && table.contains(&sum), "{} {sum}", asset.file);
         }
     }

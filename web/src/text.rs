@@ -88,7 +88,7 @@ macro_rules! phrases {
     ($($(#[$doc:meta])* $name:ident = $en:literal, $ja:literal;)*) => {
         $($(#[$doc])* pub const $name: Text = t($en, $ja);)*
         /// Every phrase with its name.
-        pub const ALL: &[(&str, Text)] = &[$((stringify!($name), $name)),*];
+        pub const PHRASES: &[(&str, Text)] = &[$((stringify!($name), $name)),*];
     };
 }
 
@@ -157,6 +157,176 @@ phrases! {
     STEP_NODES_WHAT = "The cluster's page makes the command for you; run it as root on each node.", "クラスターのページに表示されるコマンドを、各ノードで root として実行します。";
     STEP_MODULE = "Add a module", "モジュールを追加";
     STEP_MODULE_WHAT = "Choose a template, enter the virtual IP address and the directories to replicate.", "テンプレートを選び、仮想 IP アドレスと複製するディレクトリを入力します。";
+    // Clusters and nodes
+    BREADCRUMB = "Where you are", "現在の場所";
+    NAME = "Name", "名前";
+    HEALTH = "Health", "状態";
+    NODE = "Node", "ノード";
+    NODES = "Nodes", "ノード";
+    MODULES = "Modules", "モジュール";
+    CLUSTER = "Cluster", "クラスター";
+    NO_MODULES = "no modules", "モジュールなし";
+    NO_CLUSTERS = "No clusters yet.", "クラスターはまだありません。";
+    NETWORKS = "Nodes and networks", "ノードとネットワーク";
+    CLUSTER_EMPTY = "This cluster has no modules yet.", "このクラスターにはまだモジュールがありません。";
+    CLUSTER_EMPTY_NEXT = "Enrol and approve its nodes, then add a module.", "ノードを登録・承認してから、モジュールを追加してください。";
+    CLUSTER_PROTECTED = "The loss of one server would not stop any of them for long: failover is automatic.", "サーバーが 1 台止まっても、自動フェイルオーバーで継続します。";
+    ADDRESSES = "Addresses", "アドレス";
+    AGENT = "Agent", "エージェント";
+    APPROVAL = "Approval", "承認";
+    APPROVED = "approved", "承認済み";
+    APPROVE = "Approve", "承認";
+    REJECT = "Reject", "拒否";
+    NOT_ENROLLED = "not enrolled", "未登録";
+    ENROLL_FIRST = "no agent has enrolled yet", "エージェントの登録を待っています";
+    WAITS_FOR_APPROVAL = "waits for approval", "承認待ち";
+    FINGERPRINT = "Fingerprint", "フィンガープリント";
+    ADD_NODE = "Add a node", "ノードを追加";
+    JOIN_WHAT = "A join command lets one agent enrol in this cluster. You approve the node afterwards.", "参加コマンドを使うと、エージェント 1 台をこのクラスターに登録できます。登録後に承認が必要です。";
+    JOIN_MAKE = "Create a join command", "参加コマンドを作成";
+    JOIN_RUN = "Run this as root on the new node:", "新しいノードで root として実行してください：";
+    JOIN_ONCE = "It works once and is not shown again.", "1 回だけ使用でき、再表示できません。";
+    VALID_UNTIL = "Valid until", "有効期限：";
+    RECENT_EVENTS = "Recent events", "最近のイベント";
+    ALL_EVENTS = "All events", "すべてのイベント";
+    NO_EVENTS = "No events.", "イベントはありません。";
+    CLUSTER_XML_WHAT = "Each network lists its nodes with their addresses. With two networks, one cable may fail without losing contact.", "ネットワークごとに、ノードとそのアドレスを書きます。経路を 2 つ用意すると、1 本が切れても通信を保てます。";
+    CLUSTER_NAME = "Name of the cluster", "クラスター名";
+    NAME_RULE = "1 to 63 letters a–z, A–Z, digits, - _ .", "半角英数字と - _ . で 1〜63 文字";
+    CREATE = "Create", "作成";
+    CANCEL = "Cancel", "キャンセル";
+
+    // Configuration
+    MODULE_NAME = "Name of the module", "モジュール名";
+    MODULE_NODES = "Nodes", "配置するノード";
+    MODULE_NODES_WHAT = "A mirror needs exactly two.", "ミラーには 2 台のノードが必要です。";
+    TEMPLATE = "Template", "テンプレート";
+    SCRIPTS = "Scripts", "スクリプト";
+    SCRIPTS_WHAT = "They start and stop the application. An empty one is not stored.", "アプリケーションを起動・停止します。空のスクリプトは保存されません。";
+    CHANGE_REASON = "Reason for the change", "変更理由";
+    APPLY_RUNNING = "The module is running. Applying may restart its application on the nodes.", "モジュールは動作中です。適用するとアプリケーションが再起動することがあります。";
+    CHECK_NOW = "Check", "検査";
+    SAVE_ONLY = "Save without applying", "適用せずに保存";
+    SAVE_APPLY = "Save and apply", "保存して適用";
+    CHECK_RESULT = "Check", "検査結果";
+    NO_PROBLEMS = "No problems found.", "問題は見つかりませんでした。";
+    NOT_CHECKED = "Not checked yet.", "まだ検査していません。";
+    NOTHING_CHANGED = "Nothing has been changed yet.", "まだ何も変更していません。";
+    NOTHING_CHANGED_WHAT = "Nodes receive it only when it is applied; every version is kept.", "ノードへの配布は適用時に行います。すべての版が保存され、前の版に戻せます。";
+
+    // Module
+    CONFIGURATION = "Configuration", "設定";
+    MORE = "More", "その他";
+    COPY = "Copy the command", "コマンドをコピー";
+    TOPOLOGY = "Topology", "構成図";
+    CLIENTS = "Clients", "利用者";
+    VIP_SHARED = "virtual IP, shared", "仮想 IP（共有）";
+    VIP_NOT_HELD = "not set on any node", "どのノードにもなし";
+    APPLICATION = "Application", "アプリケーション";
+    APP_UNKNOWN = "unknown", "不明";
+    APP_RUNNING = "running", "動作中";
+    APP_CHANGING = "starting or stopping", "起動・停止中";
+    APP_DOWN = "not running", "停止";
+    APP_STOPPED = "stopped", "停止";
+    APP_STOPPED_OK = "stopped (ok)", "待機（正常）";
+    PATH_READY = "takes over by itself", "自動で引き継ぎ可能";
+    PATH_AFTER_RESYNC = "failover path (after resync)", "再同期後に引き継ぎ可能";
+    PATH_NONE = "cannot take over now", "現在は引き継ぎ不可";
+    REPL_SYNC = "synchronous", "同期";
+    REPL_SYNC_WHAT = "every write on both nodes", "書き込みは常に両ノードへ";
+    REPL_OFF = "not replicating", "複製停止";
+    DATA = "Data", "データ";
+    DATA_RESYNC = "Data resync", "データの再同期";
+    CALCULATING = "calculating", "計算中";
+    DONE_AT = "done about", "完了予定";
+    RESYNC_STILL = "Stalled: nothing has been copied for a while.", "停滞しています：しばらくデータが進んでいません。";
+    COMPARED_TOTAL = "Compared / total", "照合済み / 全体";
+    BYTES_COPIED = "Copied", "コピー済み";
+    SPEED = "Speed", "速度";
+    FILES_CHECKED = "Files compared", "照合済みファイル";
+    TO_NODE = "To", "コピー先";
+    DATA_ON = "Data", "データ";
+    REPLICATED_DIR = "Replicated directory", "複製するディレクトリ";
+    CONFIRMS = "A write is confirmed", "書き込みの完了";
+    ACK_DISKS = "when it is on both disks", "両ノードのディスクに書いた時点";
+    ACK_MEMORY = "when the secondary has received it", "セカンダリが受け取った時点";
+    VIP = "Virtual IP", "仮想 IP アドレス";
+    ARBITER = "Arbiter", "アービター";
+    REACHABLE = "reachable", "通信できます";
+    CALM_SECOND = "Follows; takes over by itself if the primary stops.", "セカンダリとして待機中です。プライマリが止まると自動で引き継ぎます。";
+    CALM_ALONE = "Serves without a backup.", "予備なしでサービスを提供しています。";
+    CALM_SERVING = "Serves.", "サービスを提供しています。";
+    CHECKERS = "Checkers and resources", "チェッカーとリソース";
+    NO_CHECKERS = "No checker reports.", "チェッカーの結果はありません。";
+    ON_FAILURE = "On failure", "異常時の動作";
+    VERSION = "Version", "版";
+    VERSIONS = "Versions of the configuration", "設定の版";
+    NO_VERSIONS = "No configuration stored.", "保存された設定はありません。";
+    SAVED_AT = "Saved", "保存日時";
+    SAVED_BY = "By", "保存者";
+    IN_FORCE = "in force", "適用中";
+    SHOW = "Show", "表示";
+    APPLY = "Apply", "適用";
+    EDIT = "Edit", "編集";
+
+    // Actions
+    WHAT_HAPPENS = "What will happen", "実行される処理";
+    CHECKED_BEFORE = "Checked just now", "事前の確認";
+    NOT_MET = "not met", "満たしていません";
+    DATA_CAN_BE_LOST = "Data can be lost for good", "データが完全に失われることがあります";
+    DATA_CAN_BE_LOST_WHAT = "This decides which copy of the data is kept. It cannot be undone.", "どちらのデータを残すかを決める操作です。元に戻すことはできません。";
+    REASON_OPTIONAL = "Reason (optional, kept in the events)", "理由（任意・イベントに記録されます）";
+    REASON_REQUIRED = "Reason (required, kept in the events)", "理由（必須・イベントに記録されます）";
+    STATE_CHANGED = "The state has changed since this was opened. Read the steps again, then confirm.", "表示後に状態が変わりました。内容をもう一度確認してから実行してください。";
+    NAME_DIFFERS = "The typed name is not the module's name.", "入力した名前がモジュール名と一致しません。";
+    REASON_MISSING = "A reason is required for this action.", "この操作には理由の入力が必要です。";
+    NOT_ALLOWED_ACTION = "Your role does not allow this action. Ask an administrator.", "この操作を行う権限がありません。管理者に依頼してください。";
+    ACTION_RUNNING = "Another action on this module is running. Wait until it has finished.", "このモジュールでは別の操作が進行中です。完了を待ってください。";
+
+    // Operations
+    OPERATION = "Operation", "実行状況";
+    OP_QUEUED = "Waiting to be sent", "送信待ち";
+    OP_RUNNING = "Running", "実行中";
+    OP_SUCCEEDED = "Finished", "完了しました";
+    OP_FAILED = "Not carried out", "実行されませんでした";
+    OP_UNKNOWN = "Unknown: contact was lost; it is decided when the node returns", "不明：通信が切れました。ノードの復帰時に判定します";
+    TO_MODULE = "To the module", "モジュールへ";
+
+    // Events
+    FILTER = "Filter", "絞り込み";
+    LEVEL = "Level", "レベル";
+    ALL = "All", "すべて";
+    AND_LOUDER = " and above", "以上";
+    OLDER = "Older", "さらに前";
+
+    // Set-up and sign-in
+    SETUP = "Set up this console", "コンソールの初期設定";
+    SETUP_WHAT = "Create the first administrator. This is possible only once.", "最初の管理者を作成します。この設定は 1 回だけ行えます。";
+    SETUP_CODE = "Set-up code", "セットアップコード";
+    SETUP_CODE_WHERE = "Printed in the console's log at its first start, and in the file setup-code of its data directory.", "コンソールの初回起動時のログと、データディレクトリの setup-code ファイルに書かれています。";
+    SETUP_DO = "Create the administrator", "管理者を作成";
+    SETUP_WRONG_CODE = "That is not the set-up code. Copy it from the console's log.", "セットアップコードが違います。コンソールのログからコピーしてください。";
+    ADMIN_USER = "Administrator's name", "管理者の名前";
+    USER = "User", "ユーザー名";
+    PASSWORD = "Password", "パスワード";
+    PASSWORD_AGAIN = "Password again", "パスワード（確認）";
+    PASSWORD_RULE = "A long one is better than a complicated one.", "複雑さより長さを重視してください。";
+    PASSWORDS_DIFFER = "The two passwords are not the same.", "2 つのパスワードが一致しません。";
+    BAD_USER = "The name may have 1 to 63 letters a–z, A–Z, digits, - _ .", "名前は半角英数字と - _ . で 1〜63 文字にしてください。";
+    SIGN_IN = "Sign in", "サインイン";
+    LOGIN_WRONG = "The name or the password is not right.", "ユーザー名またはパスワードが違います。";
+    LOGIN_EXPIRED = "Your session has ended. Sign in again.", "セッションが終了しました。もう一度サインインしてください。";
+
+    // What cannot be shown
+    TO_DASHBOARD = "To the dashboard", "ダッシュボードへ";
+    ERR_NOT_FOUND = "This page does not exist", "ページが見つかりません";
+    ERR_NOT_FOUND_DO = "The cluster, node or module may have been removed or renamed.", "クラスター・ノード・モジュールが削除されたか、名前が変わった可能性があります。";
+    ERR_NOT_ALLOWED = "Your role does not allow this", "この操作を行う権限がありません";
+    ERR_NOT_ALLOWED_DO = "Ask an administrator for the role you need.", "必要な権限を管理者に依頼してください。";
+    ERR_BAD_REQUEST = "The request could not be understood", "要求の内容を解釈できません";
+    ERR_INTERNAL = "The console could not do this", "コンソールで処理できませんでした";
+    ERR_UNAVAILABLE = "The console is busy or just starting", "コンソールが混雑しているか、起動中です";
+    ERR_UNAVAILABLE_DO = "Try again in a few seconds. Modules are not affected.", "数秒後にもう一度実行してください。モジュールの動作には影響ありません。";
     ASK_ADMIN = "An administrator must do this.", "この操作には管理者の権限が必要です。";
 }
 
@@ -171,7 +341,7 @@ mod tests {
 
     #[test]
     fn every_phrase_is_written_in_both_languages() {
-        for (name, text) in ALL {
+        for (name, text) in PHRASES {
             assert!(!text.en.is_empty() && !text.ja.is_empty(), "{name}");
             assert!(!is_japanese(text.en), "{name}: the English text is Japanese: {}", text.en);
             assert!(is_japanese(text.ja), "{name}: the Japanese text has no Japanese: {}", text.ja);
@@ -181,7 +351,7 @@ mod tests {
 
     #[test]
     fn both_languages_have_the_same_blanks() {
-        for (name, text) in ALL {
+        for (name, text) in PHRASES {
             for blank in ["{n}", "{time}"] {
                 assert_eq!(text.en.contains(blank), text.ja.contains(blank), "{name}: {blank}");
             }

@@ -56,6 +56,24 @@ pub struct MirrorConfig {
     pub mutant: Option<Mutant>,
 }
 
+impl MirrorConfig {
+    /// Defaults for a pair: profile `normal`, everything on.
+    pub fn new(me: NodeName, peer: NodeName) -> MirrorConfig {
+        MirrorConfig {
+            me,
+            peer,
+            timing: Timing::of(crate::module::Profile::Normal),
+            is_failover_on: true,
+            default_prim: DefaultPrim::Alone,
+            maxloop: 3,
+            loop_interval: Duration::from_secs(24 * 3600),
+            ack: Async::None,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
 /// A safety rule to leave out. Only compiled for the model checker's own tests.
 #[cfg(feature = "mutants")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +84,6 @@ pub enum Mutant {
     NoQuarantine,
     /// A secondary that leaves says that it is stale, but its record keeps `UpToDate`.
     StopKeepsFlag,
-    /// A target calls itself up to date when the resynchronisation begins.
-    LevelAtStart,
     /// The secondary claims without waiting for its promise to end.
     NoPromise,
     /// The unresolved arbiter request is not kept over a restart.

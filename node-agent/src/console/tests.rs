@@ -127,19 +127,22 @@ impl Conn {
     async fn welcome(&mut self, is_approved: bool) {
         self.send(ConsoleMsg::Welcome { protocol: PROTOCOL, console_version: "1".into(), is_approved }).await;
     }
-    async fn next_event(&mut self) -> u64 {
-        loop {
-            if let AgentMsg::Event { record } = self.next().await {
-                return record.seq;
+    /// The first message that `pick` takes. Signs of life come for ever, so the whole wait has the bound.
+    async fn find<T>(&mut self, pick: impl Fn(AgentMsg) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                if let Some(found) = pick(self.next().await) {
+                    return found;
+                }
             }
-        }
+        };
+        timeout(BOUND, wait).await.expect("the message comes within the bound")
+    }
+    async fn next_event(&mut self) -> u64 {
+        self.find(|m| if let AgentMsg::Event { record } = m { Some(record.seq) } else { None }).await
     }
     async fn next_snapshot(&mut self) -> Snapshot {
-        loop {
-            if let AgentMsg::Snapshot { snapshot } = self.next().await {
-                return *snapshot;
-            }
-        }
+        self.find(|m| if let AgentMsg::Snapshot { snapshot } = m { Some(*snapshot) } else { None }).await
     }
 }
 
@@ -299,4 +302,11 @@ fn waits_between_attempts_grow_and_stay_within_their_bounds() {
         assert!(*delays.iter().max().unwrap() > bound / 2, "{failures}: jitter uses its whole range");
         assert!(*delays.iter().min().unwrap() < bound / 2, "{failures}: jitter uses its whole range");
     }
+}
+
+#[test]
+fn the_systems_name_is_read_with_and_without_quotes() {
+    assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), Some("Debian GNU/Linux 12"));
+    assert_eq!(pretty_name("PRETTY_NAME=Arch"), Some("Arch"));
+    assert_eq!(pretty_name(""), None);
 }

@@ -74,7 +74,7 @@ pub enum Refused {
     #[error("another module: two modules share this port")]
     Module,
     /// Other key, other network, other direction, or altered.
-    #[error("not authentic: another cluster key, or altered on the way")]
+    #[error("not authentic: the nodes differ in cluster key, node names or network name, or it was altered on the way")]
     Authentic,
     /// Authentic, and yet not understood.
     #[error("unknown content: upgrade the older node")]

@@ -296,3 +296,72 @@ async fn a_full_consumer_loses_old_beats_not_the_newest() {
     raw.put(&datagram);
     assert_eq!(next(&mut rx).await.seq, 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_status_fits_into_a_datagram() {
+    let long = |c: char| c.to_string().repeat(63);
+    let (module, node, peer) = (ModuleName::new(long('m')).unwrap(), NodeName::new(long('a')).unwrap(), NodeName::new(long('b')).unwrap());
+    let (at_a, at_b) = (free("127.0.0.1"), free("127.0.0.2"));
+    let side = |node: &NodeName, peer: &NodeName, life, local, to| LinkConfig {
+        module: module.clone(),
+        node: node.clone(),
+        peer: peer.clone(),
+        ..config("a", "b", life, vec![network("lan", local, to)])
+    };
+    let (tx_a, mut rx_a) = mpsc::channel(16);
+    let (tx_b, mut rx_b) = mpsc::channel(16);
+    let a = Link::start(side(&node, &peer, u128::MAX, at_a, at_b), tx_a).await.unwrap();
+    let b = Link::start(side(&peer, &node, u128::MAX - 1, at_b, at_a), tx_b).await.unwrap();
+    let all = Some(Session(u64::MAX));
+    let largest = Status {
+        epoch: Epoch(u64::MAX),
+        gen_id: Gen(u128::MAX),
+        lineage: vec![Gen(u128::MAX); tsugi_core::wire::peer::LINEAGE_SENT_MAX],
+        in_sync: BTreeSet::from([node.clone(), peer.clone()]),
+        session: Session(u64::MAX),
+        offer: all,
+        requires: all,
+        level: all,
+        released: Some(Epoch(u64::MAX)),
+        ..status(0)
+    };
+    b.send(status(1));
+    a.processed(&next(&mut rx_a).await);
+    a.send(largest.clone());
+    assert_eq!(next(&mut rx_b).await.status, largest);
+}
+
+#[test]
+fn a_network_whose_addresses_come_late_is_used_as_soon_as_they_are_there() {
+    let in_namespace = std::thread::spawn(|| {
+        // SAFETY: affects this thread only, which was made for it.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this test needs root");
+        let ip = |arguments: &str| assert!(std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let [x, y]: [SocketAddr; 2] = ["10.9.0.1:8888", "10.9.0.2:8888"].map(|at| at.parse().unwrap());
+            let (tx_a, _rx_a) = mpsc::channel(16);
+            let (tx_b, mut rx_b) = mpsc::channel(16);
+            let a = Link::start(config("a", "b", 1, vec![network("lan", x, y)]), tx_a).await.unwrap();
+            let b = Link::start(config("b", "a", 2, vec![network("lan", y, x)]), tx_b).await.unwrap();
+            a.send(status(1));
+            assert!(!a.networks()[0].is_up);
+            ip("link set lo up");
+            ip("address add 10.9.0.1/24 dev lo");
+            ip("address add 10.9.0.2/24 dev lo");
+            until("heard once the addresses are there", || {
+                a.send(status(2));
+                b.send(status(2));
+                rx_b.try_recv().is_ok()
+            })
+            .await;
+            until("up on both sides", || {
+                a.send(status(3));
+                b.send(status(3));
+                a.networks()[0].is_up && b.networks()[0].is_up
+            })
+            .await;
+        });
+    });
+    in_namespace.join().unwrap();
+}

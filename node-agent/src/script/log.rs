@@ -24,7 +24,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(2);
 const TAIL_BYTES: u64 = 8 * 1024;
 /// Longest last line, for a status line on a screen.
 const LAST_LINE_CHARS: usize = 300;
-/// Same instant, same script: names tried before giving up.
+/// Names tried when another script began in the same microsecond.
 const NAME_TRIES: u32 = 100;
 
 /// Files with a keeper task.
@@ -34,10 +34,10 @@ static KEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 pub fn create(dir: &Path, script: &str) -> io::Result<(PathBuf, File)> {
     std::fs::create_dir_all(dir)?;
     prune(dir, LOGS_KEPT - 1);
-    let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S%.3f").to_string();
-    for attempt in 0..NAME_TRIES {
-        let name = if attempt == 0 { format!("{stamp}_{script}.ulog") } else { format!("{stamp}-{attempt:02}_{script}.ulog") };
-        let path = dir.join(name);
+    for _ in 0..NAME_TRIES {
+        // In order of time when sorted by name: microseconds, and a later instant if that name is taken.
+        let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S%.6f");
+        let path = dir.join(format!("{stamp}_{script}.ulog"));
         match OpenOptions::new().append(true).create_new(true).mode(0o640).open(&path) {
             Ok(file) => {
                 file.lock_shared()?;
@@ -47,7 +47,7 @@ pub fn create(dir: &Path, script: &str) -> io::Result<(PathBuf, File)> {
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{NAME_TRIES} scripts began in the same millisecond")))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{NAME_TRIES} scripts began in the same microsecond")))
 }
 
 /// Somebody still has the file open for writing.

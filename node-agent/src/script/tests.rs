@@ -83,10 +83,10 @@ async fn a_missing_script_is_done_and_a_broken_one_says_why() {
 #[tokio::test]
 async fn a_time_out_ends_the_whole_tree() {
     let bench = Bench::new("tree");
-    // A grandchild that ignores SIGTERM, a child in a group of its own, and one in a session of its own.
+    // A grandchild that ignores SIGTERM, an orphan in a group of its own, and one in a session of its own.
     let text = "#!/bin/bash\n\
         (trap '' TERM; echo $BASHPID > grandchild; while :; do sleep 1000; done) &\n\
-        set -m; sleep 1000 & echo $! > other_group; set +m\n\
+        (set -m; sleep 1000 & echo $! > other_group)\n\
         setsid --fork bash -c 'echo $$ > other_session; sleep 1000' &\n\
         while [ ! -s grandchild ] || [ ! -s other_group ]; do sleep 0.01; done\n\
         echo waiting\nsleep 1000\n";

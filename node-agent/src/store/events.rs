@@ -1,8 +1,9 @@
 //! The node's event log: `events.jsonl`, one JSON object a line, and the place up to which the console has it.
 //!
-//! The log never stops the service: when the disk refuses, events stay in memory and the failure is logged once.
-//! Sequences never repeat, also after a power loss that took the last lines: numbers are reserved on the disk in
-//! blocks before they are used.
+//! The log never stops the service: adding an event touches memory only, a thread of its own writes. When the disk
+//! refuses or hangs, events stay in memory and still reach the console; the failure is logged once. Sequences never
+//! repeat, whatever the file lost in a crash: numbers are reserved on the disk in blocks before they are used, and
+//! a new life of the agent begins above what was reserved. So there are gaps, which mean nothing.
 
 use super::StoreError;
 use super::disk::{PRIVATE, read_if_there, write_atomically};
@@ -12,9 +13,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsugi_core::event::{Event, EventRecord};
 use tsugi_core::ids::{ModuleName, NodeName};
 
@@ -22,49 +23,52 @@ use tsugi_core::ids::{ModuleName, NodeName};
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Events kept in memory: what can be listed, and what is still sent to a console that was away.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
-/// Sequences reserved with one write.
+/// Sequences reserved with one write. The next block is asked for when half of one is left: hundreds of events
+/// before it is needed.
 const RESERVE: u64 = 1024;
-/// Lines reach the disk and the console's position is stored at most this much later.
+/// Lines are written at once, and forced to the disk with the console's position at most this much later.
 const SYNC_PERIOD: Duration = Duration::from_secs(1);
 
 /// Handle on the log; clones share it.
 #[derive(Clone)]
 pub struct EventLog {
-    inner: Arc<Mutex<Inner>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Held while writing; always taken before `inner`, never by [`EventLog::add`].
+    writer: Mutex<Writer>,
 }
 
 /// `events.state`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct LogState {
     /// No sequence above this one was ever used.
     reserved: u64,
     /// Up to here the console has stored them.
     acknowledged: u64,
-    /// Boot in which this was written: within it the file's own end is complete.
-    boot: String,
 }
 
 struct Inner {
-    path: PathBuf,
-    file: Option<File>,
-    bytes: u64,
-    bytes_max: u64,
     kept: VecDeque<EventRecord>,
     last_seq: u64,
+    /// Made but not written yet; at most [`EVENTS_KEPT_MAX`].
+    unwritten: VecDeque<EventRecord>,
+    /// As on the disk, or as it should be there when `is_state_dirty`.
     state: LogState,
-    is_failing: bool,
     is_state_dirty: bool,
     wake: SyncSender<()>,
 }
 
 impl EventLog {
-    /// Opens the log in `state_dir`; `boot` names this boot of the machine. Creates it if it is not there.
-    pub(crate) fn open(state_dir: &Path, boot: &str) -> Result<EventLog, StoreError> {
+    /// Opens the log in `state_dir`. Creates it if it is not there.
+    pub(crate) fn open(state_dir: &Path) -> Result<EventLog, StoreError> {
         let path = state_dir.join("events.jsonl");
         let state_path = state_path(&path);
         let state: LogState = match read_if_there(&state_path).map_err(|e| StoreError::at("read", &state_path, e))? {
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %state_path.display(), %error, "position of the event log is damaged; events are sent to the console again");
+                tracing::warn!(file = %state_path.display(), %error, "the event log's position is damaged; events are sent to the console again");
                 LogState::default()
             }),
             None => LogState::default(),
@@ -74,40 +78,49 @@ impl EventLog {
             read_lines(&file, &mut kept).map_err(|e| StoreError::at("read", &file, e))?;
         }
         let (file, bytes) = open_for_append(&path).map_err(|e| StoreError::at("open", &path, e))?;
-        let last_in_file = kept.back().map_or(0, |r| r.seq);
-        let last_seq = if state.boot == boot { last_in_file.max(state.acknowledged) } else { last_in_file.max(state.reserved) };
+        let last_seq = kept.back().map_or(0, |r| r.seq).max(state.reserved).max(state.acknowledged);
+        let state = LogState { reserved: last_seq + RESERVE, ..state };
+        write_state(&path, &state).map_err(|e| StoreError::at("write", &state_path, e))?;
         let (wake, woken) = sync_channel(1);
-        let inner = Inner {
+        let writer = Writer {
             path,
             file: Some(file),
             bytes,
             bytes_max: FILE_BYTES_MAX,
-            kept,
-            last_seq,
-            state: LogState { boot: boot.to_owned(), ..state },
+            reserved: state.reserved,
             is_failing: false,
-            is_state_dirty: true,
-            wake,
+            unsynced: false,
+            synced_at: Instant::now(),
         };
-        let log = EventLog { inner: Arc::new(Mutex::new(inner)) };
-        log.lock().reserve();
-        let weak = Arc::downgrade(&log.inner);
+        let inner = Inner { kept, last_seq, unwritten: VecDeque::new(), state, is_state_dirty: false, wake };
+        let shared = Arc::new(Shared { inner: Mutex::new(inner), writer: Mutex::new(writer) });
+        let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
-            .name("events-sync".to_owned())
-            .spawn(move || sync_lazily(&weak, &woken))
+            .name("events".to_owned())
+            .spawn(move || write_when_woken(&weak, &woken))
             .map_err(|e| StoreError::at("start the writer of", &state_path, e))?;
-        Ok(log)
+        Ok(EventLog { shared })
     }
 
-    /// Appends an event and gives it its number and time. Never fails: see the module's documentation.
+    /// Appends an event and gives it its number and time. Never fails and never waits for the disk.
     pub fn add(&self, node: &NodeName, module: &ModuleName, event: Event) -> EventRecord {
         let at_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        self.lock().add(EventRecord { seq: 0, at_unix_ms, node: node.clone(), module: module.clone(), event })
+        let mut inner = self.shared.inner();
+        inner.last_seq += 1;
+        let record = EventRecord { seq: inner.last_seq, at_unix_ms, node: node.clone(), module: module.clone(), event };
+        push_bounded(&mut inner.kept, record.clone());
+        push_bounded(&mut inner.unwritten, record.clone());
+        if inner.state.reserved < inner.last_seq + RESERVE / 2 {
+            inner.state.reserved = inner.last_seq + RESERVE;
+            inner.is_state_dirty = true;
+        }
+        inner.wake_writer();
+        record
     }
 
     /// The last `count` events (of one module), oldest first.
     pub fn last(&self, module: Option<&ModuleName>, count: usize) -> Vec<EventRecord> {
-        let inner = self.lock();
+        let inner = self.shared.inner();
         let mut found: Vec<_> = inner.kept.iter().rev().filter(|r| module.is_none_or(|m| r.module == *m)).take(count).cloned().collect();
         found.reverse();
         found
@@ -115,19 +128,19 @@ impl EventLog {
 
     /// Events after `seq`, oldest first, at most `count`.
     pub fn since(&self, seq: u64, count: usize) -> Vec<EventRecord> {
-        let inner = self.lock();
+        let inner = self.shared.inner();
         let first = inner.kept.partition_point(|r| r.seq <= seq);
         inner.kept.range(first..).take(count).cloned().collect()
     }
 
     /// Up to here the console has stored them.
     pub fn acknowledged(&self) -> u64 {
-        self.lock().state.acknowledged
+        self.shared.inner().state.acknowledged
     }
 
     /// The console has stored everything up to `up_to`. Never goes back, and never past what was made here.
     pub fn acknowledge(&self, up_to: u64) {
-        let mut inner = self.lock();
+        let mut inner = self.shared.inner();
         let up_to = up_to.min(inner.last_seq);
         if up_to > inner.state.acknowledged {
             inner.state.acknowledged = up_to;
@@ -138,39 +151,104 @@ impl EventLog {
 
     /// Waits until everything is on the disk. For an orderly end; otherwise it happens by itself within a second.
     pub fn flush(&self) {
-        let pending = self.lock().take_pending();
-        pending.write();
+        self.shared.write(When::Now);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic inside leaves at worst one event out of the memory copy: going on is right.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is there; returns when to come again to force it to the disk.
+    fn write(&self, when: When) -> Option<Duration> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (lines, reserved) = {
+            let mut inner = self.inner();
+            (std::mem::take(&mut inner.unwritten), inner.state.reserved)
+        };
+        writer.append_all(&lines);
+        // A new block of numbers cannot wait for the period.
+        let is_block_needed = reserved != writer.reserved;
+        if when == When::Later && !is_block_needed && writer.synced_at.elapsed() < SYNC_PERIOD {
+            let is_work_left = writer.unsynced || self.inner().is_state_dirty;
+            return is_work_left.then(|| SYNC_PERIOD.saturating_sub(writer.synced_at.elapsed()));
+        }
+        let state = {
+            let mut inner = self.inner();
+            std::mem::take(&mut inner.is_state_dirty).then_some(inner.state)
+        };
+        writer.sync(state);
+        None
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.write(When::Now);
     }
 }
 
 impl Inner {
-    fn add(&mut self, mut record: EventRecord) -> EventRecord {
-        if self.last_seq >= self.state.reserved {
-            self.reserve();
+    fn wake_writer(&self) {
+        // Full: the writer is awake already.
+        let _ = self.wake.try_send(());
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    Later,
+}
+
+/// Ends when the last handle is dropped.
+fn write_when_woken(shared: &Weak<Shared>, woken: &Receiver<()>) {
+    /// Without work: a bound for the wait, which nothing depends on.
+    const IDLE: Duration = Duration::from_secs(3600);
+    let mut wait = IDLE;
+    loop {
+        match woken.recv_timeout(wait) {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
-        self.last_seq += 1;
-        record.seq = self.last_seq;
-        if let Err(error) = self.append(&record) {
-            if !self.is_failing {
-                tracing::error!(file = %self.path.display(), %error, "events cannot be written and stay in memory only; free space or repair the disk");
+        let Some(shared) = shared.upgrade() else { return };
+        wait = shared.write(When::Later).unwrap_or(IDLE);
+    }
+}
+
+/// The files.
+struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    bytes_max: u64,
+    /// As on the disk.
+    reserved: u64,
+    is_failing: bool,
+    unsynced: bool,
+    synced_at: Instant,
+}
+
+impl Writer {
+    fn append_all(&mut self, records: &VecDeque<EventRecord>) {
+        for record in records {
+            let result = self.append(record);
+            match result {
+                Err(error) if !self.is_failing => {
+                    tracing::error!(file = %self.path.display(), %error, "events cannot be written and stay in memory only; free space or repair the disk");
+                    self.is_failing = true;
+                    self.file = None;
+                }
+                Err(_) => self.file = None,
+                Ok(()) if self.is_failing => {
+                    tracing::info!(file = %self.path.display(), "events are written again");
+                    self.is_failing = false;
+                }
+                Ok(()) => {}
             }
-            self.is_failing = true;
-            self.file = None;
-        } else if self.is_failing {
-            tracing::info!(file = %self.path.display(), "events are written again");
-            self.is_failing = false;
         }
-        if self.kept.len() == EVENTS_KEPT_MAX {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(record.clone());
-        self.wake_writer();
-        record
     }
 
     fn append(&mut self, record: &EventRecord) -> io::Result<()> {
@@ -179,6 +257,7 @@ impl Inner {
         if self.bytes + line.len() as u64 > self.bytes_max {
             self.file = None;
             std::fs::rename(&self.path, old_path(&self.path))?;
+            self.bytes = 0;
         }
         let file = match &mut self.file {
             Some(file) => file,
@@ -188,57 +267,35 @@ impl Inner {
                 self.file.insert(file)
             }
         };
+        self.unsynced = true;
         file.write_all(&line)?;
         self.bytes += line.len() as u64;
         Ok(())
     }
 
-    /// Writes at once: a number may be used only when its reservation is on the disk. When that fails the numbers
-    /// are used all the same; after a power loss the console may then take two events for one.
-    fn reserve(&mut self) {
-        self.state.reserved = self.last_seq + RESERVE;
-        self.is_state_dirty = false;
-        if let Err(error) = write_state(&self.path, &self.state) {
-            tracing::error!(file = %state_path(&self.path).display(), %error, "numbers of events cannot be reserved");
-        }
-    }
-
-    fn take_pending(&mut self) -> Pending {
-        let state = std::mem::take(&mut self.is_state_dirty).then(|| self.state.clone());
-        Pending { path: self.path.clone(), file: self.file.as_ref().and_then(|f| f.try_clone().ok()), state }
-    }
-
-    fn wake_writer(&self) {
-        // Full: the writer is awake already.
-        let _ = self.wake.try_send(());
-    }
-}
-
-/// What the writer does without holding the lock.
-struct Pending {
-    path: PathBuf,
-    file: Option<File>,
-    state: Option<LogState>,
-}
-
-impl Pending {
-    fn write(self) {
-        if let Some(Err(error)) = self.file.map(|f| f.sync_data()) {
+    fn sync(&mut self, state: Option<LogState>) {
+        self.synced_at = Instant::now();
+        if std::mem::take(&mut self.unsynced)
+            && let Some(file) = &self.file
+            && let Err(error) = file.sync_data()
+        {
             tracing::warn!(file = %self.path.display(), %error, "events may not be on the disk");
         }
-        if let Some(Err(error)) = self.state.map(|s| write_state(&self.path, &s)) {
-            tracing::warn!(file = %state_path(&self.path).display(), %error, "the console's position cannot be stored; it gets some events again");
+        let Some(state) = state else { return };
+        // Tried once: the next change of the position tries again. Until then a power loss may let numbers repeat,
+        // or the console get some events twice.
+        self.reserved = state.reserved;
+        if let Err(error) = write_state(&self.path, &state) {
+            tracing::warn!(file = %state_path(&self.path).display(), %error, "the event log's position cannot be stored");
         }
     }
 }
 
-/// Ends when the last handle is dropped.
-fn sync_lazily(inner: &Weak<Mutex<Inner>>, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
-        std::thread::sleep(SYNC_PERIOD);
-        let Some(inner) = inner.upgrade() else { return };
-        EventLog { inner }.flush();
+fn push_bounded(queue: &mut VecDeque<EventRecord>, record: EventRecord) {
+    if queue.len() == EVENTS_KEPT_MAX {
+        queue.pop_front();
     }
+    queue.push_back(record);
 }
 
 fn state_path(log: &Path) -> PathBuf {
@@ -277,10 +334,7 @@ fn read_lines(path: &Path, kept: &mut VecDeque<EventRecord>) -> io::Result<()> {
         match serde_json::from_slice::<EventRecord>(line) {
             // Sequences only grow: what comes out of order is a copy.
             Ok(record) if kept.back().is_none_or(|last| last.seq < record.seq) => {
-                if kept.len() == EVENTS_KEPT_MAX {
-                    kept.pop_front();
-                }
-                kept.push_back(record);
+                push_bounded(kept, record);
             }
             Ok(_) | Err(_) => unreadable += 1,
         }
@@ -307,6 +361,10 @@ mod tests {
     fn add(log: &EventLog, epoch: u64) -> u64 {
         log.add(&node(), &module("db"), Event::ClaimAccepted { epoch: Epoch(epoch) }).seq
     }
+    fn close(log: EventLog) {
+        log.flush();
+        drop(log);
+    }
     fn seqs(events: &[EventRecord]) -> Vec<u64> {
         events.iter().map(|e| e.seq).collect()
     }
@@ -314,48 +372,71 @@ mod tests {
     #[test]
     fn numbers_go_on_after_a_restart_of_the_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "boot1").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         assert_eq!([add(&log, 1), add(&log, 2)], [1, 2]);
-        drop(log);
-        let log = EventLog::open(dir.path(), "boot1").unwrap();
-        assert_eq!(add(&log, 3), 3);
-        assert_eq!(seqs(&log.last(None, 10)), [1, 2, 3]);
+        close(log);
+        let log = EventLog::open(dir.path()).unwrap();
+        let third = add(&log, 3);
+        assert!(third > 2);
+        assert_eq!(seqs(&log.last(None, 10)), [1, 2, third]);
     }
 
     #[test]
     fn numbers_never_repeat_after_a_power_loss_that_took_the_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "boot1").unwrap();
-        for i in 0..5 {
-            add(&log, i);
-        }
-        drop(log);
+        let log = EventLog::open(dir.path()).unwrap();
+        let last = (0..RESERVE * 3).map(|i| add(&log, i)).max().unwrap();
+        close(log);
         std::fs::write(dir.path().join("events.jsonl"), b"").unwrap();
-        let log = EventLog::open(dir.path(), "boot2").unwrap();
-        assert!(add(&log, 9) > 5);
+        let log = EventLog::open(dir.path()).unwrap();
+        assert!(add(&log, 9) > last);
     }
 
     #[test]
     fn a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         add(&log, 1);
         add(&log, 2);
-        drop(log);
+        close(log);
         let path = dir.path().join("events.jsonl");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
-        let log = EventLog::open(dir.path(), "b2").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         let third = add(&log, 3);
-        drop(log);
-        let log = EventLog::open(dir.path(), "b2").unwrap();
+        close(log);
+        let log = EventLog::open(dir.path()).unwrap();
         assert_eq!(seqs(&log.last(None, 10)), [1, third]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_delays_nobody_and_the_events_are_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
+        // Held as by a write that does not return.
+        let hanging = log.shared.writer.lock().unwrap();
+        let seqs: Vec<u64> = (0..5000).map(|i| add(&log, i)).collect();
+        assert_eq!(log.since(0, usize::MAX).len(), seqs.len());
+        drop(hanging);
+        close(log);
+        let log = EventLog::open(dir.path()).unwrap();
+        assert_eq!(log.since(0, usize::MAX).len(), seqs.len());
+    }
+
+    #[test]
+    fn a_full_disk_loses_nothing_from_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
+        log.shared.writer.lock().unwrap().file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert_eq!([add(&log, 1), add(&log, 2)], [1, 2]);
+        log.flush();
+        assert_eq!(seqs(&log.last(None, 9)), [1, 2]);
     }
 
     #[test]
     fn the_consoles_position_survives_and_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         for i in 0..4 {
             add(&log, i);
         }
@@ -367,7 +448,7 @@ mod tests {
         for file in ["events.jsonl", "events.state"] {
             std::fs::copy(dir.path().join(file), other.join(file)).unwrap();
         }
-        let log = EventLog::open(&other, "b").unwrap();
+        let log = EventLog::open(&other).unwrap();
         assert_eq!(log.acknowledged(), 3);
         assert_eq!(seqs(&log.since(log.acknowledged(), 100)), [4]);
     }
@@ -375,7 +456,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_of_events_never_made_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         add(&log, 1);
         log.acknowledge(1_000_000);
         add(&log, 2);
@@ -385,15 +466,15 @@ mod tests {
     #[test]
     fn size_is_bounded_and_both_files_are_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
-        log.lock().bytes_max = 1000;
+        let log = EventLog::open(dir.path()).unwrap();
+        log.shared.writer.lock().unwrap().bytes_max = 1000;
         for i in 0..50 {
             add(&log, i);
         }
-        drop(log);
+        close(log);
         let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
         assert!(size("events.jsonl") <= 1000 && size("events.old.jsonl") <= 1000);
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         let all = seqs(&log.last(None, 100));
         assert_eq!(*all.last().unwrap(), 50);
         assert!(all.len() > 8, "{all:?}");
@@ -403,7 +484,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_lists_filter_by_module() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         for i in 0..EVENTS_KEPT_MAX as u64 + 5 {
             add(&log, i);
         }
@@ -415,7 +496,7 @@ mod tests {
     #[test]
     fn every_shape_of_event_survives_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path(), "b").unwrap();
+        let log = EventLog::open(dir.path()).unwrap();
         let reason = Some(Reason::StoppedBy { by: "root".into() });
         let events = [
             Event::Entered { from: State::Prim, to: State::Stop, readiness: Readiness::NotReady, reason },
@@ -423,7 +504,7 @@ mod tests {
             Event::AgentStarted,
         ];
         let made: Vec<_> = events.into_iter().map(|e| log.add(&node(), &module("db"), e)).collect();
-        drop(log);
-        assert_eq!(EventLog::open(dir.path(), "b").unwrap().last(None, 10), made);
+        close(log);
+        assert_eq!(EventLog::open(dir.path()).unwrap().last(None, 10), made);
     }
 }

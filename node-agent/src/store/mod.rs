@@ -167,8 +167,7 @@ impl Store {
             Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: state_dir.to_owned() }),
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::at("lock", &lock_path, e)),
         }
-        let boot = boot_id()?;
-        let store = Store { root: state_dir.to_owned(), events: EventLog::open(state_dir, &boot)?, _lock: Arc::new(lock) };
+        let store = Store { root: state_dir.to_owned(), events: EventLog::open(state_dir)?, _lock: Arc::new(lock) };
         store.finish_removals()?;
         Ok(store)
     }
@@ -384,11 +383,6 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, remedy: &'static str) ->
 fn write_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec_pretty(value).map_err(io::Error::other).at("encode", path)?;
     write_atomically(path, &bytes, mode).at("write", path)
-}
-
-fn boot_id() -> Result<String, StoreError> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    Ok(std::fs::read_to_string(path).at("read", path)?.trim().to_owned())
 }
 
 #[cfg(test)]

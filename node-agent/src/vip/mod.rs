@@ -39,10 +39,8 @@ pub enum VipError {
     #[error("{addr} is in use by another machine on {interface} (Ethernet address {mac}): stop it there, or choose another address")]
     InUse { addr: IpAddr, mac: String, interface: String },
     /// It was put on this machine by somebody else.
-    #[error(
-        "{addr} is configured permanently on {interface} by other means: remove it there, a virtual address must belong to the module alone"
-    )]
-    Permanent { addr: IpAddr, interface: String },
+    #[error("{addr} is configured on {interface} by other means: remove it there, a virtual address must belong to the module alone")]
+    Foreign { addr: IpAddr, interface: String },
     /// It does not go away.
     #[error("{addr} is still on {interface} after it was removed: something else puts it back, find and stop it")]
     StillThere { addr: IpAddr, interface: String },
@@ -135,26 +133,30 @@ impl Vips {
         self.stop_announcing();
         let netlink = Netlink::open()?;
         let mut removed = BTreeSet::new();
+        let mut failed = None;
         for _ in 0..REMOVE_ROUNDS {
             let world = netlink.look().await?;
-            let there: Vec<_> = self.vips.iter().flat_map(|vip| world.holders(vip.addr)).collect();
-            if there.is_empty() {
-                return Ok(removed.into_iter().collect());
-            }
-            if let Some(foreign) = there.iter().find(|a| !a.is_ours) {
-                return Err(VipError::Permanent { addr: foreign.addr, interface: world.name(foreign.index) });
+            let (ours, foreign): (Vec<_>, Vec<_>) = self.vips.iter().flat_map(|vip| world.holders(vip.addr)).partition(|a| a.is_ours);
+            if ours.is_empty() {
+                return match foreign.first() {
+                    Some(left) => Err(VipError::Foreign { addr: left.addr, interface: world.name(left.index) }),
+                    None => Ok(removed.into_iter().collect()),
+                };
             }
             if removed.is_empty() {
-                cut(there.iter().map(|a| a.addr).collect()).await;
+                cut(ours.iter().map(|a| a.addr).collect()).await;
             }
-            for address in there {
-                netlink.remove(address).await?;
-                removed.insert(address.addr);
+            // One that cannot be removed must not keep the others.
+            for address in ours {
+                match netlink.remove(address).await {
+                    Ok(()) => drop(removed.insert(address.addr)),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
         let world = netlink.look().await?;
         match self.vips.iter().flat_map(|vip| world.holders(vip.addr)).next() {
-            Some(left) => Err(VipError::StillThere { addr: left.addr, interface: world.name(left.index) }),
+            Some(left) => Err(failed.unwrap_or_else(|| VipError::StillThere { addr: left.addr, interface: world.name(left.index) })),
             None => Ok(removed.into_iter().collect()),
         }
     }
@@ -264,7 +266,7 @@ async fn free(addr: IpAddr, place: &Place) -> Result<(), VipError> {
 async fn put(netlink: &Netlink, world: &World, addr: IpAddr, place: &Place, lifetime: Option<Duration>) -> Result<(), VipError> {
     for there in world.holders(addr) {
         if !there.is_ours {
-            return Err(VipError::Permanent { addr, interface: world.name(there.index) });
+            return Err(VipError::Foreign { addr, interface: world.name(there.index) });
         }
         if there.index != place.interface.index || there.prefix != place.prefix {
             netlink.remove(there).await?;

@@ -16,6 +16,8 @@ const NETLINK_BOUND: Duration = Duration::from_secs(2);
 const PROTOCOL: u8 = 0x75;
 /// "For ever" in an address's lifetime.
 const FOREVER: u32 = u32::MAX;
+/// In place of "for ever" (ten years): on kernels without marks, having an end at all shows that an address is ours.
+const VERY_LONG_SECONDS: u32 = 10 * 365 * 24 * 3600;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct Configured {
     pub prefix: u8,
     /// Interface.
     pub index: u32,
-    /// It was put there by this software: it bears our mark, or at least an end.
+    /// It was put there by this software: it bears our mark; on kernels without marks, it has an end.
     pub is_ours: bool,
 }
 
@@ -117,7 +119,9 @@ impl Netlink {
             world.interfaces.insert(interface.index, interface);
         }
         let messages = collect("read the addresses", self.handle.address().get().execute()).await?;
-        world.addresses = messages.iter().filter_map(configured).collect();
+        // The kernel marks its own addresses, such as 127.0.0.1: if none has a mark, it knows no marks.
+        let has_marks = messages.iter().flat_map(|m| &m.attributes).any(|a| matches!(a, AddressAttribute::Protocol(_)));
+        world.addresses = messages.iter().filter_map(|message| configured(message, has_marks)).collect();
         Ok(world)
     }
 
@@ -135,7 +139,7 @@ impl Netlink {
         message.attributes.push(AddressAttribute::Flags(flags));
         message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
         let mut cache = CacheInfo::default();
-        cache.ifa_valid = lifetime.map_or(FOREVER, whole_seconds);
+        cache.ifa_valid = lifetime.map_or(VERY_LONG_SECONDS, whole_seconds);
         // Not preferred in IPv6: outgoing connections keep to the machine's own address.
         cache.ifa_preferred = if addr.is_ipv6() { 0 } else { cache.ifa_valid };
         message.attributes.push(AddressAttribute::CacheInfo(cache));
@@ -164,10 +168,10 @@ impl Netlink {
 /// The kernel counts whole seconds: rounded down, so that the address never outlives what was asked for; at least 1,
 /// because 0 is refused.
 fn whole_seconds(lifetime: Duration) -> u32 {
-    u32::try_from(lifetime.as_secs()).unwrap_or(FOREVER - 1).clamp(1, FOREVER - 1)
+    u32::try_from(lifetime.as_secs()).unwrap_or(VERY_LONG_SECONDS).clamp(1, VERY_LONG_SECONDS)
 }
 
-fn configured(message: &AddressMessage) -> Option<Configured> {
+fn configured(message: &AddressMessage, has_marks: bool) -> Option<Configured> {
     let mut found =
         Configured { addr: IpAddr::from([0; 4]), prefix: message.header.prefix_len, index: message.header.index, is_ours: false };
     let (mut local, mut address) = (None, None);
@@ -176,7 +180,7 @@ fn configured(message: &AddressMessage) -> Option<Configured> {
             // On a point-to-point interface `Address` is the other end.
             AddressAttribute::Local(addr) => local = Some(*addr),
             AddressAttribute::Address(addr) => address = Some(*addr),
-            AddressAttribute::CacheInfo(cache) => found.is_ours |= cache.ifa_valid != FOREVER,
+            AddressAttribute::CacheInfo(cache) => found.is_ours |= !has_marks && cache.ifa_valid != FOREVER,
             AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)) => found.is_ours = true,
             _ => {}
         }

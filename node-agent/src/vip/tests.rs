@@ -9,6 +9,22 @@ use std::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(15);
 const NO_LIMIT: Raise = Raise { lifetime: None, conflicts: Conflicts::Refuse };
 
+/// Compiles only if the work may be done in any task.
+#[allow(dead_code)]
+fn everything_is_send(vips: &'static mut Vips) {
+    fn is_send<T: Send>(_: T) {}
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Vips>();
+    is_shared::<crate::link::Link>();
+    is_shared::<crate::checker::Checkers>();
+    is_send(async {
+        let _ = vips.raise(NO_LIMIT).await;
+        let _ = vips.renew(Duration::ZERO).await;
+        vips.held().await;
+        vips.drop_all().await
+    });
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own: whatever it starts is in there too.
@@ -106,9 +122,9 @@ fn raised_addresses_answer_without_disturbing_the_own_one_and_go_away() {
         // The interface's own address stays the source, and the subnet has one route.
         let shown = ip(&["-o".into(), "address".into(), "show".into(), "dev".into(), "eth0".into()]);
         assert!(shown.contains("10.9.0.50/24") && shown.contains("secondary"), "{shown}");
-        let route = ip(&["route".into(), "get".into(), "10.9.0.2".into()]);
+        let route = ip(&["route".into(), "get".into(), "10.9.0.51".into()]);
         assert!(route.contains("src 10.9.0.1"), "{route}");
-        let route = ip(&["-6".into(), "route".into(), "get".into(), "fd09::2".into()]);
+        let route = ip(&["-6".into(), "route".into(), "get".into(), "fd09::51".into()]);
         assert!(route.contains("src fd09::1"), "{route}");
         // Raising twice is the same as once.
         assert_eq!(vips.raise(NO_LIMIT).await.unwrap(), raised);
@@ -225,9 +241,17 @@ fn mistakes_are_named_with_what_was_found() {
         let mut own = Vips::new(vec![vip("10.9.0.1")]);
         let elsewhere = Vip { interface: Some("eth0".into()), ..vip("10.9.0.1") };
         let raised = Vips::new(vec![elsewhere]).raise(NO_LIMIT).await;
-        assert!(matches!(raised, Err(VipError::Permanent { .. })), "{raised:?}");
-        assert!(matches!(own.drop_all().await, Err(VipError::Permanent { .. })));
+        assert!(matches!(raised, Err(VipError::Foreign { .. })), "{raised:?}");
+        assert!(matches!(own.drop_all().await, Err(VipError::Foreign { .. })));
         assert_eq!(own.held().await.len(), 1);
+        // Nor one that came with an end, from DHCP for example.
+        ip(&"address add 10.9.0.70/24 dev eth0 valid_lft 1000 preferred_lft 1000".split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert!(matches!(Vips::new(vec![vip("10.9.0.70")]).drop_all().await, Err(VipError::Foreign { .. })));
+        // What is ours goes all the same.
+        Vips::new(vec![vip("10.9.0.71")]).raise(NO_LIMIT).await.unwrap();
+        let mut both = Vips::new(vec![vip("10.9.0.70"), vip("10.9.0.71")]);
+        assert!(matches!(both.drop_all().await, Err(VipError::Foreign { .. })));
+        assert_eq!(both.held().await, vec!["10.9.0.70".parse::<IpAddr>().unwrap()]);
     });
     // A named interface takes an address of another subnet, standing alone.
     node.block_on(|| async {

@@ -87,8 +87,12 @@ fn page(v: &DashboardView) -> Page<'_> {
     let modules: usize = v.clusters.iter().map(|c| c.modules.len()).sum();
     let nodes: usize = v.clusters.iter().map(|c| c.nodes.len()).sum();
     let clusters = v.clusters.len();
-    let mut cards: Vec<Card> =
-        v.clusters.iter().filter(|cluster| is_shown(cluster, v.filter)).map(|cluster| Card::of(c, cluster, |m| row_is_shown(m, v.filter))).collect();
+    let mut cards: Vec<Card> = v
+        .clusters
+        .iter()
+        .filter(|cluster| is_shown(cluster, v.filter))
+        .map(|cluster| Card::of(c, cluster, |m| row_is_shown(m, v.filter)))
+        .collect();
     // A cluster without modules is the newest work in hand: after those that need attention, before those that do not.
     cards.sort_by_key(|card| (card.worst.unwrap_or(HealthView::InProgress), card.cluster.clone()));
     Page {
@@ -136,9 +140,7 @@ fn tiles(lang: Lang, v: &DashboardView) -> Vec<Tile> {
     let order = [HealthView::Protected, HealthView::AtRisk, HealthView::InProgress, HealthView::NotReady, HealthView::NoContact];
     let tile = |health: HealthView| {
         let count = match health {
-            HealthView::NoContact => {
-                v.clusters.iter().flat_map(|c| &c.nodes).filter(|n| matches!(n.contact, Contact::Lost { .. })).count()
-            }
+            HealthView::NoContact => v.clusters.iter().flat_map(|c| &c.nodes).filter(|n| matches!(n.contact, Contact::Lost { .. })).count(),
             _ => v.clusters.iter().flat_map(|c| &c.modules).filter(|m| tile_of(m.health) == health).count(),
         };
         let is_pressed = v.filter.map(tile_of) == Some(health);

@@ -17,9 +17,19 @@ impl Display for Html {
 impl HtmlSafe for Html {}
 
 impl Mark {
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self == Mark::Stopped
+    }
+    pub(crate) fn is_red(&self) -> bool {
+        *self == Mark::NotReady
+    }
     /// The shape, in its colour. Always beside a word, therefore hidden from screen readers.
     pub(crate) fn svg(self, size: &str) -> Html {
-        Html(format!("<svg class=\"sh {size} {}\" viewBox=\"0 0 24 24\" aria-hidden=\"true\"><use href=\"#{}\"/></svg>", self.tone(), self.shape()))
+        Html(format!(
+            "<svg class=\"sh {size} {}\" viewBox=\"0 0 24 24\" aria-hidden=\"true\"><use href=\"#{}\"/></svg>",
+            self.tone(),
+            self.shape()
+        ))
     }
 }
 
@@ -68,4 +78,9 @@ pub(crate) fn initial(name: &str) -> String {
 /// `<time>` with its text; `kind` says to `live.js` how to keep it current (`clock`, `date`, `ago`).
 pub(crate) fn time(unix_ms: u64, kind: &str, text: &str) -> Html {
     Html(format!("<time datetime=\"{}\" data-{kind}>{text}</time>", fmt::rfc3339(unix_ms)))
+}
+
+/// The square with a hole without its alarm: something that is rightly off here.
+pub(crate) fn plain_stopped() -> Html {
+    Html("<svg class=\"sh s16 c-unk\" viewBox=\"0 0 24 24\" aria-hidden=\"true\"><use href=\"#s-stopped\"/></svg>".to_owned())
 }

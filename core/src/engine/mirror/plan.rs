@@ -155,7 +155,7 @@ impl Mirror {
             Goal::Claim => self.on_session_closed(out),
             Goal::Stopped { by } => {
                 self.give_up_role(out);
-                self.saved.is_started = false;
+                self.saved.is_started = by == crate::command::BY_SHUTDOWN;
                 self.saved.is_clean = true;
                 self.saved.stopped_by = Some(by.clone());
                 self.save(out);

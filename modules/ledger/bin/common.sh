@@ -1,0 +1,35 @@
+#!/bin/sh
+# Shared by the scripts of this module: finds, starts and ends the ledger of this module. Read with `.`, never run.
+#
+# Values: LEDGER_DIR and LEDGER_LISTEN (userconfig.xml), TSUGI_MODULE and TSUGI_STATE_DIR (agent).
+
+set -u
+: "${LEDGER_DIR:?is set in userconfig.xml}" "${LEDGER_LISTEN:?is set in userconfig.xml}"
+name=${TSUGI_MODULE:-ledger}
+# Neither file may lie in the replicated directory: they speak of this machine only.
+state=${TSUGI_STATE_DIR:-/run}
+pid_file=$state/$name.ledger.pid
+output=$state/$name.ledger.out
+
+# Prints the pid of this module's ledger; fails if it does not run. A pid file may be older than the last start of the
+# machine, so the number alone proves nothing: the process must be ours by its command line.
+ledger_pid() {
+    pid=$(cat "$pid_file" 2>/dev/null) || return 1
+    case $pid in '' | *[!0-9]*) return 1 ;; esac
+    { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -Fq -- "tsugi-ledger --dir $LEDGER_DIR --listen" || return 1
+    echo "$pid"
+}
+
+# ledger_end SIGNAL TENTHS: sends the signal and waits until the process is gone.
+ledger_end() {
+    pid=$(ledger_pid) || { rm -f "$pid_file"; return 0; }
+    echo "$name: SIG$1 to process $pid"
+    kill -s "$1" "$pid" 2>/dev/null
+    tenths=0
+    while ledger_pid >/dev/null; do
+        [ "$tenths" -lt "$2" ] || return 1
+        tenths=$((tenths + 1))
+        sleep 0.1
+    done
+    rm -f "$pid_file"
+}

@@ -1,0 +1,464 @@
+//! The set of modules of a node: keep, stop, start; and the two who may order, console and command line.
+
+use crate::arbiter::ArbiterClient;
+use crate::config::{AgentConfig, Identity};
+use crate::console::{ConsoleLink, FromConsole, HelloInfo};
+use crate::hands::{Hands, Setting};
+use crate::link::{LinkConfig, LinkNetwork};
+use crate::local::{LocalServer, Responder};
+use crate::rfs::handle::DataConfig;
+use crate::runner::{INBOX_MAX, Reports, Runner, RunnerHandle};
+use crate::store::{ClusterFile, RecordLoad, Store};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tsugi_core::command::Refusal;
+use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
+use tsugi_core::event::Event;
+use tsugi_core::ids::{LifeId, ModuleName, NodeName};
+use tsugi_core::module::xml::{self, ParseContext};
+use tsugi_core::module::{Boot, Mode, ModuleDef};
+use tsugi_core::state::{Flag, Snapshot, State};
+use tsugi_core::wire::console::Deployment;
+use tsugi_core::wire::local::{Reply, Request};
+
+/// Orders of the console and requests of the command line that may wait.
+const QUEUE_MAX: usize = 256;
+/// The whole orderly stop of all modules; systemd's default patience is 90 s.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(75);
+/// First heartbeat port; each module has the next one.
+const HEARTBEAT_PORT: u16 = 8888;
+/// First replication port; each module has the next four.
+const REPLICATION_PORT: u16 = 5600;
+/// Replies of a `Watch` are sent at most this often.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// The agent of a node.
+pub struct Agent {
+    config: AgentConfig,
+    identity: Identity,
+    store: Store,
+    life: LifeId,
+    console: ConsoleLink,
+    arbiter: Arc<ArbiterClient>,
+    runners: BTreeMap<ModuleName, RunnerHandle>,
+    cluster: Option<ClusterFile>,
+}
+
+/// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
+pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let identity = Identity::load(&config.state_dir)?;
+    let store = Store::open(&config.state_dir)?;
+    let life = LifeId(rand::random());
+    let (console_tx, mut console_rx) = mpsc::channel(QUEUE_MAX);
+    let hello = HelloInfo { agent_version: env!("CARGO_PKG_VERSION").to_owned(), boot: life, os: os_name() };
+    let console = ConsoleLink::start(&identity, hello, store.events().clone(), console_tx)?;
+    let (local_tx, mut local_rx) = mpsc::channel(QUEUE_MAX);
+    let _local = LocalServer::start(&config.socket(), local_tx)?;
+    let arbiter = Arc::new(ArbiterClient::new(&identity)?);
+    let cluster = store.cluster()?;
+    tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
+    let mut agent = Agent { config, identity, store, life, console, arbiter, runners: BTreeMap::new(), cluster };
+    for deployment in agent.store.deployments()? {
+        if let Err(e) = agent.start_module(&deployment).await {
+            tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
+        }
+    }
+    agent.tell_versions();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            Some(order) = console_rx.recv() => agent.on_console(order).await,
+            Some((request, responder)) = local_rx.recv() => agent.on_local(request, responder),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    agent.shut_down().await;
+    Ok(())
+}
+
+impl Agent {
+    async fn on_console(&mut self, order: FromConsole) {
+        match order {
+            FromConsole::Cluster(cluster) => self.on_cluster(cluster).await,
+            FromConsole::Deploy(deployment) => {
+                let (module, generation) = (deployment.module.clone(), deployment.generation);
+                let problems = self.deploy(deployment).await;
+                self.tell_versions();
+                self.console.deploy_done(module, generation, problems);
+            }
+            FromConsole::Remove(module) => {
+                let problems = self.remove(&module).await;
+                self.tell_versions();
+                self.console.deploy_done(module, 0, problems);
+            }
+            FromConsole::Command { module, command } => {
+                let Some(runner) = self.runners.get(&module).cloned() else {
+                    return self.console.command_done(command.id, Some(Refusal::NotConfigured));
+                };
+                let console = self.console.clone();
+                tokio::spawn(async move {
+                    let id = command.id.clone();
+                    let refusal = runner.order(command).await;
+                    console.command_done(id, refusal);
+                });
+            }
+        }
+    }
+
+    async fn on_cluster(&mut self, cluster: ClusterFile) {
+        if self.cluster.as_ref() == Some(&cluster) {
+            return;
+        }
+        if let Err(e) = self.store.put_cluster(&cluster) {
+            tracing::error!(error = %e, "the cluster definition could not be stored: {e}");
+            return;
+        }
+        let is_other = self.cluster.as_ref().is_none_or(|c| c.cluster != cluster.cluster || c.heartbeat_key != cluster.heartbeat_key);
+        self.cluster = Some(cluster);
+        self.tell_versions();
+        if is_other {
+            self.retry_modules().await;
+        }
+    }
+
+    /// Modules that could not be taken up for want of the cluster's definition.
+    async fn retry_modules(&mut self) {
+        let Ok(deployments) = self.store.deployments() else { return };
+        for deployment in deployments.into_iter().filter(|d| !self.runners.contains_key(&d.module)).collect::<Vec<_>>() {
+            if let Err(e) = self.start_module(&deployment).await {
+                tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module cannot be taken up");
+            }
+        }
+    }
+
+    /// Takes a configuration, or says every reason against it and changes nothing.
+    async fn deploy(&mut self, deployment: Deployment) -> Vec<String> {
+        let former = self.store.deployment(&deployment.module).ok().flatten();
+        if let Some(former) = &former {
+            if former == &deployment {
+                return Vec::new();
+            }
+            if former.generation > deployment.generation {
+                return vec![format!(
+                    "version {} of module {} is in force on {} already; version {} is older and is refused",
+                    former.generation, deployment.module, self.identity.node, deployment.generation
+                )];
+            }
+        }
+        let problems = match self.definition(&deployment) {
+            Ok(def) => self.problems_here(&deployment, &def),
+            Err(problems) => problems,
+        };
+        if !problems.is_empty() {
+            return problems;
+        }
+        if let Some(runner) = self.runners.get(&deployment.module) {
+            let state = runner.snapshot().map_or(State::Stop, |s| s.state);
+            if state != State::Stop {
+                return vec![format!(
+                    "module {} is {} on {}: stop it (`tsugi stop {}`), then apply the configuration",
+                    deployment.module,
+                    state.word(),
+                    self.identity.node,
+                    deployment.module
+                )];
+            }
+        }
+        if let Err(e) = self.store.put_deployment(&deployment) {
+            return vec![format!("the configuration could not be stored on {}: {e}", self.identity.node)];
+        }
+        if let Some(runner) = self.runners.remove(&deployment.module) {
+            runner.end(false).await;
+            runner.ended().await;
+        }
+        match self.start_module(&deployment).await {
+            Ok(()) => {
+                self.store.events().add(&self.identity.node, &deployment.module, Event::Configured { generation: deployment.generation });
+                self.console.event_added();
+                Vec::new()
+            }
+            Err(e) => vec![format!("{e:#}")],
+        }
+    }
+
+    async fn remove(&mut self, module: &ModuleName) -> Vec<String> {
+        if let Some(runner) = self.runners.get(module) {
+            let state = runner.snapshot().map_or(State::Stop, |s| s.state);
+            if state != State::Stop {
+                return vec![format!("module {module} is {} on {}: stop it first (`tsugi stop {module}`)", state.word(), self.identity.node)];
+            }
+            runner.end(false).await;
+            runner.ended().await;
+            self.runners.remove(module);
+        }
+        self.console.module_gone(module);
+        match self.store.remove_module(module) {
+            Ok(()) => Vec::new(),
+            Err(e) => vec![format!("module {module} could not be removed on {}: {e}", self.identity.node)],
+        }
+    }
+
+    fn definition(&self, deployment: &Deployment) -> Result<ModuleDef, Vec<String>> {
+        let ctx = ParseContext { cluster: self.cluster.as_ref().map(|c| &c.cluster), nodes: &deployment.nodes };
+        let parsed = xml::parse(&deployment.userconfig, &ctx);
+        parsed.def.ok_or_else(|| parsed.problems.iter().map(|p| format!("conf/userconfig.xml:{p}")).collect())
+    }
+
+    /// What only this node can know.
+    fn problems_here(&self, deployment: &Deployment, def: &ModuleDef) -> Vec<String> {
+        let mut problems = Vec::new();
+        let node = &self.identity.node;
+        if def.mode != Mode::Mirror || deployment.nodes.len() != 2 {
+            problems.push(format!(
+                "module {}: this release runs mirror modules on exactly two nodes; choose service mode=\"mirror\" and two nodes",
+                deployment.module
+            ));
+        }
+        for tree in def.rfs.iter().flat_map(|r| &r.replicated) {
+            let path = std::path::Path::new(&tree.dir);
+            if !path.is_dir() {
+                problems.push(format!(
+                    "safe/service/rfs/replicated dir=\"{}\": there is no such directory on {node}; create it there (mkdir -p '{}') and apply again",
+                    tree.dir, tree.dir
+                ));
+                continue;
+            }
+            for check in &tree.to_check {
+                if !path.join(check).exists() {
+                    problems.push(format!(
+                        "safe/service/rfs/replicated/tocheck path=\"{check}\": not found in {} on {node}; is the file system mounted?",
+                        tree.dir
+                    ));
+                }
+            }
+        }
+        problems
+    }
+
+    async fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<()> {
+        let def = self.definition(deployment).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+        let setting = self.setting(deployment, def)?;
+        let (record, load) = self.store.record(&deployment.module)?;
+        let saved = match load {
+            RecordLoad::Fresh => Saved::default(),
+            RecordLoad::Saved(bytes) => postcard::from_bytes(&bytes).unwrap_or_else(|e| {
+                tracing::error!(module.name = %deployment.module, error = %e, "the record of module {} has an unknown format: this copy counts as unknown", deployment.module);
+                unknown_record()
+            }),
+            RecordLoad::Damaged { detail } => {
+                tracing::error!(module.name = %deployment.module, %detail, "the record of module {} is damaged ({detail}): this copy counts as unknown", deployment.module);
+                unknown_record()
+            }
+        };
+        let must_start = match setting.def.boot {
+            Boot::On => true,
+            Boot::Off => false,
+            Boot::Auto => saved.is_started,
+        };
+        let delay = setting.def.boot_delay;
+        let cfg = MirrorConfig {
+            timing: setting.def.heart.timing,
+            is_failover_on: setting.def.is_failover_on && setting.def.authority == tsugi_core::module::Authority::Arbiter,
+            default_prim: setting.def.default_prim.clone(),
+            maxloop: setting.def.maxloop,
+            loop_interval: setting.def.loop_interval,
+            ack: setting.def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
+            ..MirrorConfig::new(setting.node.clone(), setting.peer.clone())
+        };
+        let engine = Mirror::new(cfg, saved, rand::random());
+        let channel = mpsc::channel(INBOX_MAX);
+        let hands = Hands::new(setting, channel.0.clone(), record, self.arbiter.clone()).await.context("open the heartbeats")?;
+        let reports = Reports { events: self.store.events().clone(), console: self.console.clone() };
+        let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
+        tokio::spawn(runner.run(must_start.then_some(delay)));
+        self.runners.insert(deployment.module.clone(), handle);
+        Ok(())
+    }
+
+    fn setting(&self, deployment: &Deployment, def: ModuleDef) -> anyhow::Result<Setting> {
+        let me = self.identity.node.clone();
+        let module = deployment.module.clone();
+        let peer = deployment
+            .nodes
+            .iter()
+            .find(|n| **n != me)
+            .cloned()
+            .with_context(|| format!("module {module} has no second node: choose two nodes for it in the console"))?;
+        let cluster = self.cluster.as_ref().context("the console has not sent the cluster definition yet; the module is taken up when it does")?;
+        let lans: Vec<String> = if def.heart.heartbeats.is_empty() {
+            cluster.cluster.lans.iter().map(|l| l.name.clone()).collect()
+        } else {
+            def.heart.heartbeats.iter().map(|h| h.lan.clone()).collect()
+        };
+        let index = deployment.module_id.saturating_sub(1);
+        let port = def.heart.port.unwrap_or(HEARTBEAT_PORT + index);
+        let pairs: Vec<(String, IpAddr, IpAddr)> = lans.iter().filter_map(|name| pair_on(cluster, name, &me, &peer)).collect();
+        if pairs.is_empty() {
+            anyhow::bail!("no network of the cluster has both {me} and {peer}: add them to a lan in the cluster's configuration");
+        }
+        let networks = pairs
+            .iter()
+            .map(|(lan, local, other)| LinkNetwork {
+                lan: lan.clone(),
+                local: SocketAddr::new(*local, port),
+                peer: SocketAddr::new(*other, port),
+            })
+            .collect();
+        let flow = def.heart.heartbeats.iter().find(|h| h.is_flow).map(|h| h.lan.clone());
+        let (_, local, other) = flow.and_then(|name| pairs.iter().find(|p| p.0 == name)).unwrap_or(&pairs[0]);
+        let replication_port = REPLICATION_PORT + index * 4;
+        let data = def.rfs.as_ref().map(|rfs| DataConfig {
+            module: module.clone(),
+            node: me.clone(),
+            peer: peer.clone(),
+            cluster: self.identity.cluster.to_string(),
+            dirs: rfs.replicated.clone(),
+            ack: rfs.ack,
+            listen: SocketAddr::new(*local, replication_port),
+            connect: SocketAddr::new(*other, replication_port),
+            identity_dir: self.config.state_dir.join("identity"),
+            run_dir: self.config.run_dir.clone(),
+            resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+        });
+        let link = LinkConfig {
+            module: module.clone(),
+            node: me.clone(),
+            peer: peer.clone(),
+            life: self.life,
+            key: cluster.heartbeat_key.0,
+            networks,
+            lost_after: def.heart.timing.silence,
+        };
+        Ok(Setting {
+            active_dir: self.store.active_dir(&module),
+            log_dir: self.store.log_dir(&module),
+            state_dir: self.config.state_dir.clone(),
+            exe: std::env::current_exe().context("find this program's own file")?,
+            module,
+            node: me,
+            peer,
+            cluster: self.identity.cluster.to_string(),
+            def,
+            link,
+            data,
+        })
+    }
+
+    fn tell_versions(&self) {
+        let modules = self.store.deployments().unwrap_or_default().into_iter().map(|d| (d.module, d.generation)).collect();
+        self.console.set_versions(self.cluster.as_ref().map_or(0, |c| c.generation), modules);
+    }
+
+    // ---- command line ----
+
+    fn on_local(&self, request: Request, responder: Responder) {
+        match request {
+            Request::State { module } => {
+                let reply = self.states(module.as_ref());
+                tokio::spawn(async move { responder.send(reply).await });
+            }
+            Request::Watch { module } => self.watch(module, responder),
+            Request::Command { module, command } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let refusal = match runner {
+                        Some(runner) => runner.order(command).await,
+                        None => Some(Refusal::NotConfigured),
+                    };
+                    responder.send(Reply::Command { refusal }).await
+                });
+            }
+            Request::Events { module, count } => {
+                let events = self.store.events().last(module.as_ref(), count as usize);
+                tokio::spawn(async move { responder.send(Reply::Events { events }).await });
+            }
+            Request::About => {
+                let reply = Reply::About {
+                    node: self.identity.node.clone(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    console: Some(self.identity.console.to_string()),
+                    is_console_connected: self.console.is_connected(),
+                    cluster: Some(self.identity.cluster.to_string()),
+                };
+                tokio::spawn(async move { responder.send(reply).await });
+            }
+        }
+    }
+
+    fn states(&self, module: Option<&ModuleName>) -> Reply {
+        let snapshots: Vec<Snapshot> =
+            self.runners.iter().filter(|(name, _)| module.is_none_or(|m| m == *name)).filter_map(|(_, r)| r.snapshot()).collect();
+        match module {
+            Some(name) if snapshots.is_empty() => {
+                let known: Vec<String> = self.runners.keys().map(ToString::to_string).collect();
+                Reply::Error { message: format!("there is no module {name} on {}; modules here: {}", self.identity.node, list(&known)) }
+            }
+            _ => Reply::State { snapshots },
+        }
+    }
+
+    fn watch(&self, module: Option<ModuleName>, responder: Responder) {
+        let mut watched: Vec<_> =
+            self.runners.iter().filter(|(name, _)| module.as_ref().is_none_or(|m| m == *name)).map(|(_, r)| r.changes()).collect();
+        tokio::spawn(async move {
+            loop {
+                let snapshots = watched.iter_mut().filter_map(|w| w.borrow_and_update().clone()).collect();
+                if !responder.send(Reply::State { snapshots }).await {
+                    return;
+                }
+                tokio::time::sleep(WATCH_PERIOD).await;
+                let waits: Vec<_> = watched.iter_mut().map(|w| Box::pin(w.changed())).collect();
+                if waits.is_empty() {
+                    return responder.closed().await;
+                }
+                tokio::select! {
+                    _ = futures_util::future::select_all(waits) => {}
+                    () = responder.closed() => return,
+                }
+            }
+        });
+    }
+
+    async fn shut_down(&mut self) {
+        tracing::info!("the agent stops its modules in order");
+        for runner in self.runners.values() {
+            runner.end(true).await;
+        }
+        let all_ended = async {
+            for runner in self.runners.values() {
+                runner.ended().await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_err() {
+            tracing::error!("not every module stopped within {} s", SHUTDOWN_MAX.as_secs());
+        }
+        self.store.events().flush();
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// A record that cannot be read says nothing of the copy; its epoch is set so that the node waits before it claims.
+fn unknown_record() -> Saved {
+    Saved { flag: Flag::Unknown, epoch: tsugi_core::ids::Epoch(1), ..Saved::default() }
+}
+
+fn pair_on(cluster: &ClusterFile, lan: &str, me: &NodeName, peer: &NodeName) -> Option<(String, IpAddr, IpAddr)> {
+    let lan = cluster.cluster.lan(lan)?;
+    let mine = lan.nodes.iter().find(|n| &n.name == me)?;
+    Some((lan.name.clone(), mine.local.unwrap_or(mine.addr), lan.addr(peer)?))
+}
+
+fn os_name() -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|v| v.trim_matches('"').to_owned());
+    name.unwrap_or_else(|| "Linux".to_owned())
+}

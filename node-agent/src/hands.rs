@@ -1,0 +1,347 @@
+//! Carries the engine's effects out on this machine.
+//!
+//! One value per module; it owns the doers. Effects that take long only start something, whose end comes back to
+//! the runner's inbox as `Done`; [`Hands::save`] is waited for.
+
+use crate::arbiter::ArbiterClient;
+use crate::link::{Link, LinkConfig, LinkEvent};
+use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
+use crate::runner::Inbox;
+use crate::script::{self, ScriptCall};
+use crate::store::RecordFile;
+use crate::vip::{Conflicts, Raise, Vips};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
+use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
+use tsugi_core::module::{ModuleDef, ScriptName, User};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::NetworkView;
+use tsugi_core::wire::arbiter::ArbiterRequest;
+use tsugi_core::wire::peer::Status;
+
+/// Everything that is fixed while a configuration is in force.
+#[derive(Clone)]
+pub struct Setting {
+    /// Module.
+    pub module: ModuleName,
+    /// This node.
+    pub node: NodeName,
+    /// The other one.
+    pub peer: NodeName,
+    /// Cluster name.
+    pub cluster: String,
+    /// Definition.
+    pub def: ModuleDef,
+    /// Heartbeats.
+    pub link: LinkConfig,
+    /// Data process; absent = nothing is replicated.
+    pub data: Option<DataConfig>,
+    /// `modules/M/active`.
+    pub active_dir: PathBuf,
+    /// `modules/M/log`.
+    pub log_dir: PathBuf,
+    /// State directory of the agent, for scripts.
+    pub state_dir: PathBuf,
+    /// This program, to start the data process from.
+    pub exe: PathBuf,
+}
+
+/// The doers of one module.
+pub struct Hands {
+    setting: Setting,
+    inbox: mpsc::Sender<Inbox>,
+    record: RecordFile,
+    link: Option<Link>,
+    arbiter: Arc<ArbiterClient>,
+    vips: Vips,
+    is_vip_wanted: bool,
+    data: Option<DataProcess>,
+    data_events: mpsc::Sender<DataEvent>,
+    /// What the data process may do; repeated to a new process.
+    deadline_ns: Option<u64>,
+}
+
+/// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
+const QUEUE_MAX: usize = 256;
+
+impl Hands {
+    /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
+    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arc<ArbiterClient>) -> anyhow::Result<Hands> {
+        script::kill_module(&setting.module, &setting.node).await;
+        let mut vips = Vips::new(setting.def.vips.clone());
+        if let Err(e) = vips.drop_all().await {
+            tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
+        }
+        let (data_events, mut data_rx) = mpsc::channel(QUEUE_MAX);
+        let to_runner = inbox.clone();
+        tokio::spawn(async move {
+            while let Some(event) = data_rx.recv().await {
+                let input = match event {
+                    DataEvent::Answer(job, answer) => Input::Done(job, Outcome::Replica(answer)),
+                    DataEvent::Note(note) => Input::Replica(note),
+                };
+                if to_runner.send(Inbox::Input(input)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut hands = Hands {
+            setting,
+            inbox,
+            record,
+            link: None,
+            arbiter,
+            vips,
+            is_vip_wanted: false,
+            data: None,
+            data_events,
+            deadline_ns: Some(0),
+        };
+        hands.open_link().await?;
+        Ok(hands)
+    }
+
+    async fn open_link(&mut self) -> anyhow::Result<()> {
+        let (tx, mut rx) = mpsc::channel(QUEUE_MAX);
+        self.link = Some(Link::start(self.setting.link.clone(), tx).await?);
+        let to_runner = self.inbox.clone();
+        tokio::spawn(async move {
+            while let Some(LinkEvent::Heard(heard)) = rx.recv().await {
+                if to_runner.send(Inbox::Heard(Box::new(heard))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// What is fixed.
+    pub fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// The record, on disk when this returns `Ok`.
+    pub fn save(&mut self, saved: &Saved) -> anyhow::Result<()> {
+        let bytes = postcard::to_stdvec(saved)?;
+        // A few milliseconds of disk: the runner has nothing else to do before it, and must not do anything else.
+        tokio::task::block_in_place(|| self.record.save(&bytes))?;
+        Ok(())
+    }
+
+    /// A beat now; its number.
+    pub fn send(&self, status: Status) -> Option<u64> {
+        self.link.as_ref().map(|link| link.send(status))
+    }
+
+    /// The engine has taken this beat into account.
+    pub fn processed(&self, heard: &crate::link::Heard) {
+        if let Some(link) = &self.link {
+            link.processed(heard);
+        }
+    }
+
+    /// Boot clock just before beat `seq` was sent.
+    pub fn sent_ns(&self, seq: u64) -> Option<u64> {
+        self.link.as_ref().and_then(|link| link.sent_ns(seq))
+    }
+
+    /// Heartbeat networks.
+    pub fn networks(&self) -> Vec<NetworkView> {
+        self.link.as_ref().map(Link::networks).unwrap_or_default()
+    }
+
+    /// Until when the data process may acknowledge; `None` = no promise needed.
+    pub fn set_deadline(&mut self, until_ns: Option<u64>) {
+        self.deadline_ns = until_ns;
+        if let Some(data) = &self.data {
+            data.set_deadline(until_ns);
+        }
+    }
+
+    /// Starts a script; its end comes as `Done`.
+    pub fn run(&self, job: JobId, run: ScriptRun) {
+        let inbox = self.inbox.clone();
+        let Some(user) = &self.setting.def.user else {
+            // Without `<user>` no script runs.
+            return done(inbox, job, Outcome::Script { code: Some(0), millis: 0 });
+        };
+        let call = self.call(&run, user);
+        let module = self.setting.module.clone();
+        tokio::spawn(async move {
+            let end = script::run(call).await;
+            if end.code != Some(0) {
+                tracing::warn!(module.name = %module, script = run.script.file(), code = ?end.code, last = %end.last_line, "script {} of module {module} failed: {}", run.script.file(), end.last_line);
+            }
+            let _ = inbox.send(Inbox::ScriptSaid { script: run.script, code: end.code, text: end.last_line }).await;
+            let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Script { code: end.code, millis: end.millis }))).await;
+        });
+    }
+
+    fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
+        let s = &self.setting;
+        let bin = s.active_dir.join("bin");
+        let mut args: Vec<String> = Vec::new();
+        if run.is_forced {
+            args.push("force".into());
+        }
+        args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
+        let mut env: BTreeMap<String, String> = user.vars.clone();
+        let path = |p: PathBuf| p.to_string_lossy().into_owned();
+        env.extend([
+            ("SAFEMODULE".into(), s.module.to_string()),
+            ("SAFEUSERBIN".into(), path(bin.clone())),
+            ("SAFEUSERCONF".into(), path(s.active_dir.join("conf"))),
+            ("SAFEUSERVAR".into(), path(s.log_dir.clone())),
+            ("SAFEVAR".into(), path(s.state_dir.clone())),
+            ("TSUGI_MODULE".into(), s.module.to_string()),
+            ("TSUGI_NODE".into(), s.node.to_string()),
+            ("TSUGI_STATE_DIR".into(), path(s.state_dir.clone())),
+        ]);
+        let is_stop = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond | ScriptName::Poststop);
+        let timeout = match (is_stop, run.is_forced) {
+            (false, _) => user.start_timeout,
+            (true, false) => user.stop_timeout,
+            (true, true) => user.force_timeout,
+        };
+        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone() }
+    }
+
+    /// How long the kernel keeps an address without renewal: less than the time after which the peer may take it.
+    fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.setting.def.heart.timing.keep.as_secs().max(2))
+    }
+
+    /// Raises or drops the addresses. Done when it returns: the next effect must not begin before.
+    pub async fn vip(&mut self, plan: VipPlan) -> Result<Vec<IpAddr>, String> {
+        self.is_vip_wanted = plan == VipPlan::Raise;
+        let result = match plan {
+            VipPlan::Raise => {
+                self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await
+            }
+            VipPlan::Drop => self.vips.drop_all().await,
+        };
+        result.map_err(|e| e.to_string())
+    }
+
+    /// Keeps the addresses alive; called about twice a second while they are wanted.
+    pub async fn renew_vips(&mut self) {
+        if !self.is_vip_wanted {
+            return;
+        }
+        let lifetime = self.lifetime();
+        let is_complete = match self.vips.renew(lifetime).await {
+            Ok(lost) => lost.is_empty(),
+            Err(e) => {
+                tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
+                false
+            }
+        };
+        // This node holds the right to serve, so an address that ran out (a stalled agent) comes back.
+        if !is_complete && let Err(e) = self.vips.raise(Raise { lifetime: Some(lifetime), conflicts: Conflicts::Override }).await {
+            tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+        }
+    }
+
+    /// The peer may have been cut off from the announcements: say again who holds the addresses.
+    pub fn announce(&self) {
+        if self.is_vip_wanted {
+            self.vips.announce();
+        }
+    }
+
+    /// Addresses of the module on this node's interfaces.
+    pub async fn vips_held(&self) -> Vec<IpAddr> {
+        self.vips.held().await
+    }
+
+    /// Orders the data process, which is started when there is none.
+    pub async fn replica(&mut self, job: JobId, order: ReplicaOrder) {
+        let Some(config) = self.setting.data.clone() else {
+            return self.replica_without_data(job, &order);
+        };
+        if self.data.is_none() {
+            let is_nothing_to_end = matches!(order, ReplicaOrder::CloseSession { .. } | ReplicaOrder::Abandon { .. } | ReplicaOrder::GoAlone { .. });
+            if is_nothing_to_end {
+                return done(self.inbox.clone(), job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) }));
+            }
+            match DataProcess::spawn(&self.setting.exe, config, self.data_events.clone()).await {
+                Ok(data) => {
+                    data.set_deadline(self.deadline_ns);
+                    self.data = Some(data);
+                }
+                Err(e) => {
+                    let answer = ReplicaAnswer::Failed { detail: format!("{e:#}") };
+                    return done(self.inbox.clone(), job, Outcome::Replica(answer));
+                }
+            }
+        }
+        if let Some(data) = &self.data {
+            data.order(job, order);
+        }
+    }
+
+    /// A module that replicates nothing is always level.
+    fn replica_without_data(&self, job: JobId, order: &ReplicaOrder) {
+        let inbox = self.inbox.clone();
+        let note = match order {
+            ReplicaOrder::Offer { session, .. } => Some(ReplicaNote::Armed { session: *session }),
+            ReplicaOrder::Follow { session, .. } => Some(ReplicaNote::Level { session: *session }),
+            _ => None,
+        };
+        done(inbox.clone(), job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) }));
+        if let Some(note) = note {
+            tokio::spawn(async move { inbox.send(Inbox::Input(Input::Replica(note))).await });
+        }
+    }
+
+    /// The data process is gone: the next order starts a new one.
+    pub fn forget_data(&mut self) {
+        if let Some(mut data) = self.data.take() {
+            data.kill();
+        }
+    }
+
+    /// Figures of the data process.
+    pub async fn figures(&self) -> Option<ReplicaFigures> {
+        match &self.data {
+            Some(data) => data.figures().await,
+            None => None,
+        }
+    }
+
+    /// Asks the arbiter; the answer comes as `Done`.
+    pub fn ask(&self, job: JobId, request: ArbiterRequest) {
+        let (inbox, arbiter, module) = (self.inbox.clone(), self.arbiter.clone(), self.setting.module.clone());
+        tokio::spawn(async move {
+            let answer = match arbiter.ask(&module, &request).await {
+                Ok(answer) => Some(answer),
+                Err(e) => {
+                    tracing::warn!(module.name = %module, error = %e, "the arbiter gave no answer for module {module}: {e}");
+                    None
+                }
+            };
+            let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Arbiter(answer)))).await;
+        });
+    }
+
+    /// Leaves service without asking anybody: no acknowledgement, no address, no process of the module.
+    pub async fn give_up(&mut self) {
+        self.set_deadline(Some(0));
+        self.forget_data();
+        self.is_vip_wanted = false;
+        if let Err(e) = self.vips.drop_all().await {
+            tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
+        }
+        script::kill_module(&self.setting.module, &self.setting.node).await;
+    }
+}
+
+fn done(inbox: mpsc::Sender<Inbox>, job: JobId, outcome: Outcome) {
+    // Never blocks the runner on its own inbox.
+    tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
+}

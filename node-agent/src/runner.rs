@@ -1,0 +1,467 @@
+//! The loop of one module: next input → step → carry out, in order. Nothing else.
+
+use crate::checker::{CheckerEvent, Checkers};
+use crate::clock::boottime_ns;
+use crate::console::ConsoleLink;
+use crate::hands::Hands;
+use crate::link::Heard;
+use crate::store::EventLog;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
+use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::event::Event;
+use tsugi_core::module::{Check, ScriptName, When};
+use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
+use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+
+/// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
+pub const INBOX_MAX: usize = 512;
+/// Addresses are renewed and figures read this often. Well below the shortest lifetime of an address (2 s).
+const TICK: Duration = Duration::from_millis(500);
+/// Ids of orders remembered, so that a repeated one is answered and not carried out again.
+const ORDERS_REMEMBERED: usize = 64;
+
+/// What reaches the loop.
+pub enum Inbox {
+    /// For the engine.
+    Input(Input),
+    /// A beat; the link must learn that it was taken into account.
+    Heard(Box<Heard>),
+    /// An order, and where the answer goes.
+    Order(Command, oneshot::Sender<Option<Refusal>>),
+    /// Last output line of a script.
+    ScriptSaid {
+        /// Which.
+        script: ScriptName,
+        /// How it ended.
+        code: Option<i32>,
+        /// The line.
+        text: String,
+    },
+    /// A checker's result.
+    Checked(CheckerEvent),
+    /// Stop the module (if asked so), then end the loop.
+    End {
+        /// Stop in order first: the host shuts down.
+        is_stopping: bool,
+    },
+}
+
+/// A running module, from outside.
+#[derive(Clone)]
+pub struct RunnerHandle {
+    inbox: mpsc::Sender<Inbox>,
+    snapshot: watch::Receiver<Option<Snapshot>>,
+}
+
+impl RunnerHandle {
+    /// Hand an order over; the answer is the refusal, if any. "Accepted" is not "done".
+    pub async fn order(&self, command: Command) -> Option<Refusal> {
+        let (tx, rx) = oneshot::channel();
+        if self.inbox.send(Inbox::Order(command, tx)).await.is_err() {
+            return Some(Refusal::NotConfigured);
+        }
+        rx.await.unwrap_or(Some(Refusal::NotConfigured))
+    }
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+    /// Changes with each snapshot.
+    pub fn changes(&self) -> watch::Receiver<Option<Snapshot>> {
+        self.snapshot.clone()
+    }
+    /// End the loop; with `is_stopping` the module is stopped in order before.
+    pub async fn end(&self, is_stopping: bool) {
+        let _ = self.inbox.send(Inbox::End { is_stopping }).await;
+    }
+    /// Returns when the loop has ended.
+    pub async fn ended(&self) {
+        self.inbox.closed().await;
+    }
+}
+
+/// Where the loop reports to.
+pub struct Reports {
+    /// Event log of the node.
+    pub events: EventLog,
+    /// Console.
+    pub console: ConsoleLink,
+}
+
+/// The loop.
+pub struct Runner {
+    engine: Mirror,
+    hands: Hands,
+    reports: Reports,
+    inbox: mpsc::Receiver<Inbox>,
+    to_inbox: mpsc::Sender<Inbox>,
+    timers: BTreeMap<Timer, u64>,
+    checks: Vec<Check>,
+    active_checks: BTreeSet<String>,
+    checkers: Option<Checkers>,
+    orders: VecDeque<(String, Option<Refusal>)>,
+    figures: Option<ReplicaFigures>,
+    generation: u64,
+    since_unix_ms: u64,
+    shown: Option<(State, Readiness, Option<Reason>)>,
+    vips_held: Vec<std::net::IpAddr>,
+    snapshot: watch::Sender<Option<Snapshot>>,
+    /// The record cannot be written: the module has left service.
+    failure: Option<String>,
+    is_ending: bool,
+}
+
+impl Runner {
+    /// A loop ready to [`Runner::run`], and its handle.
+    pub fn new(engine: Mirror, hands: Hands, reports: Reports, channel: (mpsc::Sender<Inbox>, mpsc::Receiver<Inbox>), generation: u64) -> (Runner, RunnerHandle) {
+        let (snapshot, seen) = watch::channel(None);
+        let (to_inbox, inbox) = channel;
+        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen };
+        let checks = hands.setting().def.checks.clone();
+        let runner = Runner {
+            engine,
+            hands,
+            reports,
+            inbox,
+            to_inbox,
+            timers: BTreeMap::new(),
+            checks,
+            active_checks: BTreeSet::new(),
+            checkers: None,
+            orders: VecDeque::new(),
+            figures: None,
+            generation,
+            since_unix_ms: unix_ms(),
+            shown: None,
+            vips_held: Vec::new(),
+            snapshot,
+            failure: None,
+            is_ending: false,
+        };
+        (runner, handle)
+    }
+
+    /// Runs until ended. `start` is the boot policy's order, carried out after the delay.
+    pub async fn run(mut self, start: Option<Duration>) {
+        self.step(Input::Boot).await;
+        let mut boot_start = start.map(|delay| boottime_ns() + delay.as_nanos() as u64);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.is_ending && self.engine.state() == State::Stop && self.failure.is_none() {
+                break;
+            }
+            let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
+            let wake_ns = [next.map(|(_, at)| at), boot_start].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                () = sleep_until(wake_ns) => {
+                    let now = boottime_ns();
+                    if boot_start.is_some_and(|at| at <= now) {
+                        boot_start = None;
+                        self.order_myself(Verb::Start, tsugi_core::command::BY_BOOT).await;
+                    }
+                    if let Some((timer, at)) = next && at <= now {
+                        self.timers.remove(&timer);
+                        self.step(Input::Timer(timer)).await;
+                    }
+                }
+                message = self.inbox.recv() => match message {
+                    None => break,
+                    Some(Inbox::End { is_stopping: false }) => break,
+                    Some(Inbox::End { is_stopping: true }) => {
+                        self.is_ending = true;
+                        self.order_myself(Verb::Stop, BY_SHUTDOWN).await;
+                    }
+                    Some(message) => self.take(message).await,
+                },
+                _ = tick.tick() => self.on_tick().await,
+            }
+        }
+        self.checkers = None;
+        self.hands.give_up().await;
+    }
+
+    async fn take(&mut self, message: Inbox) {
+        match message {
+            Inbox::Input(input) => {
+                if let Input::Replica(ReplicaNote::Died { .. }) = &input {
+                    self.hands.forget_data();
+                }
+                self.step(input).await;
+            }
+            Inbox::Heard(heard) => {
+                let answers = heard.answers.map(Ticket);
+                let was_contact = self.engine.peer().1;
+                let mut effects = Vec::new();
+                if self.failure.is_some() {
+                    return;
+                }
+                self.engine.step(Input::Heard { status: Box::new(heard.status.clone()), answers }, &mut effects);
+                // From here on every beat of ours answers this one: the engine has taken it into account.
+                self.hands.processed(&heard);
+                self.carry_out(effects).await;
+                if !was_contact {
+                    self.hands.announce();
+                }
+            }
+            Inbox::Order(command, answer) => {
+                let refusal = self.order(command).await;
+                let _ = answer.send(refusal);
+            }
+            Inbox::ScriptSaid { script, code, text } => {
+                if code != Some(0) && !text.is_empty() {
+                    self.report(Event::ScriptSaid { script, text });
+                }
+            }
+            Inbox::Checked(event) => self.on_checked(event).await,
+            Inbox::End { .. } => {}
+        }
+    }
+
+    async fn order(&mut self, command: Command) -> Option<Refusal> {
+        if let Some((_, refusal)) = self.orders.iter().find(|(id, _)| *id == command.id && !id.is_empty()) {
+            return refusal.clone();
+        }
+        if self.failure.is_some() {
+            return Some(Refusal::Busy);
+        }
+        let refusal = self.engine.refusal(&command.verb);
+        if self.orders.len() == ORDERS_REMEMBERED {
+            self.orders.pop_front();
+        }
+        self.orders.push_back((command.id.clone(), refusal.clone()));
+        self.step(Input::Command(command)).await;
+        refusal
+    }
+
+    async fn order_myself(&mut self, verb: Verb, by: &str) {
+        if self.engine.refusal(&verb).is_none() {
+            let command = Command { id: String::new(), verb, by: by.to_owned(), reason: None };
+            self.step(Input::Command(command)).await;
+        }
+    }
+
+    async fn step(&mut self, input: Input) {
+        if self.failure.is_some() {
+            return;
+        }
+        let mut effects = Vec::new();
+        self.engine.step(input, &mut effects);
+        self.carry_out(effects).await;
+    }
+
+    /// Effects one after another; what an effect needs before the next one begins is waited for.
+    async fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Save(saved) => {
+                    if let Err(e) = self.hands.save(&saved) {
+                        return self.fail(format!("{e:#}")).await;
+                    }
+                }
+                Effect::Send(status) => {
+                    self.hands.send(*status);
+                }
+                Effect::SetTimer(timer, after) => {
+                    self.timers.insert(timer, boottime_ns() + nanos(after));
+                }
+                Effect::SetTimerSince(timer, ticket, after) => {
+                    // A beat too old to be known is one whose time is over.
+                    let at = self.hands.sent_ns(ticket.0).map_or(0, |sent| sent + nanos(after));
+                    self.timers.insert(timer, at);
+                }
+                Effect::StopTimer(timer) => {
+                    self.timers.remove(&timer);
+                }
+                Effect::Entitle(ticket, after) => {
+                    if let Some(sent) = self.hands.sent_ns(ticket.0) {
+                        self.hands.set_deadline(Some(sent + nanos(after)));
+                    }
+                }
+                Effect::EntitleAlone => self.hands.set_deadline(None),
+                Effect::Disentitle => self.hands.set_deadline(Some(0)),
+                Effect::Run(job, run) => self.hands.run(job, run),
+                Effect::Vip(job, plan) => {
+                    let result = self.hands.vip(plan).await;
+                    let addrs = result.clone().unwrap_or_default();
+                    for addr in addrs {
+                        self.report(match plan {
+                            VipPlan::Raise => Event::VipRaised { addr },
+                            VipPlan::Drop => Event::VipDropped { addr },
+                        });
+                    }
+                    self.vips_held = self.hands.vips_held().await;
+                    let outcome = Outcome::Vip(result.map(|_| ()));
+                    let inbox = self.to_inbox.clone();
+                    tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
+                }
+                Effect::Replica(job, order) => self.hands.replica(job, order).await,
+                Effect::Ask(job, request) => self.hands.ask(job, request),
+                Effect::Report(event) => self.report(event),
+            }
+        }
+        self.choose_checks().await;
+        self.publish();
+    }
+
+    /// The record cannot be written: a node that cannot remember must not serve.
+    async fn fail(&mut self, detail: String) {
+        tracing::error!(module.name = %self.hands.setting().module, error = %detail, "the record cannot be written; the module leaves service");
+        self.timers.clear();
+        self.checkers = None;
+        self.hands.give_up().await;
+        self.vips_held.clear();
+        self.failure = Some(detail.clone());
+        let reason = Reason::RecordUnusable { detail };
+        let from = self.engine.state();
+        self.report(Event::Entered { from, to: State::Wait, readiness: Readiness::NotReady, reason: Some(reason) });
+        self.publish();
+    }
+
+    fn report(&mut self, event: Event) {
+        let setting = self.hands.setting();
+        if let Event::Entered { from, to, readiness, .. } = &event {
+            tracing::info!(module.name = %setting.module, "module {} goes from {} to {} ({readiness:?})", setting.module, from.word(), to.word());
+        } else {
+            tracing::debug!(module.name = %setting.module, ?event, "event");
+        }
+        self.reports.events.add(&setting.node, &setting.module, event);
+        self.reports.console.event_added();
+    }
+
+    // ---- checkers ----
+
+    async fn choose_checks(&mut self) {
+        let (state, readiness) = (self.engine.state(), self.engine.readiness());
+        let is_on = |check: &Check| match check.when {
+            When::Pre => state != State::Stop,
+            When::Prim => state.is_serving() && readiness == Readiness::Ready,
+            When::Second => state == State::Second && readiness == Readiness::Ready,
+            When::Both => (state.is_serving() || state == State::Second) && readiness == Readiness::Ready,
+        };
+        let chosen: Vec<Check> = self.checks.iter().filter(|c| is_on(c)).cloned().collect();
+        let names: BTreeSet<String> = chosen.iter().map(|c| c.name.clone()).collect();
+        if names == self.active_checks {
+            return;
+        }
+        let gone: Vec<Check> = self.checks.iter().filter(|c| self.active_checks.contains(&c.name) && !names.contains(&c.name)).cloned().collect();
+        self.active_checks = names;
+        let (tx, mut rx) = mpsc::channel(INBOX_MAX);
+        let inbox = self.to_inbox.clone();
+        tokio::spawn(async move {
+            while let Some(event) = rx.recv().await {
+                if inbox.send(Inbox::Checked(event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.checkers = (!chosen.is_empty()).then(|| Checkers::start(chosen, tx));
+        for check in gone {
+            let input = health_input(&check, Health::Off, String::new());
+            let mut effects = Vec::new();
+            self.engine.step(input, &mut effects);
+            Box::pin(self.carry_out(effects)).await;
+        }
+    }
+
+    async fn on_checked(&mut self, event: CheckerEvent) {
+        let Some(check) = self.checks.iter().find(|c| c.name == event.name && self.active_checks.contains(&c.name)) else { return };
+        let input = health_input(check, event.health, event.detail);
+        self.step(input).await;
+    }
+
+    // ---- what others see ----
+
+    async fn on_tick(&mut self) {
+        if self.failure.is_some() {
+            return;
+        }
+        if self.engine.is_serving() && self.engine.reason() != Some(&Reason::Frozen) {
+            self.hands.renew_vips().await;
+        }
+        self.vips_held = self.hands.vips_held().await;
+        self.figures = self.hands.figures().await;
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let shown = match &self.failure {
+            Some(detail) => (State::Wait, Readiness::NotReady, Some(Reason::RecordUnusable { detail: detail.clone() })),
+            None => (self.engine.state(), self.engine.readiness(), self.engine.reason().cloned()),
+        };
+        if self.shown.as_ref() != Some(&shown) {
+            self.since_unix_ms = unix_ms();
+            self.shown = Some(shown.clone());
+        }
+        let (state, readiness, reason) = shown;
+        let setting = self.hands.setting();
+        let saved = self.engine.saved();
+        let (peer, is_contact) = self.engine.peer();
+        let networks = self.hands.networks().into_iter().map(coarse).collect();
+        let snapshot = Snapshot {
+            module: setting.module.clone(),
+            node: setting.node.clone(),
+            config_generation: self.generation,
+            state,
+            readiness,
+            reason,
+            since_unix_ms: self.since_unix_ms,
+            flag: saved.flag,
+            is_up_to_date: self.engine.is_up_to_date(),
+            epoch: saved.epoch,
+            gen_id: saved.gen_id,
+            session: saved.session,
+            in_sync: saved.in_sync.clone(),
+            vips_held: self.vips_held.clone(),
+            replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
+            resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
+            peer: PeerView { node: Some(setting.peer.clone()), in_contact: is_contact, state: peer.map(|p| p.state), networks },
+            arbiter: self.engine.arbiter(),
+            resources: self.engine.resources(),
+            allowed: self.engine.allowed(),
+        };
+        let is_new = self.snapshot.borrow().as_ref() != Some(&snapshot);
+        if is_new {
+            self.reports.console.snapshot(snapshot.clone());
+            self.snapshot.send_replace(Some(snapshot));
+        }
+    }
+}
+
+/// Round trips jitter with every beat; a person needs their order of magnitude, and the console no news of jitter.
+fn coarse(network: NetworkView) -> NetworkView {
+    let round = |us: u64| match us {
+        0..=1_000 => 1_000,
+        1_001..=10_000 => us.div_ceil(5_000) * 5_000,
+        _ => us.div_ceil(50_000) * 50_000,
+    };
+    NetworkView { rtt_us: network.rtt_us.map(round), ..network }
+}
+
+fn health_input(check: &Check, health: Health, detail: String) -> Input {
+    Input::Health { name: check.name.clone(), health, detail, action: check.action, is_pre: check.when == When::Pre }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+async fn sleep_until(at_ns: Option<u64>) {
+    match at_ns {
+        None => std::future::pending().await,
+        Some(at) => {
+            let left = at.saturating_sub(boottime_ns());
+            if left > 0 {
+                tokio::time::sleep(Duration::from_nanos(left)).await;
+            }
+        }
+    }
+}

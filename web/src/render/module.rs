@@ -1,0 +1,293 @@
+//! `/clusters/{c}/modules/{m}`.
+
+use super::operation::OperationM;
+use super::parts::{Button, EventRow, PillM, action_href, kind, module_verbs, verb_icon, with_dots};
+use super::topology::Topology;
+use super::{out, ui};
+use crate::fleet::{HealthView, ModuleView, NodeCell};
+use crate::live_ids::Block;
+use crate::say::{self, Interruption, Mark, Said, Target};
+use crate::text as p;
+use crate::view::{Chrome, ModulePageView, VersionView};
+use crate::{both, fmt};
+use askama::Template;
+use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::ids::{ClusterName, ModuleName};
+use tsugi_core::module::{Async, Mode};
+use tsugi_core::state::{ArbiterView, Readiness, State};
+
+#[derive(Template)]
+#[template(
+    path = "pages/module.html",
+    blocks = ["actions", "headline", "operation", "topology", "data", "nodes", "checks", "events", "versions"]
+)]
+struct Page<'a> {
+    c: &'a Chrome,
+    cluster: &'a ClusterName,
+    name: &'a ModuleName,
+    base: String,
+    kind: String,
+    version: Option<String>,
+    actions: Vec<ActionButton>,
+    mark: Mark,
+    is_loss: bool,
+    said: Said,
+    rest: String,
+    operation: Option<OperationM>,
+    topo: Topology,
+    data: Data,
+    nodes: Vec<NodeRow>,
+    checks: Checks,
+    events: Vec<EventRow>,
+    versions: &'a [VersionView],
+}
+
+struct ActionButton {
+    href: String,
+    icon: &'static str,
+    label: String,
+    word: &'static str,
+    /// Why it is greyed.
+    why: Option<String>,
+}
+
+struct Data {
+    title: &'static str,
+    chip: String,
+    resync: Option<ResyncM>,
+    facts: Vec<Fact>,
+    warnings: Vec<String>,
+}
+
+struct ResyncM {
+    percent: u64,
+    left: String,
+    done_at: Option<u64>,
+    is_still: bool,
+}
+
+struct Fact {
+    name: &'static str,
+    value: String,
+    tone: Option<&'static str>,
+}
+
+struct NodeRow {
+    name: String,
+    addr: String,
+    pill: PillM,
+    since: Option<u64>,
+    said: Option<Said>,
+    rest: String,
+    calm: &'static str,
+    main: Vec<Button>,
+    more: Vec<Button>,
+}
+
+struct Checks {
+    nodes: Vec<String>,
+    rows: Vec<CheckRow>,
+}
+
+struct CheckRow {
+    name: String,
+    cells: Vec<Option<(Mark, &'static str, String)>>,
+    action: &'static str,
+}
+
+/// The page.
+pub fn module(v: &ModulePageView) -> String {
+    out(&page(v))
+}
+
+/// Its live blocks; ids in [`crate::live_ids`].
+pub fn module_blocks(v: &ModulePageView) -> Vec<Block> {
+    let page = page(v);
+    let block = |id: &str, html: String| Block { id: id.to_owned(), html };
+    vec![
+        block("module-actions", out(&page.as_actions())),
+        block("module-headline", out(&page.as_headline())),
+        block("module-operation", out(&page.as_operation())),
+        block("module-topology", out(&page.as_topology())),
+        block("module-data", out(&page.as_data())),
+        block("module-nodes", out(&page.as_nodes())),
+        block("module-checks", out(&page.as_checks())),
+        block("module-events", out(&page.as_events())),
+        block("module-versions", out(&page.as_versions())),
+    ]
+}
+
+fn page(v: &ModulePageView) -> Page<'_> {
+    let (c, m) = (&v.chrome, &v.module);
+    let said = say::headline(c.lang, m);
+    let number = m.version;
+    Page {
+        c,
+        cluster: &m.cluster,
+        name: &m.module,
+        base: super::parts::module_href(&m.cluster, m.module.as_str()),
+        kind: kind(c.lang, m),
+        version: (number > 0).then(|| both!(c.lang, "version {number}", "第 {number} 版")),
+        actions: actions(c, m),
+        mark: say::health_mark(m.health),
+        is_loss: matches!(m.health, HealthView::Conflict | HealthView::NotReady),
+        rest: said.rest(),
+        said,
+        operation: v.operation.as_ref().map(|op| OperationM::of(c, op)),
+        topo: Topology::of(c, m),
+        data: data(c, m),
+        nodes: m.cells.iter().map(|cell| node_row(c, m, cell)).collect(),
+        checks: checks(c, m),
+        events: v.events.iter().map(|e| EventRow::of(c, e)).collect(),
+        versions: &v.versions,
+    }
+}
+
+fn actions(c: &Chrome, m: &ModuleView) -> Vec<ActionButton> {
+    let button = |verb: Verb| ActionButton {
+        href: action_href(m, &verb, None),
+        icon: verb_icon(&verb),
+        label: with_dots(c.lang, &verb),
+        word: verb.word(),
+        why: say::plan(c.lang, m, &verb, &Target::Module, &Interruption::None).blocked,
+    };
+    module_verbs(m).into_iter().map(button).collect()
+}
+
+fn data(c: &Chrome, m: &ModuleView) -> Data {
+    let lang = c.lang;
+    let serving = m.serving().and_then(NodeCell::now);
+    let mut facts = Vec::new();
+    let mut fact = |name, value: String, tone| facts.push(Fact { name, value, tone });
+    let resyncing = m.resyncing().and_then(|cell| Some((cell, cell.now()?.resync.as_ref()?)));
+    let mut resync = None;
+    if let Some((cell, r)) = resyncing {
+        let bytes_left = r.bytes_total.saturating_sub(r.bytes_done);
+        let left = fmt::left(lang, bytes_left, r.rate);
+        let is_still = cell.resync_still_ms.is_some();
+        let done_at = bytes_left.checked_div(r.rate).filter(|_| !is_still).map(|s| c.now_unix_ms + s * 1000);
+        resync = Some(ResyncM {
+            percent: fmt::percent(r.bytes_done, r.bytes_total),
+            left: left.filter(|_| !is_still).unwrap_or_else(|| c.t(p::CALCULATING).to_owned()),
+            done_at,
+            is_still,
+        });
+        fact(c.t(p::COMPARED_TOTAL), fmt::bytes_of(r.bytes_done, r.bytes_total), None);
+        fact(c.t(p::BYTES_COPIED), fmt::bytes(r.bytes_copied), None);
+        fact(c.t(p::SPEED), fmt::rate(r.rate), None);
+        fact(c.t(p::FILES_CHECKED), format!("{} / {}", fmt::count(r.files_done), fmt::count(r.files_total)), None);
+        fact(c.t(p::TO_NODE), cell.node.to_string(), None);
+    } else {
+        for cell in &m.cells {
+            let Some(s) = cell.now() else {
+                fact(c.t(p::DATA_ON), format!("{}: {}", cell.node, c.t(p::APP_UNKNOWN)), None);
+                continue;
+            };
+            if m.mode() == Mode::Mirror {
+                let tone = if s.is_up_to_date { "c-ready" } else { "c-warn" };
+                fact(c.t(p::DATA_ON), format!("{}: {}", cell.node, say::flag(lang, s.flag)), Some(tone));
+            }
+        }
+        for dir in m.dirs() {
+            fact(c.t(p::REPLICATED_DIR), dir.to_owned(), None);
+        }
+    }
+    if let Some(rfs) = m.def.as_ref().and_then(|d| d.rfs.as_ref()) {
+        let ack = if rfs.ack == Async::None { p::ACK_DISKS } else { p::ACK_MEMORY };
+        fact(c.t(p::CONFIRMS), c.t(ack).to_owned(), None);
+    }
+    for addr in m.vips() {
+        let holder = m.cells.iter().find(|cell| cell.now().is_some_and(|s| s.vips_held.contains(&addr)));
+        let on = holder.map_or(c.t(p::VIP_NOT_HELD).to_owned(), |cell| cell.node.to_string());
+        fact(c.t(p::VIP), format!("{addr} → {on}"), None);
+    }
+    let arbiters: Vec<_> = m.cells.iter().filter_map(NodeCell::now).map(|s| &s.arbiter).collect();
+    if arbiters.contains(&&ArbiterView::Reachable) && !arbiters.contains(&&ArbiterView::Unreachable) {
+        fact(c.t(p::ARBITER), c.t(p::REACHABLE).to_owned(), Some("c-ready"));
+    }
+    let mut warnings = Vec::new();
+    if arbiters.contains(&&ArbiterView::Unreachable) {
+        warnings.extend(say::arbiter(lang, &ArbiterView::Unreachable).map(str::to_owned));
+    }
+    Data {
+        title: if resync.is_some() { c.t(p::DATA_RESYNC) } else { c.t(p::DATA) },
+        chip: serving.map_or("—".to_owned(), |s| say::replication(lang, s.replication).to_owned()),
+        resync,
+        facts,
+        warnings,
+    }
+}
+
+fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
+    let s = cell.now();
+    let said = s.and_then(|s| s.reason.as_ref()).map(|r| say::reason(c.lang, r, &m.module, &cell.node));
+    let said = said.or_else(|| s.is_none().then(|| say::refusal(c.lang, &no_news(cell), &m.module, &cell.node)));
+    let calm = match s.map(|s| (s.state, s.readiness)) {
+        Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
+        Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
+        Some((state, Readiness::Ready)) if state.is_serving() => c.t(p::CALM_SERVING),
+        _ => "",
+    };
+    let node = cell.node.as_str();
+    let target = Target::Node(cell.node.clone());
+    let possible = |verb: Verb| {
+        let is_possible = say::plan(c.lang, m, &verb, &target, &Interruption::None).blocked.is_none();
+        is_possible.then(|| Button { href: action_href(m, &verb, Some(node)), icon: verb_icon(&verb), label: with_dots(c.lang, &verb) })
+    };
+    let is_mirror = m.mode() == Mode::Mirror;
+    let mut more = vec![Verb::StopStart];
+    if is_mirror {
+        more.extend([
+            Verb::Prim { accept_loss: false },
+            Verb::Prim { accept_loss: true },
+            Verb::PrimForce,
+            Verb::Second { full_sync: false },
+            Verb::Second { full_sync: true },
+        ]);
+    }
+    // The consent is asked for only where the plain order is refused for the want of it.
+    let needs_consent = s.and_then(|s| s.refusal(&Verb::Prim { accept_loss: false })) == Some(&Refusal::NeedsAcceptLoss);
+    more.retain(|verb| *verb != Verb::Prim { accept_loss: true } || needs_consent);
+    NodeRow {
+        name: cell.node.to_string(),
+        addr: cell.addr.map(|a| a.to_string()).unwrap_or_default(),
+        pill: PillM::of(c, &m.module, cell),
+        since: s.map(|s| s.since_unix_ms),
+        rest: said.as_ref().map(Said::rest).unwrap_or_default(),
+        said,
+        calm,
+        main: [Verb::Start, Verb::Stop].into_iter().filter_map(possible).collect(),
+        more: more.into_iter().filter_map(possible).collect(),
+    }
+}
+
+/// Why nothing is known of a node.
+fn no_news(cell: &NodeCell) -> Refusal {
+    if cell.contact.is_connected() { Refusal::NotConfigured } else { Refusal::NoContact }
+}
+
+fn checks(c: &Chrome, m: &ModuleView) -> Checks {
+    let mut names: Vec<(String, tsugi_core::module::Action)> = Vec::new();
+    for r in m.cells.iter().filter_map(NodeCell::now).flat_map(|s| &s.resources) {
+        if !names.iter().any(|(name, _)| *name == r.name) {
+            names.push((r.name.clone(), r.action));
+        }
+    }
+    let rows = names
+        .into_iter()
+        .map(|(name, action)| CheckRow {
+            cells: m
+                .cells
+                .iter()
+                .map(|cell| {
+                    let r = cell.now()?.resources.iter().find(|r| r.name == name)?;
+                    let (mark, word) = say::resource_health(c.lang, r.health);
+                    Some((mark, word, r.detail.clone()))
+                })
+                .collect(),
+            name,
+            action: say::action(c.lang, action),
+        })
+        .collect();
+    Checks { nodes: m.cells.iter().map(|cell| cell.node.to_string()).collect(), rows }
+}
