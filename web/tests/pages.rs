@@ -1,5 +1,6 @@
 //! What every page must be: well formed, without inline script or style, named for screen readers, in one language,
 //! and made of exactly the blocks that its live updates send.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Every word of the domain in both languages: nothing is missing, nothing is left in the other language.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
