@@ -104,16 +104,25 @@ pub struct Plan {
     pub blocked: Option<String>,
 }
 
-/// Whether `verb` can lose data.
-fn grade(verb: &Verb, m: &ModuleView) -> Grade {
+/// How much confirmation `verb` needs. Forcing a copy that is known to be current only takes the role; forcing any
+/// other one decides which writes are kept.
+fn grade(verb: &Verb, node: Option<&NodeCell>) -> Grade {
+    let is_current = node.and_then(NodeCell::now).is_some_and(|s| s.is_up_to_date);
     match verb {
         Verb::Start => Grade::Simple,
-        Verb::Stop | Verb::Restart | Verb::Swap | Verb::StopStart => Grade::Impact,
-        Verb::Second { full_sync: false } => Grade::Impact,
-        Verb::Prim { .. } | Verb::PrimForce | Verb::Second { full_sync: true } => {
-            let _ = m;
-            Grade::Danger
-        }
+        Verb::Stop | Verb::Restart | Verb::Swap | Verb::StopStart | Verb::Second { full_sync: false } => Grade::Impact,
+        Verb::Prim { accept_loss: false } if is_current => Grade::Impact,
+        Verb::Prim { .. } | Verb::PrimForce | Verb::Second { full_sync: true } => Grade::Danger,
+    }
+}
+
+/// "Until it is started again" holds only where nobody takes over.
+fn fitting<'a>(m: &ModuleView, verb: &Verb, target: &Target, expected: &'a Interruption) -> &'a Interruption {
+    let is_one_of_more = *verb == Verb::Stop && *target != Target::Module && m.cells.len() > 1;
+    let is_taken_over = m.mode() != Mode::Mirror || m.health == HealthView::Protected;
+    match expected {
+        Interruption::UntilStarted if is_one_of_more && is_taken_over => &Interruption::None,
+        other => other,
     }
 }
 
@@ -149,13 +158,13 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
         Verb::Swap => both!(lang, "{cluster} · primary {on} → {to}", "{cluster} · プライマリ {on} → {to}"),
         _ => format!("{cluster} · {module}"),
     };
-    let grade = grade(verb, m);
+    let grade = grade(verb, node);
     Plan {
         question,
         subject,
         verb: name.to_owned(),
         steps: steps(lang, m, verb, target, node),
-        interruption: interrupts(m, verb, target, node).then(|| worded(lang, verb, interruption)),
+        interruption: interrupts(m, verb, target, node).then(|| worded(lang, verb, fitting(m, verb, target, interruption))),
         ticks: ticks(lang, m, verb, node),
         grade,
         command: command_line(verb, module),
