@@ -209,7 +209,15 @@
     const verb = event.target.closest("[hx-get]");
     if (verb) { opener = verb; const menu = verb.closest("details.menu"); if (menu) menu.open = false; }
   }, true);
+  function marks() {
+    for (const gutter of document.querySelectorAll(".gutter")) {
+      const id = gutter.parentElement.querySelector("textarea").id;
+      const bad = new Set(Array.from(document.querySelectorAll('[data-line][href="#' + id + '"]'), (a) => Number(a.dataset.line)));
+      Array.from(gutter.children).forEach((li, i) => li.classList.toggle("bad", bad.has(i + 1)));
+    }
+  }
   document.addEventListener("htmx:afterSwap", (event) => {
+    marks();
     const dialog = event.target.id === "dialog-slot" && $("dialog");
     if (!dialog || !dialog.showModal) return;
     dialog.addEventListener("close", () => { $("dialog-slot").textContent = ""; if (opener && opener.isConnected) opener.focus(); });
