@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities;
-use thirtyfour::{BrowserCapabilitiesHelper, By, CapabilitiesHelper, DesiredCapabilities, WebDriver, WebElement};
+use thirtyfour::{By, CapabilitiesHelper, DesiredCapabilities, LoggingPrefsLogLevel, WebDriver, WebElement};
 
 /// chromedriver and Chromium start within this time, also on a busy machine.
 const START_BOUND: Duration = Duration::from_secs(60);
@@ -62,7 +62,9 @@ impl Browser {
         }
         wanted.add_arg(&format!("--user-data-dir={}", browser.profile.path().join("profile").display()))?;
         wanted.accept_insecure_certs(true)?;
-        wanted.set_base_capability("goog:loggingPrefs", json!({"browser": "ALL", "performance": "ALL"}))?;
+        for log in ["browser", "performance"] {
+            wanted.set_logging_prefs(log, LoggingPrefsLogLevel::All)?;
+        }
         let connect = WebDriver::builder(format!("http://127.0.0.1:{port}"), wanted).request_timeout(CALL_BOUND);
         let driver = browser.runtime.block_on(async { tokio::time::timeout(START_BOUND, connect.connect()).await });
         browser.driver = Some(driver.context("Chromium does not start in time")?.context("Chromium does not start")?);
@@ -112,11 +114,6 @@ impl Browser {
 
     fn find(&self, css: &str) -> Result<WebElement> {
         self.runtime.block_on(self.driver().find(By::Css(css.to_owned()))).with_context(|| format!("there is no {css}"))
-    }
-
-    /// How many elements match.
-    pub fn count(&self, css: &str) -> Result<usize> {
-        Ok(self.runtime.block_on(self.driver().find_all(By::Css(css.to_owned())))?.len())
     }
 
     /// Clicks as a mouse does; fails when something lies over the element.

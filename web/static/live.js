@@ -59,6 +59,8 @@
     toSay = setTimeout(() => { if (said) put($("announce"), lead.textContent.trim()); said = text; lastSaid = Date.now(); }, wait);
   }
   function apply(items) {
+    /* Blocks are those of the whole page; a filtered one is asked for with its filter. */
+    if (location.search && (items || []).length) { reload(); return; }
     let isWhole = true;
     for (const item of items || []) {
       const el = $(item.id);
@@ -68,10 +70,12 @@
     if (!isWhole) reload();
   }
 
-  /* The page anew, without losing place or focus; at most one at a time and one in two seconds. */
-  let reloading = false, lastReload = 0;
+  /* The page anew, without losing place or focus; at most one at a time and one in two seconds. What comes sooner waits. */
+  let reloading = false, lastReload = 0, toReload = 0;
   async function reload() {
-    if (reloading || Date.now() - lastReload < 2000) return;
+    const wait = reloading ? 500 : lastReload + 2000 - Date.now();
+    clearTimeout(toReload);
+    if (wait > 0) { toReload = setTimeout(reload, wait); return; }
     reloading = true;
     lastReload = Date.now();
     try {

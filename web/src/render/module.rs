@@ -280,7 +280,7 @@ fn checks(c: &Chrome, m: &ModuleView) -> Checks {
                 .map(|cell| {
                     let r = cell.now()?.resources.iter().find(|r| r.name == name)?;
                     let (mark, word) = say::resource_health(c.lang, r.health);
-                    Some((mark, word, r.detail.clone()))
+                    Some((mark, word, say::detail(c.lang, &r.detail)))
                 })
                 .collect(),
             name,
