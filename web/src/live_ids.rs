@@ -7,7 +7,7 @@
 //!
 //! | scope | page | blocks |
 //! | --- | --- | --- |
-//! | `all` | `/` | `tiles`, `attention`, `card-{cluster}` for each cluster, `fleet-count` |
+//! | `all` | `/` | `tiles`, `attention`, `card-{cluster}` for each cluster, `fleet-count`; without clusters `first-steps` |
 //! | `clusters` | `/clusters` | `clusters-table` |
 //! | `cluster:{c}` | `/clusters/{c}` | `cluster-headline`, `card-{cluster}`, `cluster-nodes`, `cluster-events` |
 //! | `module:{c}/{m}` | `/clusters/{c}/modules/{m}` | `module-actions`, `module-headline`, `module-operation`, `module-topology`, `module-data`, `module-nodes`, `module-checks`, `module-events`, `module-versions` |

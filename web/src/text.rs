@@ -217,7 +217,7 @@ phrases! {
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
-    LAST_RESORT = "Last resort, discards data:", "最後の手段（データを破棄）：";
+    LAST_RESORT = "Last resort (discards data):", "最後の手段（データを破棄）：";
     COPY = "Copy the command", "コマンドをコピー";
     TOPOLOGY = "Topology", "構成図";
     CLIENTS = "Clients", "利用者";
