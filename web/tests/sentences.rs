@@ -113,9 +113,26 @@ fn stopping_the_module_waits_for_a_person_and_stopping_its_primary_fails_over() 
     let primary = Target::Node(healthy().cells[0].node.clone());
     let one = say::plan(Lang::En, &healthy(), &Verb::Stop, &primary, &Interruption::Configured { most_ms: 10_000 });
     assert_eq!(one.steps.last().unwrap().text, "hq-db2 runs without a backup until hq-db1 is started");
+    let one = say::plan(Lang::Ja, &healthy(), &Verb::Stop, &primary, &Interruption::UntilStarted);
+    assert_eq!(one.interruption.unwrap().0, "サービスが一時的に中断することがあります", "the secondary takes over");
     let secondary = Target::Node(healthy().cells[1].node.clone());
     let one = say::plan(Lang::En, &healthy(), &Verb::Stop, &secondary, &Interruption::None);
     assert_eq!(one.interruption, None, "the service goes on");
+}
+
+#[test]
+fn only_what_can_lose_data_is_dangerous() {
+    let grade =
+        |m: &ModuleView, verb: Verb| say::plan(Lang::En, m, &verb, &Target::Node(m.cells[0].node.clone()), &Interruption::None).grade;
+    assert_eq!(grade(&stopped(), Verb::Prim { accept_loss: false }), say::Grade::Impact, "this copy is current");
+    let mut unknown = stopped();
+    snapshot_of(&mut unknown, 0).is_up_to_date = false;
+    assert_eq!(grade(&unknown, Verb::Prim { accept_loss: false }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Prim { accept_loss: true }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::PrimForce), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Second { full_sync: true }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Second { full_sync: false }), say::Grade::Impact);
+    assert_eq!(grade(&stopped(), Verb::Start), say::Grade::Simple);
 }
 
 #[test]

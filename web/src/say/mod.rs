@@ -10,6 +10,7 @@ mod plan;
 mod problem;
 mod reason;
 mod state;
+mod steps;
 mod verb;
 
 pub use event::{event, event_mark, level};
