@@ -22,8 +22,7 @@ fn explore(start: &World, states_max: usize) -> Seen {
     let start = start.clone();
     let mut parents: HashMap<u128, (u128, Option<Action>)> = HashMap::new();
     let mut queue = VecDeque::new();
-    let mut seen =
-        Seen { states: 0, is_exhausted: true, has_pair: false, has_takeover: false, broken: None };
+    let mut seen = Seen { states: 0, is_exhausted: true, has_pair: false, has_takeover: false, broken: None };
     parents.insert(start.fingerprint(), (0, None));
     queue.push_back(start.clone());
     while let Some(world) = queue.pop_front() {
@@ -144,7 +143,9 @@ fn a_primary_stopped_in_order_hands_over_and_a_secondary_stopped_in_order_leaves
 fn after_both_lost_power_the_pair_forms_again_in_either_order() {
     for first in 0..2 {
         let mut world = paired(SMALL, None);
-        for action in [Action::Crash { node: 0 }, Action::Crash { node: 1 }, Action::Restart { node: first }, Action::Restart { node: 1 - first }] {
+        for action in
+            [Action::Crash { node: 0 }, Action::Crash { node: 1 }, Action::Restart { node: first }, Action::Restart { node: 1 - first }]
+        {
             world = world.after(&action).expect("inside the bounds");
         }
         assert!(world.run_friendly(400, World::is_pair), "{first} first: {}", world.describe());
@@ -152,12 +153,15 @@ fn after_both_lost_power_the_pair_forms_again_in_either_order() {
 }
 
 fn must_find(mutant: Mutant, budget: Budget) {
-    let seen = explore(&paired(budget, Some(mutant)), 400_000);
+    found(&mutant, explore(&paired(budget, Some(mutant)), 400_000));
+}
 
+#[track_caller]
+fn found(mutant: &Mutant, seen: Seen) {
     let Some((broken, trace)) = seen.broken else {
         panic!("{mutant:?} was not found in {} states (exhausted: {})", seen.states, seen.is_exhausted)
     };
-    println!("{mutant:?}: {broken:?} after {} events from a pair", trace.len() - 1);
+    println!("{mutant:?}: {broken:?} after {} more events", trace.len() - 1);
 }
 
 const FOR_MUTANTS: Budget = Budget { crashes: 1, cuts: 1, writes: 1, late: 0, stops: 0, swaps: 0, version_max: 4, session_max: 2 };
@@ -183,6 +187,10 @@ fn a_secondary_that_leaves_without_making_its_exclusion_durable_is_found() {
 }
 
 #[test]
-fn a_target_that_calls_itself_level_at_the_start_is_found() {
-    must_find(Mutant::LevelAtStart, Budget { crashes: 2, session_max: 3, version_max: 6, ..FOR_MUTANTS });
+fn forgetting_an_unresolved_request_over_a_restart_is_found() {
+    let budget = Budget { crashes: 2, cuts: 0, version_max: 3, ..FOR_MUTANTS };
+    let mut world = World::new(budget, Some(Mutant::IntentInMemory));
+    assert!(world.run_friendly(200, World::is_growing), "{}", world.describe());
+
+    found(&Mutant::IntentInMemory, explore(&world, 400_000));
 }

@@ -10,6 +10,7 @@
 //! | [`cluster`] | which nodes, on which networks |
 //! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
 //! | [`state`] [`event`] [`command`] | what a node says of a module, what happened, what may be ordered |
+//! | [`health`] | one word for a module over all its nodes |
 //! | [`wire`] | messages between agents, and between agent and console |
 //! | [`engine`] | the state machines: `Engine::step(input, effects)` |
 //! | [`replica`] | orders and notes between engine and data process; the stream's format |
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod command;
 pub mod engine;
 pub mod event;
+pub mod health;
 pub mod ids;
 pub mod markup;
 pub mod module;

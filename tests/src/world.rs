@@ -239,7 +239,9 @@ impl World {
         }
         let waits = |a: &Action| match a {
             Action::Fire { timer: Timer::Quarantine | Timer::Backoff | Timer::ArbiterRetry, .. } => true,
-            Action::Fire { timer: Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld, node } => self.nodes[1 - node].engine.is_none(),
+            Action::Fire { timer: Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld, node } => {
+                self.nodes[1 - node].engine.is_none()
+            }
             _ => false,
         };
         self.actions().into_iter().find(waits).unwrap_or(action)
@@ -306,8 +308,8 @@ impl World {
     pub fn after(&self, action: &Action) -> Option<World> {
         let mut next = self.clone();
         next.act(action);
-        let is_inside = next.record.version.0 <= next.left.version_max
-            && next.nodes.iter().all(|n| n.disk.session.0 <= next.left.session_max);
+        let is_inside =
+            next.record.version.0 <= next.left.version_max && next.nodes.iter().all(|n| n.disk.session.0 <= next.left.session_max);
         next.normalise();
         is_inside.then_some(next)
     }
@@ -677,10 +679,13 @@ impl World {
 
     /// Primary and ready secondary by the record and by both nodes.
     pub fn is_pair(&self) -> bool {
-        let is = |i: usize, state| {
-            self.nodes[i].engine.as_ref().is_some_and(|e| e.state() == state && e.readiness() == Readiness::Ready)
-        };
+        let is = |i: usize, state| self.nodes[i].engine.as_ref().is_some_and(|e| e.state() == state && e.readiness() == Readiness::Ready);
         self.record.in_sync.len() == 2 && (is(0, State::Prim) && is(1, State::Second) || is(1, State::Prim) && is(0, State::Second))
+    }
+
+    /// A grow is on its way to the arbiter.
+    pub fn is_growing(&self) -> bool {
+        self.asked.iter().any(|a| matches!(a.request, ArbiterRequest::Grow { .. }))
     }
 
     /// The second node serves: the role has moved.
@@ -698,7 +703,16 @@ impl World {
         let one = |i: usize| match &self.nodes[i].engine {
             None => "down".to_owned(),
             Some(e) => {
-                format!("{}({:?}) {:?} e{} s{} held {:b} right {:?}", e.state().word(), e.readiness(), e.saved().flag, e.saved().epoch, e.saved().session, self.nodes[i].data.held, self.nodes[i].data.right)
+                format!(
+                    "{}({:?}) {:?} e{} s{} held {:b} right {:?}",
+                    e.state().word(),
+                    e.readiness(),
+                    e.saved().flag,
+                    e.saved().epoch,
+                    e.saved().session,
+                    self.nodes[i].data.held,
+                    self.nodes[i].data.right
+                )
             }
         };
         format!(

@@ -84,8 +84,6 @@ pub enum Mutant {
     NoQuarantine,
     /// A secondary that leaves says that it is stale, but its record keeps `UpToDate`.
     StopKeepsFlag,
-    /// A target calls itself up to date when the resynchronisation begins.
-    LevelAtStart,
     /// The secondary claims without waiting for its promise to end.
     NoPromise,
     /// The unresolved arbiter request is not kept over a restart.

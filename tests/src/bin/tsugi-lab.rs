@@ -1,1 +1,5 @@
-fn main() {}
+//! Hosts made of namespaces: `./dev lab …`. See [`tsugi_tests::lab`].
+
+fn main() -> std::process::ExitCode {
+    tsugi_tests::cli::main()
+}

@@ -18,10 +18,6 @@ impl Mirror {
         self.saved.is_owner = false;
         self.saved.is_clean = false;
         self.saved.released = None;
-        #[cfg(feature = "mutants")]
-        if self.cfg.mutant == Some(crate::engine::Mutant::LevelAtStart) {
-            self.saved.flag = Flag::UpToDate;
-        }
         self.save(out);
         self.phase = Phase::Following;
         self.following = Some(session);
@@ -32,11 +28,6 @@ impl Mirror {
         self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
         let job = self.new_job();
         out.push(Effect::Replica(job, ReplicaOrder::Follow { epoch: peer.epoch, session }));
-        #[cfg(feature = "mutants")]
-        if self.cfg.mutant == Some(crate::engine::Mutant::LevelAtStart) {
-            self.is_level = true;
-            self.saved.epoch = peer.epoch;
-        }
     }
 
     /// Everything up to the barrier is on this disk. The flag goes up after the fact.

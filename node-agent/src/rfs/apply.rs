@@ -1,0 +1,245 @@
+//! The following side's live stream: one thread applies operations in order; flushes run beside it.
+//!
+//! Any error means this copy is not what the source believes: it is reported, the session ends, and nothing more
+//! is acknowledged.
+
+use super::frame::{Attr, Fid, Msg, Op};
+use super::link::Link;
+use super::volume::{self, Sync, set_times};
+use anyhow::{Context, anyhow};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Descriptors kept open for writing; the others keep only their `O_PATH` one.
+const OPEN_FILES_MAX: usize = 4096;
+/// Flushes at the same time; the kernel merges them in its journal.
+const FLUSH_THREADS: usize = 4;
+/// Flushes that may wait; more wait in the stream.
+const FLUSH_QUEUE_MAX: usize = 256;
+
+struct Object {
+    path: OwnedFd,
+    open: Option<Arc<OwnedFd>>,
+}
+
+/// Applies operations.
+pub struct Applier {
+    roots: Arc<Vec<OwnedFd>>,
+    objects: HashMap<Fid, Object>,
+    open_order: VecDeque<Fid>,
+    flushes: Option<SyncSender<Flush>>,
+    threads: Vec<JoinHandle<()>>,
+    failure: Arc<Mutex<Option<String>>>,
+    no_fsync: bool,
+    ack_in_memory: bool,
+    link: Arc<Link>,
+}
+
+struct Flush {
+    lsn: u64,
+    fd: Arc<OwnedFd>,
+    sync: Sync,
+}
+
+impl Applier {
+    /// Applies below these directories, acknowledging flushes through `link`.
+    pub fn new(roots: Arc<Vec<OwnedFd>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> io::Result<Self> {
+        let (tx, rx) = sync_channel::<Flush>(FLUSH_QUEUE_MAX);
+        let rx = Arc::new(Mutex::new(rx));
+        let failure = Arc::new(Mutex::new(None));
+        let mut threads = Vec::new();
+        for n in 0..FLUSH_THREADS {
+            let (rx, link, failure) = (rx.clone(), link.clone(), failure.clone());
+            threads.push(std::thread::Builder::new().name(format!("flush-{n}")).spawn(move || flush_loop(&rx, &link, &failure))?);
+        }
+        Ok(Self {
+            roots,
+            objects: HashMap::new(),
+            open_order: VecDeque::new(),
+            flushes: Some(tx),
+            threads,
+            failure,
+            no_fsync,
+            ack_in_memory,
+            link,
+        })
+    }
+
+    /// A flush that failed on its own thread.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn path(&self, fid: Fid) -> anyhow::Result<i32> {
+        if let Some(object) = self.objects.get(&fid) {
+            return Ok(object.path.as_raw_fd());
+        }
+        if fid.id == super::table::ROOT {
+            return Ok(self.root(fid.dir)?);
+        }
+        Err(anyhow!("the stream names an object ({}, {}) it never introduced", fid.dir, fid.id))
+    }
+
+    fn root(&self, dir: u16) -> anyhow::Result<i32> {
+        self.roots.get(usize::from(dir)).map(AsRawFd::as_raw_fd).ok_or_else(|| anyhow!("the stream names directory number {dir}"))
+    }
+
+    fn open(&mut self, fid: Fid) -> anyhow::Result<Arc<OwnedFd>> {
+        if fid.id == super::table::ROOT {
+            return Ok(Arc::new(volume::openat(self.root(fid.dir)?, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?));
+        }
+        let object = self.objects.get_mut(&fid).ok_or_else(|| anyhow!("the stream names an object it never introduced"))?;
+        if let Some(open) = &object.open {
+            return Ok(open.clone());
+        }
+        let flags = match volume::kind(&volume::fstat(object.path.as_raw_fd())?) {
+            libc::S_IFREG => libc::O_RDWR,
+            libc::S_IFDIR => libc::O_RDONLY | libc::O_DIRECTORY,
+            _ => return Err(anyhow!("an operation on the contents of a special file")),
+        };
+        let open = Arc::new(volume::reopen(object.path.as_raw_fd(), flags)?);
+        object.open = Some(open.clone());
+        self.open_order.push_back(fid);
+        if self.open_order.len() > OPEN_FILES_MAX
+            && let Some(oldest) = self.open_order.pop_front()
+            && let Some(object) = self.objects.get_mut(&oldest)
+        {
+            object.open = None;
+        }
+        Ok(open)
+    }
+
+    /// Applies one operation.
+    pub fn apply(&mut self, lsn: u64, op: Op, data: &[u8]) -> anyhow::Result<()> {
+        match op {
+            Op::Bind { fid, path } => {
+                let fd = volume::open_beneath(self.root(fid.dir)?, &path, libc::O_PATH | libc::O_NOFOLLOW)
+                    .with_context(|| format!("cannot find {}", String::from_utf8_lossy(&path)))?;
+                self.objects.insert(fid, Object { path: fd, open: None });
+            }
+            Op::Unbind { fid } => {
+                self.objects.remove(&fid);
+            }
+            Op::Write { fid, offset } => {
+                let fd = self.open(fid)?;
+                volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write")?;
+            }
+            Op::Attr { fid, attr } => self.attributes(fid, &attr).context("cannot change attributes")?,
+            Op::Create { fid, parent, name, mode, uid, gid, rdev, mtime, target } => {
+                let dir = self.path(parent)?;
+                let fd = create(dir, &name, mode, rdev, &target, uid, gid)
+                    .and_then(|fd| set_times(fd.as_raw_fd(), None, Some(mtime)).map(|()| fd))
+                    .with_context(|| format!("cannot create {}", String::from_utf8_lossy(&name)))?;
+                self.objects.insert(fid, Object { path: fd, open: None });
+            }
+            Op::Link { fid, parent, name } => {
+                volume::link_fd(self.path(fid)?, self.path(parent)?, &volume::cstr(&name)?).context("cannot make a hard link")?;
+            }
+            Op::Unlink { parent, name, dir } => {
+                let flags = if dir { libc::AT_REMOVEDIR } else { 0 };
+                volume::unlinkat(self.path(parent)?, &volume::cstr(&name)?, flags)
+                    .with_context(|| format!("cannot remove {}", String::from_utf8_lossy(&name)))?;
+            }
+            Op::Rename { from, name, to, new, flags } => {
+                volume::rename(self.path(from)?, &volume::cstr(&name)?, self.path(to)?, &volume::cstr(&new)?, flags)
+                    .with_context(|| format!("cannot rename {} to {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&new)))?;
+            }
+            Op::Allocate { fid, mode, offset, length } => {
+                volume::fallocate(self.open(fid)?.as_raw_fd(), mode, offset, length).context("cannot allocate")?;
+            }
+            Op::SetXattr { fid, name, value } => {
+                volume::set_xattr(self.path(fid)?, &volume::cstr(&name)?, &value, 0).context("cannot set an extended attribute")?;
+            }
+            Op::RemoveXattr { fid, name } => match volume::remove_xattr(self.path(fid)?, &volume::cstr(&name)?) {
+                // A write here may have dropped it already, as the kernel does with capabilities.
+                Err(e) if e.raw_os_error() == Some(libc::ENODATA) => {}
+                result => result.context("cannot remove an extended attribute")?,
+            },
+            Op::Fsync { fid, sync, mtime } => self.fsync(lsn, fid, sync, mtime)?,
+        }
+        Ok(())
+    }
+
+    fn fsync(&mut self, lsn: u64, fid: Fid, sync: Sync, mtime: Option<volume::Time>) -> anyhow::Result<()> {
+        if mtime.is_some() {
+            set_times(self.path(fid)?, None, mtime).context("cannot set times")?;
+        }
+        if self.ack_in_memory || self.no_fsync {
+            return Ok(self.link.send(lsn, &Msg::Durable, &[])?);
+        }
+        let fd = self.open(fid)?;
+        let queue = self.flushes.as_ref().ok_or_else(|| anyhow!("the session is ending"))?;
+        queue.send(Flush { lsn, fd, sync }).map_err(|_| anyhow!("the flush threads have ended"))
+    }
+
+    fn attributes(&mut self, fid: Fid, attr: &Attr) -> anyhow::Result<()> {
+        let path = self.path(fid)?;
+        if attr.uid.is_some() || attr.gid.is_some() {
+            volume::chown(path, attr.uid, attr.gid)?;
+        }
+        if let Some(size) = attr.size {
+            volume::truncate(self.open(fid)?.as_raw_fd(), size)?;
+        }
+        if let Some(mode) = attr.mode {
+            volume::chmod(path, mode)?;
+        }
+        if attr.atime.is_some() || attr.mtime.is_some() {
+            set_times(path, attr.atime, attr.mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every flush begun has ended.
+    pub fn finish(mut self) -> Option<String> {
+        self.flushes = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        self.failure()
+    }
+}
+
+fn flush_loop(queue: &Mutex<Receiver<Flush>>, link: &Link, failure: &Mutex<Option<String>>) {
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(flush) = next else { return };
+        match volume::fsync(flush.fd.as_raw_fd(), flush.sync) {
+            Ok(()) => {
+                // A broken link is noticed by its receiver.
+                let _ = link.send(flush.lsn, &Msg::Durable, &[]);
+            }
+            Err(e) => {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot flush: {e}"));
+                let _ = link.send(flush.lsn, &Msg::Failed { detail: format!("cannot flush: {e}") }, &[]);
+                link.close();
+            }
+        }
+    }
+}
+
+/// Creates an object with exactly these attributes and returns an `O_PATH` descriptor of it.
+pub fn create(dir: i32, name: &[u8], mode: u32, rdev: u64, target: &[u8], uid: u32, gid: u32) -> io::Result<OwnedFd> {
+    let name = volume::cstr(name)?;
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => volume::mkdirat(dir, &name, mode & 0o7777)?,
+        libc::S_IFLNK => volume::symlinkat(&volume::cstr(target)?, dir, &name)?,
+        libc::S_IFREG => {
+            volume::openat(dir, &name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, mode & 0o7777)?;
+        }
+        _ => volume::mknodat(dir, &name, mode, rdev)?,
+    }
+    let fd = volume::open_path_at(dir, &name)?;
+    let st = volume::fstat(fd.as_raw_fd())?;
+    let changed = st.st_uid != uid || st.st_gid != gid;
+    if changed {
+        volume::chown(fd.as_raw_fd(), Some(uid), Some(gid))?;
+    }
+    if mode & libc::S_IFMT != libc::S_IFLNK && (changed || st.st_mode != mode) {
+        volume::chmod(fd.as_raw_fd(), mode)?;
+    }
+    Ok(fd)
+}

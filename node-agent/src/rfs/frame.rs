@@ -1,0 +1,281 @@
+//! What travels between the two data processes, and how it is framed.
+//!
+//! A frame is `length · crc32c · epoch · session · lsn · length of the message · message (postcard) · data`, all
+//! numbers little endian. Contents of files travel in `data`, so that they are never copied through a serialiser.
+
+use super::volume::{Sync, Time, Xattr};
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// Version of the frames and messages; both ends must speak the same.
+pub const VERSION: u32 = 1;
+/// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Length and checksum before the part they cover.
+const PREFIX: usize = 8;
+/// Epoch, session, lsn, length of the message.
+const HEADER: usize = 28;
+
+/// A file within a session: the directory's index and the source's inode number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fid {
+    /// Index of the replicated directory.
+    pub dir: u16,
+    /// Inode number at the source; 1 is the root of the directory.
+    pub id: u64,
+}
+
+/// Attributes to set; absent ones stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<Time>,
+    /// Modification time.
+    pub mtime: Option<Time>,
+}
+
+/// Owner, permissions and times of an object, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time.
+    pub mtime: Time,
+    /// Extended attributes, sorted.
+    pub xattrs: Vec<Xattr>,
+}
+
+/// One operation of the live stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// From now on `fid` is the object at this path (relative to its directory; empty = the directory).
+    Bind { fid: Fid, path: Vec<u8> },
+    /// `fid` is not named any more.
+    Unbind { fid: Fid },
+    /// Write the frame's data.
+    Write { fid: Fid, offset: u64 },
+    /// Set attributes.
+    Attr { fid: Fid, attr: Attr },
+    /// A new file, directory, link or device node; `fid` names it from now on.
+    Create { fid: Fid, parent: Fid, name: Vec<u8>, mode: u32, uid: u32, gid: u32, rdev: u64, mtime: Time, target: Vec<u8> },
+    /// A further name.
+    Link { fid: Fid, parent: Fid, name: Vec<u8> },
+    /// Remove a name.
+    Unlink { parent: Fid, name: Vec<u8>, dir: bool },
+    /// renameat2(2).
+    Rename { from: Fid, name: Vec<u8>, to: Fid, new: Vec<u8>, flags: u32 },
+    /// fallocate(2).
+    Allocate { fid: Fid, mode: i32, offset: u64, length: u64 },
+    /// Set an extended attribute (always replaces).
+    SetXattr { fid: Fid, name: Vec<u8>, value: Vec<u8> },
+    /// Remove an extended attribute.
+    RemoveXattr { fid: Fid, name: Vec<u8> },
+    /// Flush; answered by `Durable`.
+    Fsync { fid: Fid, sync: Sync, mtime: Option<Time> },
+}
+
+/// One name of a directory, as the source has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Attributes.
+    pub meta: Meta,
+    /// Inode number at the source.
+    pub ino: u64,
+    /// Number of names.
+    pub nlink: u64,
+    /// Device number of a device node.
+    pub rdev: u64,
+    /// Target of a symbolic link.
+    pub target: Vec<u8>,
+    /// A further name of a file sent under another one: a `SyncMsg::Link` follows.
+    pub linked: bool,
+}
+
+/// Messages of the resynchronisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyncMsg {
+    /// Everything about a directory: what it does not name is removed when `last` is set.
+    Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, last: bool },
+    /// Two names of one file.
+    Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
+    /// A file's blocks follow as hashes.
+    File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64 },
+    /// Hashes of blocks; answered by `Need`.
+    Hashes { id: u64, blocks: Vec<(u64, [u8; 32])> },
+    /// Blocks of `Hashes` that differ at the target.
+    Need { id: u64, blocks: Vec<u64> },
+    /// The frame's data at this offset; `zeros` of them without data.
+    Block { id: u64, offset: u64, zeros: u64 },
+    /// All blocks sent; attributes to end with.
+    FileEnd { id: u64, size: u64, meta: Meta },
+    /// Times of a directory whose contents are done.
+    DirTimes { dir: u16, path: Vec<u8>, mtime: Time },
+    /// From now on nothing changes at the source: what does not fit is an error.
+    Strict,
+    /// Flush; answered by `Flushed`.
+    Flush { number: u64 },
+    /// Answer to `Flush`.
+    Flushed { number: u64 },
+    /// The next frame is operation 1 of the live stream.
+    Live,
+}
+
+/// First message of the connecting end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of this protocol.
+    pub version: u32,
+    /// Module.
+    pub module: String,
+    /// Number of replicated directories.
+    pub dirs: u16,
+}
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Msg {
+    /// Follower to source, first.
+    Hello(Hello),
+    /// Source to follower: this is the session offered.
+    Welcome,
+    /// Source to follower: not this one.
+    Refuse { detail: String },
+    /// Are you there?
+    Ping,
+    /// I am.
+    Pong,
+    /// An operation.
+    Op(Op),
+    /// Target to source: everything up to the frame's lsn is applied.
+    Applied,
+    /// Target to source: the fsync of the frame's lsn is done.
+    Durable,
+    /// Target to source: an operation could not be carried out.
+    Failed { detail: String },
+    /// Resynchronisation.
+    Sync(SyncMsg),
+    /// Source to target: nothing more will come; an orderly end.
+    Bye,
+}
+
+/// A received frame.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// Epoch of the sender.
+    pub epoch: u64,
+    /// Session.
+    pub session: u64,
+    /// Number of the operation, 0 for others.
+    pub lsn: u64,
+    /// The message.
+    pub msg: Msg,
+    /// Contents.
+    pub data: &'a [u8],
+}
+
+/// Where a frame belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Address {
+    /// Epoch of the sender.
+    pub epoch: u64,
+    /// Session.
+    pub session: u64,
+    /// Number of the operation, 0 for others.
+    pub lsn: u64,
+}
+
+/// Appends everything of a frame but its data to a buffer.
+pub fn encode(to: Address, msg: &Msg, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let start = out.len();
+    out.extend_from_slice(&[0; PREFIX]);
+    out.extend_from_slice(&to.epoch.to_le_bytes());
+    out.extend_from_slice(&to.session.to_le_bytes());
+    out.extend_from_slice(&to.lsn.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    let at = out.len();
+    *out = postcard::to_extend(msg, std::mem::take(out)).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    let length = u32::try_from(out.len() - at).map_err(|_| too_long())?;
+    out[at - 4..at].copy_from_slice(&length.to_le_bytes());
+    let covered = out.len() - start - PREFIX + data.len();
+    if covered > FRAME_BYTES_MAX {
+        return Err(too_long());
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&out[start + PREFIX..]), data);
+    out[start..start + 4].copy_from_slice(&u32::try_from(covered).map_err(|_| too_long())?.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+    Ok(())
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a frame longer than {FRAME_BYTES_MAX} bytes"))
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Length of the whole frame at the beginning of a buffer, once it is all there.
+pub fn complete(buf: &[u8]) -> io::Result<Option<usize>> {
+    if buf.len() < PREFIX {
+        return Ok(None);
+    }
+    let covered = word(buf, 0) as usize;
+    if !(HEADER..=FRAME_BYTES_MAX).contains(&covered) {
+        return Err(too_long());
+    }
+    Ok((buf.len() >= PREFIX + covered).then_some(PREFIX + covered))
+}
+
+/// Reads a complete frame.
+pub fn decode(frame: &[u8]) -> io::Result<Frame<'_>> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a damaged frame: {what}"));
+    let body = frame.get(PREFIX..).filter(|b| b.len() >= HEADER).ok_or_else(|| bad("too short"))?;
+    if crc32c::crc32c(body) != word(frame, 4) {
+        return Err(bad("checksum"));
+    }
+    let length = word(body, 24) as usize;
+    let message = body.get(HEADER..HEADER + length).ok_or_else(|| bad("length of the message"))?;
+    let msg = postcard::from_bytes(message).map_err(|e| bad(&e.to_string()))?;
+    Ok(Frame { epoch: long(body, 0), session: long(body, 8), lsn: long(body, 16), msg, data: &body[HEADER + length..] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_survives_and_a_flipped_bit_does_not() {
+        let mut buf = Vec::new();
+        let msg = Msg::Op(Op::Write { fid: Fid { dir: 1, id: 77 }, offset: 4096 });
+        encode(Address { epoch: 3, session: 9, lsn: 12 }, &msg, b"contents", &mut buf).unwrap();
+        buf.extend_from_slice(b"contents");
+        assert_eq!(complete(&buf[..buf.len() - 1]).unwrap(), None);
+        assert_eq!(complete(&buf).unwrap(), Some(buf.len()));
+        let frame = decode(&buf).unwrap();
+        assert_eq!((frame.epoch, frame.session, frame.lsn, frame.data), (3, 9, 12, &b"contents"[..]));
+        assert_eq!(frame.msg, msg);
+        for at in 4..buf.len() {
+            buf[at] ^= 1;
+            assert!(decode(&buf).is_err(), "byte {at} flipped and not noticed");
+            buf[at] ^= 1;
+        }
+    }
+}

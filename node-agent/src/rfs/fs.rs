@@ -1,0 +1,767 @@
+//! The replicated file system proper: each operation carried out here and, if a session runs, sent or noted.
+//!
+//! Data goes to the peer first and is written here meanwhile. Namespace operations are carried out here first and
+//! sent if they succeeded, both under one lock, so that both sides see one order. Nothing waits for the peer in
+//! here: an operation returns a ticket, and the translation layer answers when the ticket is good.
+
+use super::dirty::Dirty;
+use super::frame::{Attr, Fid, Op};
+use super::link::Link;
+use super::ship::{Durability, Mode, Phase, Ship, Ticket};
+use super::table::{Inode, Table};
+use super::volume::{self, DirName, Stat, Sync, Time, mtime};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// A result, and what its answer has to wait for.
+pub type Shipped<T> = io::Result<(T, Option<Ticket>)>;
+
+/// Flags of open(2) that are ours: the kernel gives absolute offsets, sends an fsync after synchronous writes,
+/// and truncates by itself; alignment differs between caller and file.
+const OPEN_FLAGS_STRIPPED: i32 =
+    libc::O_APPEND | libc::O_DIRECT | libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOFOLLOW;
+
+/// An open file.
+pub struct Handle {
+    fd: OwnedFd,
+    inode: Arc<Inode>,
+}
+
+/// An open directory; the lock guards the descriptor's position.
+pub struct DirHandle {
+    fd: OwnedFd,
+    position: Mutex<()>,
+    inode: Arc<Inode>,
+}
+
+/// What to create.
+pub struct New<'a> {
+    /// Type and permission bits, umask applied.
+    pub mode: u32,
+    /// Device number.
+    pub rdev: u64,
+    /// Target of a symbolic link.
+    pub target: &'a [u8],
+    /// Owner.
+    pub uid: u32,
+    /// Group, unless the directory hands down its own.
+    pub gid: u32,
+}
+
+/// Called when this node's disk fails.
+pub type OnDiskFailure = Box<dyn Fn(&str) + Send + std::marker::Sync>;
+
+/// One replicated directory being served.
+pub struct Volume {
+    index: u16,
+    name: String,
+    table: Table,
+    ship: Arc<Ship>,
+    namespace: Mutex<()>,
+    files: RwLock<HashMap<u64, Arc<Handle>>>,
+    dirs: RwLock<HashMap<u64, Arc<DirHandle>>>,
+    next_handle: AtomicU64,
+    excluded: Vec<Vec<u8>>,
+    on_disk_failure: OnDiskFailure,
+}
+
+enum Carrier<'a> {
+    /// The peer has nothing to do with it.
+    Local,
+    /// No session; the peer may be needed nevertheless.
+    None,
+    Marks(&'a Arc<Dirty>),
+    Live(&'a Arc<Link>),
+}
+
+fn read_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Volume {
+    /// Serves the tree below an open directory. `excluded` are relative paths that are not replicated.
+    pub fn new(index: u16, name: &str, root: OwnedFd, excluded: &[String], ship: Arc<Ship>, on_disk_failure: OnDiskFailure) -> io::Result<Self> {
+        Ok(Self {
+            index,
+            name: name.to_owned(),
+            table: Table::new(root)?,
+            ship,
+            namespace: Mutex::new(()),
+            files: RwLock::new(HashMap::new()),
+            dirs: RwLock::new(HashMap::new()),
+            next_handle: AtomicU64::new(1),
+            excluded: excluded.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect(),
+            on_disk_failure,
+        })
+    }
+
+    /// Its index in the module.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Its path, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The inode table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The relation to the peer.
+    pub fn ship(&self) -> &Arc<Ship> {
+        &self.ship
+    }
+
+    /// Paths that are not replicated.
+    pub fn excluded(&self) -> &[Vec<u8>] {
+        &self.excluded
+    }
+
+    fn fid(&self, inode: &Inode) -> Fid {
+        Fid { dir: self.index, id: inode.id }
+    }
+
+    fn namespace(&self) -> MutexGuard<'_, ()> {
+        self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An I/O error of the own disk is news for the agent; other errors are only the caller's.
+    fn disk<T>(&self, what: &str, result: io::Result<T>) -> io::Result<T> {
+        if let Err(e) = &result
+            && matches!(e.raw_os_error(), Some(libc::EIO | libc::EROFS | libc::EUCLEAN))
+        {
+            (self.on_disk_failure)(&format!("{what} in {} failed: {e}", self.name));
+        }
+        result
+    }
+
+    fn is_local(&self, parent: &Inode, name: &CStr) -> io::Result<bool> {
+        if parent.local || self.excluded.is_empty() {
+            return Ok(parent.local);
+        }
+        let mut path = parent.path(self.table.root())?;
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.to_bytes());
+        Ok(self.excluded.contains(&path))
+    }
+
+    fn carrier<'a>(&self, mode: &'a Mode, inode: &Inode) -> Carrier<'a> {
+        if !inode.replicated() {
+            return Carrier::Local;
+        }
+        match &mode.phase {
+            Phase::Idle => Carrier::None,
+            Phase::Sync(dirty) => Carrier::Marks(dirty),
+            Phase::Live(link) => Carrier::Live(link),
+        }
+    }
+
+    fn unsent(&self, mode: &Mode, inode: &Inode) -> Option<Ticket> {
+        if inode.replicated() { self.ship.unsent(mode) } else { None }
+    }
+
+    /// Tells the peer what an id means, once per session. The caller holds the namespace lock. False: it has no
+    /// name left, and nothing about it needs to be told.
+    fn bind_locked(&self, link: &Link, inode: &Inode) -> io::Result<bool> {
+        if inode.bound_in(link.session()) {
+            return Ok(true);
+        }
+        let path = match inode.path_searched(self.table.root()) {
+            Ok(path) => path,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                inode.name_removed(self.table.root());
+                return if inode.replicated() { Err(e) } else { Ok(false) };
+            }
+            Err(e) => return Err(e),
+        };
+        let bind = Op::Bind { fid: self.fid(inode), path };
+        if link.send_op(&super::frame::Msg::Op(bind), &[]).is_ok() {
+            inode.set_bound(link.session());
+        }
+        Ok(true)
+    }
+
+    fn bind(&self, link: &Link, inode: &Inode) -> io::Result<bool> {
+        if inode.bound_in(link.session()) {
+            return Ok(true);
+        }
+        let _order = self.namespace();
+        self.bind_locked(link, inode)
+    }
+
+    // --- reading -------------------------------------------------------------------------------------------
+
+    /// An object's attributes.
+    pub fn getattr(&self, id: u64) -> io::Result<Stat> {
+        let inode = self.table.get(id)?;
+        volume::fstat(inode.fd().as_raw_fd())
+    }
+
+    /// Finds a name; counts as known to the kernel.
+    pub fn lookup(&self, parent: u64, name: &CStr) -> io::Result<(Arc<Inode>, Stat)> {
+        let parent = self.table.get(parent)?;
+        let local = self.is_local(&parent, name)?;
+        self.table.lookup(&parent, name, local)
+    }
+
+    /// The kernel forgot an object.
+    pub fn forget(&self, id: u64, count: u64) {
+        let Some(inode) = self.table.forget(id, count) else { return };
+        let Ok(mode) = self.ship.enter() else { return };
+        if let Phase::Live(link) = &mode.phase
+            && inode.bound_in(link.session())
+        {
+            let _order = self.namespace();
+            // Looked up and told again meanwhile: the id is in use.
+            if !self.table.peek(id).is_some_and(|again| again.bound_in(link.session())) {
+                let _ = link.send_op(&super::frame::Msg::Op(Op::Unbind { fid: self.fid(&inode) }), &[]);
+            }
+        }
+    }
+
+    /// Target of a symbolic link.
+    pub fn readlink(&self, id: u64) -> io::Result<Vec<u8>> {
+        volume::readlink_fd(self.table.get(id)?.fd().as_raw_fd())
+    }
+
+    fn handle(&self, fh: u64) -> io::Result<Arc<Handle>> {
+        read_lock(&self.files).get(&fh).cloned().ok_or_else(|| volume::errno(libc::EBADF))
+    }
+
+    fn dir_handle(&self, fh: u64) -> io::Result<Arc<DirHandle>> {
+        read_lock(&self.dirs).get(&fh).cloned().ok_or_else(|| volume::errno(libc::EBADF))
+    }
+
+    fn add_handle(&self, fd: OwnedFd, inode: Arc<Inode>) -> u64 {
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        write_lock(&self.files).insert(fh, Arc::new(Handle { fd, inode }));
+        fh
+    }
+
+    /// Opens a file.
+    pub fn open(&self, id: u64, flags: i32) -> io::Result<u64> {
+        let inode = self.table.get(id)?;
+        let fd = volume::reopen(inode.fd().as_raw_fd(), flags & !OPEN_FLAGS_STRIPPED)?;
+        Ok(self.add_handle(fd, inode))
+    }
+
+    /// Reads.
+    pub fn read(&self, fh: u64, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk("a read", volume::read_at(self.handle(fh)?.fd.as_raw_fd(), buf, offset))
+    }
+
+    /// Finds data or holes.
+    pub fn lseek(&self, fh: u64, offset: i64, whence: i32) -> io::Result<i64> {
+        volume::seek(self.handle(fh)?.fd.as_raw_fd(), offset, whence)
+    }
+
+    /// Opens a directory.
+    pub fn opendir(&self, id: u64) -> io::Result<u64> {
+        let inode = self.table.get(id)?;
+        let fd = volume::openat(inode.fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        write_lock(&self.dirs).insert(fh, Arc::new(DirHandle { fd, position: Mutex::new(()), inode }));
+        Ok(fh)
+    }
+
+    /// Names after a position.
+    pub fn readdir(&self, fh: u64, position: i64) -> io::Result<Vec<DirName>> {
+        let dir = self.dir_handle(fh)?;
+        let _mine = dir.position.lock().unwrap_or_else(PoisonError::into_inner);
+        self.disk("a directory read", volume::read_dir_from(dir.fd.as_raw_fd(), position))
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, fh: u64) {
+        write_lock(&self.dirs).remove(&fh);
+    }
+
+    /// Figures of the file system below.
+    pub fn statfs(&self) -> io::Result<libc::statvfs64> {
+        volume::statvfs(self.table.root().fd().as_raw_fd())
+    }
+
+    /// Value of an extended attribute.
+    pub fn getxattr(&self, id: u64, name: &CStr) -> io::Result<Vec<u8>> {
+        volume::get_xattr(self.table.get(id)?.fd().as_raw_fd(), name)
+    }
+
+    /// Names of the extended attributes.
+    pub fn listxattr(&self, id: u64) -> io::Result<Vec<u8>> {
+        volume::list_xattr(self.table.get(id)?.fd().as_raw_fd())
+    }
+
+    // --- contents ------------------------------------------------------------------------------------------
+
+    /// Writes. `strip` removes set-id bits, as a write by an ordinary user must.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], strip: Option<StripSetId>) -> Shipped<()> {
+        let h = self.handle(fh)?;
+        let fd = h.fd.as_raw_fd();
+        let length = data.len() as u64;
+        let ticket = {
+            let mode = self.ship.enter()?;
+            match self.carrier(&mode, &h.inode) {
+                Carrier::Live(link) if self.bind(link, &h.inode)? => {
+                    let ticket = self.ship.send(link, &mode, Op::Write { fid: self.fid(&h.inode), offset }, data, Durability::Memory);
+                    let written = volume::write_all_at(fd, data, offset);
+                    if written.is_err() {
+                        self.repair(link, &h, offset, length);
+                    }
+                    self.disk("a write", written)?;
+                    h.inode.set_touched(true);
+                    Some(ticket)
+                }
+                carrier => {
+                    if let Carrier::Marks(dirty) = carrier {
+                        dirty.range(self.index, &h.inode, offset, length);
+                    }
+                    self.disk("a write", volume::write_all_at(fd, data, offset))?;
+                    h.inode.set_touched(true);
+                    self.unsent(&mode, &h.inode)
+                }
+            }
+        };
+        if strip.is_some() {
+            self.strip_set_id(h.inode.id)?;
+        }
+        Ok(((), ticket))
+    }
+
+    fn strip_set_id(&self, id: u64) -> io::Result<()> {
+        let st = self.getattr(id)?;
+        let mut bits = st.st_mode & 0o7777;
+        bits &= !libc::S_ISUID;
+        if bits & libc::S_IXGRP != 0 {
+            bits &= !libc::S_ISGID;
+        }
+        if bits != st.st_mode & 0o7777 {
+            self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?;
+        }
+        Ok(())
+    }
+
+    /// A write went out but failed here (full disk): sends what this side really holds. The order of operations
+    /// on one file is the kernel's, so nothing else changes that range meanwhile.
+    fn repair(&self, link: &Link, h: &Handle, offset: u64, length: u64) {
+        let fixed = (|| -> io::Result<()> {
+            let readable = volume::reopen(h.inode.fd().as_raw_fd(), libc::O_RDONLY)?;
+            let size = u64::try_from(volume::fstat(readable.as_raw_fd())?.st_size).unwrap_or(0);
+            let mut held = vec![0u8; usize::try_from(length).unwrap_or(0)];
+            let n = volume::read_at(readable.as_raw_fd(), &mut held, offset)?;
+            let fid = self.fid(&h.inode);
+            link.send_op(&super::frame::Msg::Op(Op::Write { fid, offset }), &held[..n])?;
+            let attr = Attr { size: Some(size), ..Attr::default() };
+            link.send_op(&super::frame::Msg::Op(Op::Attr { fid, attr }), &[]).map(drop)
+        })();
+        if let Err(e) = fixed {
+            tracing::warn!(error = %e, "a failed write could not be undone at the peer; the session is ended");
+            link.close();
+        }
+    }
+
+    /// Preallocates, punches or moves ranges.
+    pub fn fallocate(&self, fh: u64, mode_bits: i32, offset: u64, length: u64) -> Shipped<()> {
+        let h = self.handle(fh)?;
+        let mode = self.ship.enter()?;
+        let local = || self.disk("fallocate", volume::fallocate(h.fd.as_raw_fd(), mode_bits, offset, length));
+        match self.carrier(&mode, &h.inode) {
+            Carrier::Live(link) if self.bind(link, &h.inode)? => {
+                local()?;
+                h.inode.set_touched(true);
+                let op = Op::Allocate { fid: self.fid(&h.inode), mode: mode_bits, offset, length };
+                Ok(((), Some(self.ship.send(link, &mode, op, &[], Durability::Memory))))
+            }
+            carrier => {
+                if let Carrier::Marks(dirty) = carrier {
+                    dirty.whole(self.index, &h.inode);
+                }
+                local()?;
+                h.inode.set_touched(true);
+                Ok(((), self.unsent(&mode, &h.inode)))
+            }
+        }
+    }
+
+    /// Flushes a file, here and at the peer at the same time.
+    pub fn fsync(&self, fh: u64, sync: Sync) -> Shipped<()> {
+        let h = self.handle(fh)?;
+        self.flush(&h.inode, h.fd.as_raw_fd(), sync)
+    }
+
+    /// Flushes a directory.
+    pub fn fsyncdir(&self, fh: u64, sync: Sync) -> Shipped<()> {
+        let h = self.dir_handle(fh)?;
+        self.flush(&h.inode, h.fd.as_raw_fd(), sync)
+    }
+
+    fn flush(&self, inode: &Arc<Inode>, fd: i32, sync: Sync) -> Shipped<()> {
+        let ticket = {
+            let mode = self.ship.enter()?;
+            match self.carrier(&mode, inode) {
+                Carrier::Live(link) if self.bind(link, inode)? => {
+                    let at = if inode.set_touched(false) { Some(mtime(&volume::fstat(fd)?)) } else { None };
+                    let op = Op::Fsync { fid: self.fid(inode), sync, mtime: at };
+                    Some(self.ship.send(link, &mode, op, &[], Durability::Disk))
+                }
+                _ => self.unsent(&mode, inode),
+            }
+        };
+        // Outside the gate: a flush changes nothing, and on a slow disk it must not hold up a resynchronisation.
+        if !self.ship.switches.no_fsync {
+            self.disk("a flush", volume::fsync(fd, sync))?;
+        }
+        Ok(((), ticket))
+    }
+
+    /// Closes a file. The peer learns the modification time the writes through this handle ended with.
+    pub fn release(&self, fh: u64) {
+        let Some(h) = write_lock(&self.files).remove(&fh) else { return };
+        if !h.inode.set_touched(false) {
+            return;
+        }
+        let Ok(mode) = self.ship.enter() else { return };
+        if let Carrier::Live(link) = self.carrier(&mode, &h.inode)
+            && h.inode.bound_in(link.session())
+            && let Ok(st) = volume::fstat(h.fd.as_raw_fd())
+        {
+            let attr = Attr { mtime: Some(mtime(&st)), ..Attr::default() };
+            let _ = self.ship.send(link, &mode, Op::Attr { fid: self.fid(&h.inode), attr }, &[], Durability::Memory);
+        }
+    }
+
+    /// Changes attributes. `now` times are resolved by the caller. `strip`: set-id bits go when an ordinary user
+    /// changes the length.
+    pub fn setattr(&self, id: u64, fh: Option<u64>, attr: &Attr, strip: Option<StripSetId>) -> Shipped<Stat> {
+        let inode = self.table.get(id)?;
+        let mode = self.ship.enter()?;
+        let carrier = self.carrier(&mode, &inode);
+        let live = match &carrier {
+            Carrier::Live(link) => self.bind(link, &inode)?.then_some(*link),
+            Carrier::Marks(dirty) => {
+                if attr.size.is_some() { dirty.whole(self.index, &inode) } else { dirty.attributes(self.index, &inode) }
+                if !inode.is_dir() && !inode.is_file() {
+                    // Links and device nodes travel with their directory.
+                    dirty.linked(self.index, &inode);
+                }
+                None
+            }
+            Carrier::Local | Carrier::None => None,
+        };
+        let st = self.disk("a change of attributes", self.setattr_here(&inode, fh, attr, strip))?;
+        let Some(link) = live else { return Ok((st, self.unsent(&mode, &inode))) };
+        let mut sent = attr.clone();
+        if attr.uid.is_some() || attr.gid.is_some() || attr.size.is_some() {
+            // The kernel may have cleared set-id bits.
+            sent.mode = (inode.kind != libc::S_IFLNK).then_some(st.st_mode & 0o7777);
+        }
+        if attr.size.is_some() {
+            sent.mtime = Some(mtime(&st));
+        }
+        let op = Op::Attr { fid: self.fid(&inode), attr: sent };
+        Ok((st, Some(self.ship.send(link, &mode, op, &[], Durability::Memory))))
+    }
+
+    fn setattr_here(&self, inode: &Inode, fh: Option<u64>, attr: &Attr, strip: Option<StripSetId>) -> io::Result<Stat> {
+        let fd = inode.fd();
+        let fd = fd.as_raw_fd();
+        if attr.uid.is_some() || attr.gid.is_some() {
+            volume::chown(fd, attr.uid, attr.gid)?;
+        }
+        if let Some(mode) = attr.mode {
+            volume::chmod(fd, mode)?;
+        }
+        if let Some(size) = attr.size {
+            match fh.and_then(|fh| self.handle(fh).ok()) {
+                Some(h) => volume::truncate(h.fd.as_raw_fd(), size)?,
+                None => volume::truncate(volume::reopen(fd, libc::O_WRONLY)?.as_raw_fd(), size)?,
+            }
+            if strip.is_some() {
+                let bits = volume::fstat(fd)?.st_mode & 0o7777;
+                let mut less = bits & !libc::S_ISUID;
+                if bits & libc::S_IXGRP != 0 {
+                    less &= !libc::S_ISGID;
+                }
+                if less != bits {
+                    volume::chmod(fd, less)?;
+                }
+            }
+        }
+        if attr.atime.is_some() || attr.mtime.is_some() {
+            volume::set_times(fd, attr.atime, attr.mtime)?;
+        }
+        volume::fstat(fd)
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(&self, id: u64, name: &CStr, value: &[u8], flags: i32) -> Shipped<()> {
+        let op = |fid| Op::SetXattr { fid, name: name.to_bytes().to_vec(), value: value.to_vec() };
+        self.xattr(id, op, |fd| volume::set_xattr(fd, name, value, flags))
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, id: u64, name: &CStr) -> Shipped<()> {
+        let op = |fid| Op::RemoveXattr { fid, name: name.to_bytes().to_vec() };
+        self.xattr(id, op, |fd| volume::remove_xattr(fd, name))
+    }
+
+    fn xattr(&self, id: u64, op: impl FnOnce(Fid) -> Op, here: impl FnOnce(i32) -> io::Result<()>) -> Shipped<()> {
+        let inode = self.table.get(id)?;
+        let mode = self.ship.enter()?;
+        match self.carrier(&mode, &inode) {
+            Carrier::Live(link) if self.bind(link, &inode)? => {
+                self.disk("a change of attributes", here(inode.fd().as_raw_fd()))?;
+                Ok(((), Some(self.ship.send(link, &mode, op(self.fid(&inode)), &[], Durability::Memory))))
+            }
+            carrier => {
+                if let Carrier::Marks(dirty) = carrier {
+                    dirty.attributes(self.index, &inode);
+                    if !inode.is_dir() && !inode.is_file() {
+                        dirty.linked(self.index, &inode);
+                    }
+                }
+                self.disk("a change of attributes", here(inode.fd().as_raw_fd()))?;
+                Ok(((), self.unsent(&mode, &inode)))
+            }
+        }
+    }
+
+    // --- names ---------------------------------------------------------------------------------------------
+
+    /// Creates an object; with `open`, opens it too. Counts as known to the kernel.
+    pub fn create(&self, parent: u64, name: &CStr, new: &New<'_>, open: Option<i32>) -> Shipped<(Arc<Inode>, Stat, u64)> {
+        let parent = self.table.get(parent)?;
+        let mode = self.ship.enter()?;
+        let local = self.is_local(&parent, name)?;
+        let _order = self.namespace();
+        let live = self.live_parent(&mode, &parent, local)?;
+        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
+            dirty.names(self.index, &parent);
+        }
+        let fd = self.disk("a create", create_here(&parent, name, new, open))?;
+        let (inode, st) = self.table.lookup(&parent, name, local)?;
+        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
+            if inode.is_dir() { dirty.names(self.index, &inode) } else { dirty.whole(self.index, &inode) }
+        }
+        let fh = fd.map_or(0, |fd| self.add_handle(fd, inode.clone()));
+        let ticket = match live {
+            Some(link) => {
+                inode.set_bound(link.session());
+                let op = Op::Create {
+                    fid: self.fid(&inode),
+                    parent: self.fid(&parent),
+                    name: name.to_bytes().to_vec(),
+                    mode: st.st_mode,
+                    uid: st.st_uid,
+                    gid: st.st_gid,
+                    rdev: st.st_rdev,
+                    mtime: mtime(&st),
+                    target: new.target.to_vec(),
+                };
+                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+            }
+            None => self.unsent(&mode, &inode),
+        };
+        Ok(((inode, st, fh), ticket))
+    }
+
+    /// The link for an operation on a name in `parent`, the parent made known; the namespace lock is held.
+    fn live_parent<'a>(&self, mode: &'a Mode, parent: &Inode, local: bool) -> io::Result<Option<&'a Arc<Link>>> {
+        match self.carrier(mode, parent) {
+            Carrier::Live(link) if !local => Ok(self.bind_locked(link, parent)?.then_some(link)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Gives a file a further name.
+    pub fn link(&self, id: u64, parent: u64, name: &CStr) -> Shipped<(Arc<Inode>, Stat)> {
+        let inode = self.table.get(id)?;
+        let parent = self.table.get(parent)?;
+        let mode = self.ship.enter()?;
+        if self.is_local(&parent, name)? != inode.local {
+            return Err(volume::errno(libc::EXDEV));
+        }
+        let _order = self.namespace();
+        let live = self.live_parent(&mode, &parent, inode.local)?;
+        if let Some(link) = live {
+            self.bind_locked(link, &inode)?;
+        }
+        if let Carrier::Marks(dirty) = self.carrier(&mode, &inode) {
+            dirty.names(self.index, &parent);
+            dirty.linked(self.index, &inode);
+        }
+        self.disk("a link", volume::link_fd(inode.fd().as_raw_fd(), parent.fd().as_raw_fd(), name))?;
+        inode.add_name(&parent, name.to_bytes());
+        let (inode, st) = self.table.lookup(&parent, name, inode.local)?;
+        let ticket = match live {
+            Some(link) => {
+                let op = Op::Link { fid: self.fid(&inode), parent: self.fid(&parent), name: name.to_bytes().to_vec() };
+                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+            }
+            None => self.unsent(&mode, &inode),
+        };
+        Ok(((inode, st), ticket))
+    }
+
+    /// Removes a name; `dir` tells which kind.
+    pub fn unlink(&self, parent: u64, name: &CStr, what: Removal) -> Shipped<()> {
+        let parent = self.table.get(parent)?;
+        let mode = self.ship.enter()?;
+        let local = self.is_local(&parent, name)?;
+        let _order = self.namespace();
+        let live = self.live_parent(&mode, &parent, local)?;
+        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
+            dirty.names(self.index, &parent);
+        }
+        let dir = parent.fd();
+        let victim = volume::stat_at(dir.as_raw_fd(), name).ok().and_then(|st| self.table.peek(st.st_ino));
+        let flags = if what == Removal::Directory { libc::AT_REMOVEDIR } else { 0 };
+        self.disk("a removal", volume::unlinkat(dir.as_raw_fd(), name, flags))?;
+        if let Some(victim) = victim {
+            victim.name_removed(self.table.root());
+        }
+        let ticket = match live {
+            Some(link) => {
+                let op = Op::Unlink { parent: self.fid(&parent), name: name.to_bytes().to_vec(), dir: what == Removal::Directory };
+                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+            }
+            None if local => None,
+            None => self.unsent(&mode, &parent),
+        };
+        Ok(((), ticket))
+    }
+
+    /// renameat2(2).
+    pub fn rename(&self, from: u64, name: &CStr, to: u64, new: &CStr, flags: u32) -> Shipped<()> {
+        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+            return Err(volume::errno(libc::EINVAL));
+        }
+        let from = self.table.get(from)?;
+        let to = self.table.get(to)?;
+        let mode = self.ship.enter()?;
+        let local = self.is_local(&from, name)?;
+        if local != self.is_local(&to, new)? {
+            // Crossing the border of what is replicated is a copy, which the caller does on this error.
+            return Err(volume::errno(libc::EXDEV));
+        }
+        let _order = self.namespace();
+        let live = self.live_parent(&mode, &from, local)?;
+        if let Some(link) = live {
+            self.bind_locked(link, &to)?;
+        }
+        let (from_fd, to_fd) = (from.fd(), to.fd());
+        let known = |dir: i32, name: &CStr| volume::stat_at(dir, name).ok().and_then(|st| self.table.peek(st.st_ino));
+        let moved = known(from_fd.as_raw_fd(), name);
+        let hit = known(to_fd.as_raw_fd(), new);
+        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &from), local) {
+            dirty.names(self.index, &from);
+            dirty.names(self.index, &to);
+            let exchanged = hit.iter().filter(|_| flags & libc::RENAME_EXCHANGE != 0);
+            for inode in moved.iter().chain(exchanged) {
+                if inode.is_dir() { dirty.subtree(self.index, inode) } else { dirty.whole(self.index, inode) }
+            }
+        }
+        self.disk("a rename", volume::rename(from_fd.as_raw_fd(), name, to_fd.as_raw_fd(), new, flags))?;
+        if let Some(moved) = &moved
+            && !moved.is_dir()
+        {
+            moved.add_name(&to, new.to_bytes());
+        }
+        for inode in hit.iter().chain(moved.iter()) {
+            inode.name_removed(self.table.root());
+        }
+        let ticket = match live {
+            Some(link) => {
+                let op = Op::Rename {
+                    from: self.fid(&from),
+                    name: name.to_bytes().to_vec(),
+                    to: self.fid(&to),
+                    new: new.to_bytes().to_vec(),
+                    flags,
+                };
+                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+            }
+            None if local => None,
+            None => self.unsent(&mode, &from),
+        };
+        Ok(((), ticket))
+    }
+
+    /// Flushes the file system below.
+    pub fn sync_all(&self) -> io::Result<()> {
+        if self.ship.switches.no_fsync {
+            return Ok(());
+        }
+        let root = volume::openat(self.table.root().fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        self.disk("a flush", volume::syncfs(root.as_raw_fd()))
+    }
+}
+
+/// Marker: set-id bits go with this change.
+#[derive(Debug, Clone, Copy)]
+pub struct StripSetId;
+
+/// What kind of name is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Anything but a directory.
+    File,
+    /// An empty directory.
+    Directory,
+}
+
+fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>) -> io::Result<Option<OwnedFd>> {
+    let dir_fd = parent.fd();
+    let dir = dir_fd.as_raw_fd();
+    let mut file = None;
+    match new.mode & libc::S_IFMT {
+        libc::S_IFDIR => volume::mkdirat(dir, name, new.mode & 0o7777)?,
+        libc::S_IFLNK => volume::symlinkat(&volume::cstr(new.target)?, dir, name)?,
+        libc::S_IFREG | 0 => {
+            let flags = open.unwrap_or(libc::O_RDWR) & !OPEN_FLAGS_STRIPPED;
+            let exclusive = flags | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+            match volume::openat(dir, name, exclusive, new.mode & 0o7777) {
+                Ok(fd) => file = Some(fd),
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) && open.is_some_and(|f| f & libc::O_EXCL == 0) => {
+                    return volume::openat(dir, name, flags | libc::O_NOFOLLOW, 0).map(Some);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        _ => volume::mknodat(dir, name, new.mode, new.rdev)?,
+    }
+    let path = volume::open_path_at(dir, name)?;
+    let made = volume::fstat(path.as_raw_fd())?;
+    let uid = (made.st_uid != new.uid).then_some(new.uid);
+    let gid = (made.st_gid != new.gid && !handed_down(dir)?).then_some(new.gid);
+    if uid.is_some() || gid.is_some() {
+        volume::chown(path.as_raw_fd(), uid, gid)?;
+        if made.st_mode & 0o6000 != 0 && volume::kind(&made) != libc::S_IFLNK {
+            // chown(2) clears them.
+            volume::chmod(path.as_raw_fd(), made.st_mode & 0o7777)?;
+        }
+    }
+    Ok(file.filter(|_| open.is_some()))
+}
+
+/// Whether a directory gives new objects its own group.
+fn handed_down(dir: i32) -> io::Result<bool> {
+    Ok(volume::fstat(dir)?.st_mode & libc::S_ISGID != 0)
+}
+
+/// A caller's time or the present one.
+pub fn now() -> Time {
+    Time::from_system(std::time::SystemTime::now())
+}

@@ -1,0 +1,248 @@
+//! The agent's side of a data process: start it, order, hear, end it.
+
+use super::control::{CONTROL_FD, DEADLINE_FD, ToAgent, ToData};
+use super::deadline::Deadline;
+use super::mounts;
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{mpsc, oneshot};
+use tsugi_core::ids::{JobId, ModuleName, NodeName};
+use tsugi_core::module::{Async, Replicated};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
+
+/// Orders on their way: the engine has one or two outstanding at a time.
+const ORDERS_MAX: usize = 64;
+/// Figures that come later than this are not worth showing.
+const FIGURES_MAX: Duration = Duration::from_millis(800);
+/// A killed process is gone by then, unless it hangs in the kernel.
+const DEATH_MAX: Duration = Duration::from_secs(5);
+
+/// Everything a data process needs to know. Sent to it as its first line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DataConfig {
+    /// Module.
+    pub module: ModuleName,
+    /// This node.
+    pub node: NodeName,
+    /// The other node.
+    pub peer: NodeName,
+    /// Name of the cluster: organisation of the certificates.
+    pub cluster: String,
+    /// Directories, the same on both nodes and in the same order.
+    pub dirs: Vec<Replicated>,
+    /// Durability of an fsync on the following side.
+    pub ack: Async,
+    /// Where the serving side listens.
+    pub listen: SocketAddr,
+    /// Where the following side connects to.
+    pub connect: SocketAddr,
+    /// Directory with `node.crt`, `node.key`, `ca.crt`.
+    pub identity_dir: PathBuf,
+    /// Directory for the process's own notes.
+    pub run_dir: PathBuf,
+    /// Cap on resynchronisation.
+    pub resync_kb_per_s_max: Option<u64>,
+}
+
+impl DataConfig {
+    fn note_file(&self) -> PathBuf {
+        self.run_dir.join(format!("data-{}.pid", self.module))
+    }
+}
+
+/// What a data process reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataEvent {
+    /// An order ended.
+    Answer(JobId, ReplicaAnswer),
+    /// Unasked.
+    Note(ReplicaNote),
+}
+
+type Asked = Arc<Mutex<Vec<oneshot::Sender<ReplicaFigures>>>>;
+
+/// A running data process.
+#[derive(Debug)]
+pub struct DataProcess {
+    config: DataConfig,
+    deadline: Deadline,
+    orders: mpsc::Sender<ToData>,
+    asked: Asked,
+    pid: i32,
+    killed: bool,
+}
+
+impl DataProcess {
+    /// Clears what an earlier life left, then runs `exe data`.
+    pub async fn spawn(exe: &Path, config: DataConfig, events: mpsc::Sender<DataEvent>) -> anyhow::Result<Self> {
+        let cleared = config.clone();
+        tokio::task::spawn_blocking(move || clear_leftovers(&cleared)).await.context("the clean-up panicked")??;
+        let deadline = Deadline::create().context("cannot make the shared page for the deadline")?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket pair")?;
+        ours.set_nonblocking(true)?;
+        let (control, page) = (theirs.as_raw_fd(), deadline.fd());
+        let mut command = tokio::process::Command::new(exe);
+        command.arg("data").env(CONTROL_FD, control.to_string()).env(DEADLINE_FD, page.to_string());
+        command.stdin(std::process::Stdio::null()).kill_on_drop(false);
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::setsid() < 0 || libc::fcntl(control, libc::F_SETFD, 0) < 0 || libc::fcntl(page, libc::F_SETFD, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start the data process {}", exe.display()))?;
+        drop(theirs);
+        let pid = child.id().and_then(|p| i32::try_from(p).ok()).ok_or_else(|| anyhow!("the data process ended at once"))?;
+        std::fs::write(config.note_file(), format!("{pid} {}", start_ticks(pid).unwrap_or(0)))
+            .with_context(|| format!("cannot write {}", config.note_file().display()))?;
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let asked: Asked = Arc::default();
+        let (reader, writer) = tokio::net::UnixStream::from_std(ours)?.into_split();
+        let mut first = serde_json::to_vec(&config)?;
+        first.push(b'\n');
+        tokio::spawn(write_orders(writer, first, queue));
+        let answers = asked.clone();
+        tokio::spawn(async move {
+            read_events(reader, &events, &answers).await;
+            let detail = match child.wait().await {
+                Ok(status) => format!("the data process ended ({status}); see its log"),
+                Err(e) => format!("the data process cannot be waited for: {e}"),
+            };
+            let _ = events.send(DataEvent::Note(ReplicaNote::Died { detail })).await;
+        });
+        Ok(Self { config, deadline, orders, asked, pid, killed: false })
+    }
+
+    /// Orders something; the answer comes as an event.
+    pub fn order(&self, job: JobId, order: ReplicaOrder) {
+        if let Err(e) = self.orders.try_send(ToData::Order { job, what: order }) {
+            // The process is dead or takes nothing any more: its death is reported as an event.
+            tracing::error!(module.name = %self.config.module, error = %e, "an order did not reach the data process");
+        }
+    }
+
+    /// The end of the peer's promise; `None` where none is needed. One store to shared memory.
+    pub fn set_deadline(&self, until_boottime_ns: Option<u64>) {
+        self.deadline.set(until_boottime_ns);
+    }
+
+    /// Process id, for the guard and for tests.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Figures for the snapshot; `None` if the process does not tell them in time.
+    pub async fn figures(&self) -> Option<ReplicaFigures> {
+        let (tx, rx) = oneshot::channel();
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|a| !a.is_closed());
+            asked.push(tx);
+        }
+        self.orders.try_send(ToData::Figures).ok()?;
+        tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
+    }
+
+    /// Kills the process and takes its mounts away.
+    pub fn kill(&mut self) {
+        if self.killed {
+            return;
+        }
+        self.killed = true;
+        // SAFETY: plain call. The process is our child and not yet waited for, or its number is not reused this fast.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        if let Err(e) = clear_mounts(&self.config) {
+            tracing::warn!(module.name = %self.config.module, error = format!("{e:#}"), "a mount of the killed data process is left");
+        }
+    }
+}
+
+async fn write_orders(mut writer: tokio::net::unix::OwnedWriteHalf, first: Vec<u8>, mut queue: mpsc::Receiver<ToData>) {
+    if writer.write_all(&first).await.is_err() {
+        return;
+    }
+    while let Some(order) = queue.recv().await {
+        let Ok(mut line) = serde_json::to_vec(&order) else { continue };
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_events(reader: tokio::net::unix::OwnedReadHalf, events: &mpsc::Sender<DataEvent>, asked: &Asked) {
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let event = match serde_json::from_str::<ToAgent>(&line) {
+            Ok(ToAgent::Answer { job, what }) => DataEvent::Answer(job, what),
+            Ok(ToAgent::Note { what }) => DataEvent::Note(what),
+            Ok(ToAgent::Figures { what }) => {
+                for waiting in asked.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    let _ = waiting.send(what.clone());
+                }
+                continue;
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "the data process said something that cannot be understood");
+                continue;
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// When a process was started, so that a reused number is not taken for it.
+fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything; the 22nd field is the 20th after it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn clear_leftovers(config: &DataConfig) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.run_dir).with_context(|| format!("cannot make {}", config.run_dir.display()))?;
+    let file = config.note_file();
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        let mut numbers = text.split_whitespace();
+        let pid = numbers.next().and_then(|n| n.parse::<i32>().ok());
+        let ticks = numbers.next().and_then(|n| n.parse::<u64>().ok());
+        if let (Some(pid), Some(ticks)) = (pid, ticks)
+            && start_ticks(pid) == Some(ticks)
+        {
+            tracing::warn!(module.name = %config.module, pid, "ending the data process of an earlier agent");
+            // SAFETY: plain call on a process that was ours.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            clear_mounts(config)?;
+            let begun = Instant::now();
+            while start_ticks(pid) == Some(ticks) && !is_zombie(pid) {
+                if begun.elapsed() > DEATH_MAX {
+                    return Err(anyhow!("the data process {pid} of an earlier agent does not end; restart this node"));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        let _ = std::fs::remove_file(&file);
+    }
+    clear_mounts(config)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, r)| r.trim_start().starts_with('Z')))
+}
+
+fn clear_mounts(config: &DataConfig) -> anyhow::Result<()> {
+    for (index, replicated) in config.dirs.iter().enumerate() {
+        mounts::clear(&replicated.dir, &config.run_dir, config.module.as_str(), index)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! One connection between the two data processes: TLS over TCP, sent to by many threads, received from by one.
+//!
+//! Sending locks the order (`out`), and inside it the cipher (`tls`) only for as long as it encrypts; the socket
+//! is written with `out` alone held. So the receiver, which needs `tls` only to decrypt, can always go on, and
+//! two ends that both wait for room in the other's buffer cannot stop each other.
+
+use super::frame::{self, Address, Frame, Msg};
+use super::tls::Identity;
+use super::volume::boottime_ns;
+use anyhow::{Context, bail};
+use rustls::{ClientConnection, Connection, ServerConnection};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Unacknowledged bytes for this long break the connection: well below the time a node waits for its peer's promise.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A handshake is two round trips.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long a receiver sleeps before it looks at silence and pings.
+pub const TICK: Duration = Duration::from_millis(500);
+/// A peer that says nothing for this long, pinged every tick, is gone or stuck.
+pub const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// Test only: how long frames lie unsent when acknowledgements are not waited for.
+const TEST_DELAY: Duration = Duration::from_millis(300);
+
+/// A connection with its session's numbers.
+pub struct Link {
+    socket: TcpStream,
+    tls: Mutex<Connection>,
+    out: Mutex<Out>,
+    epoch: u64,
+    session: u64,
+    bytes: AtomicU64,
+    heard_ns: AtomicU64,
+    broken: AtomicBool,
+}
+
+struct Out {
+    next_lsn: u64,
+    plain: Vec<u8>,
+    cipher: Vec<u8>,
+    /// Test only: bytes are left here and sent later by `flush_late`.
+    late: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding one of these ends the process (see `process`), so poison carries no news.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    /// The handshake of the listening end, the peer's identity checked.
+    pub fn accept(socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
+        let tls = ServerConnection::new(identity.server()?)?;
+        Self::handshake(socket, Connection::Server(tls), identity, epoch, session)
+    }
+
+    /// The handshake of the connecting end, the peer's identity checked.
+    pub fn connect(socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
+        let name = rustls::pki_types::ServerName::try_from("tsugi.invalid").expect("a valid DNS name");
+        let tls = ClientConnection::new(identity.client()?, name)?;
+        Self::handshake(socket, Connection::Client(tls), identity, epoch, session)
+    }
+
+    fn handshake(mut socket: TcpStream, mut tls: Connection, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(HANDSHAKE_MAX))?;
+        socket.set_write_timeout(Some(HANDSHAKE_MAX))?;
+        let reference = socket2::SockRef::from(&socket);
+        reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+        let alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1)).with_retries(3);
+        reference.set_tcp_keepalive(&alive)?;
+        tls.set_buffer_limit(None);
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).context("the TLS handshake failed")?;
+        }
+        while tls.wants_write() {
+            tls.write_tls(&mut socket)?;
+        }
+        identity.check_peer(tls.peer_certificates())?;
+        socket.set_write_timeout(None)?;
+        socket.set_read_timeout(Some(TICK))?;
+        Ok(Arc::new(Self {
+            socket,
+            tls: Mutex::new(tls),
+            out: Mutex::new(Out { next_lsn: 1, plain: Vec::new(), cipher: Vec::new(), late: false }),
+            epoch,
+            session,
+            bytes: AtomicU64::new(0),
+            heard_ns: AtomicU64::new(boottime_ns()),
+            broken: AtomicBool::new(false),
+        }))
+    }
+
+    /// Number of this connection's session.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Epoch under which it was opened.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Bytes sent and received.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The number the last operation was sent with.
+    pub fn last_lsn(&self) -> u64 {
+        lock(&self.out).next_lsn - 1
+    }
+
+    /// Ends the connection; both directions fail from now on.
+    pub fn close(&self) {
+        self.broken.store(true, Ordering::Release);
+        // An error means it is closed already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Sends a message that is no operation of the live stream; `lsn` is what it is about.
+    pub fn send(&self, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+        self.send_locked(&mut lock(&self.out), lsn, msg, data)
+    }
+
+    /// Sends the next operation of the live stream and returns its number.
+    pub fn send_op(&self, msg: &Msg, data: &[u8]) -> io::Result<u64> {
+        let mut out = lock(&self.out);
+        let lsn = out.next_lsn;
+        out.next_lsn += 1;
+        self.send_locked(&mut out, lsn, msg, data)?;
+        Ok(lsn)
+    }
+
+    fn send_locked(&self, out: &mut Out, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the session has ended"));
+        }
+        let Out { plain, cipher, late, .. } = out;
+        plain.clear();
+        frame::encode(Address { epoch: self.epoch, session: self.session, lsn }, msg, data, plain)?;
+        self.bytes.fetch_add((plain.len() + data.len()) as u64, Ordering::Relaxed);
+        {
+            let mut tls = lock(&self.tls);
+            let mut writer = tls.writer();
+            writer.write_all(plain)?;
+            writer.write_all(data)?;
+            while tls.wants_write() {
+                tls.write_tls(cipher)?;
+            }
+        }
+        if *late {
+            return Ok(());
+        }
+        self.flush_cipher(cipher)
+    }
+
+    fn flush_cipher(&self, cipher: &mut Vec<u8>) -> io::Result<()> {
+        let sent = (&self.socket).write_all(cipher);
+        cipher.clear();
+        if let Err(e) = sent {
+            // Half a record may be out: nothing sensible can follow it.
+            self.close();
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// Test only: from now on frames lie for a while before they are sent.
+    pub fn send_late(self: &Arc<Self>) {
+        lock(&self.out).late = true;
+        let link = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(TEST_DELAY);
+                let Some(link) = link.upgrade() else { return };
+                if link.flush_cipher(&mut lock(&link.out).cipher).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Called when nothing came for a tick: asks the peer whether it is there, and fails after a long silence.
+    pub fn check_silence(&self) -> anyhow::Result<()> {
+        let silent = Duration::from_nanos(boottime_ns().saturating_sub(self.heard_ns.load(Ordering::Relaxed)));
+        if silent > SILENCE_MAX {
+            bail!("the peer said nothing for {} ms", silent.as_millis());
+        }
+        self.send(0, &Msg::Ping, &[]).context("the connection broke")
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The receiving side of a link; one per link.
+pub struct Inbox {
+    link: Arc<Link>,
+    raw: Vec<u8>,
+    plain: Vec<u8>,
+    read: usize,
+}
+
+impl Inbox {
+    /// Receives from a link.
+    pub fn new(link: Arc<Link>) -> Self {
+        // One TLS record is 16 KiB; a write of 1 MiB comes in a few calls.
+        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0 }
+    }
+
+    /// Whether a whole frame is here already.
+    pub fn has_more(&self) -> bool {
+        matches!(frame::complete(&self.plain[self.read..]), Ok(Some(_)) | Err(_))
+    }
+
+    /// The next frame; `None` if nothing came for a tick.
+    pub fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
+        let length = loop {
+            if let Some(length) = frame::complete(&self.plain[self.read..])? {
+                break length;
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        };
+        let start = self.read;
+        self.read += length;
+        let frame = frame::decode(&self.plain[start..start + length])?;
+        if frame.session != self.link.session && !matches!(frame.msg, Msg::Hello(_) | Msg::Refuse { .. }) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of session {}", frame.session)));
+        }
+        Ok(Some(frame))
+    }
+
+    /// The next frame's message, skipping pings, failing after a silence: for the opening of a session.
+    pub fn expect(&mut self) -> anyhow::Result<(u64, u64, Msg)> {
+        let link = self.link.clone();
+        let begun = std::time::Instant::now();
+        loop {
+            if begun.elapsed() > HANDSHAKE_MAX {
+                bail!("the peer did not answer within {} s", HANDSHAKE_MAX.as_secs());
+            }
+            match self.next()? {
+                None => {}
+                Some(f) => match f.msg {
+                    Msg::Ping => link.send(0, &Msg::Pong, &[])?,
+                    Msg::Pong => {}
+                    msg => return Ok((f.epoch, f.session, msg)),
+                },
+            }
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.read > 0 {
+            self.plain.drain(..self.read);
+            self.read = 0;
+        }
+        let got = match (&self.link.socket).read(&mut self.raw) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        self.link.bytes.fetch_add(got as u64, Ordering::Relaxed);
+        self.link.heard_ns.store(boottime_ns(), Ordering::Relaxed);
+        let mut rest = &self.raw[..got];
+        let mut tls = lock(&self.link.tls);
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest)?;
+            let state = tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let waiting = state.plaintext_bytes_to_read();
+            if waiting > 0 {
+                let start = self.plain.len();
+                self.plain.resize(start + waiting, 0);
+                tls.reader().read_exact(&mut self.plain[start..])?;
+            }
+            if state.peer_has_closed() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
+            }
+        }
+        Ok(true)
+    }
+}

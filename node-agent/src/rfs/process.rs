@@ -1,0 +1,320 @@
+//! The data process of a mirror module: one per module on both nodes, its threads without any runtime.
+//!
+//! It does what the agent orders and decides nothing: it never drops a peer, never takes a role. When its agent
+//! is gone it unmounts and ends; a new agent starts a new one.
+
+use super::control::{Agent, CONTROL_FD, DEADLINE_FD, LINE_BYTES_MAX, ToAgent, ToData};
+use super::deadline::Deadline;
+use super::follow::Following;
+use super::handle::DataConfig;
+use super::mounts;
+use super::serve::Serving;
+use super::ship::TestSwitches;
+use anyhow::{Context, anyhow, bail};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use tsugi_core::ids::{Epoch, JobId, Lsn};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaOrder};
+
+/// Descriptors: one per file the kernel remembers. The hard limit of Linux by default.
+const OPEN_FILES: u64 = 1 << 20;
+/// The kernel ends this process after nearly everything else: it carries the mount.
+const OOM_SCORE: &str = "-900";
+
+/// From linux/prctl.h; the libc crate does not have it.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Entry of `tsugi-agent data`.
+pub fn data_main() -> anyhow::Result<()> {
+    let control = UnixStream::from(inherited(CONTROL_FD)?);
+    let deadline = Deadline::map(inherited(DEADLINE_FD)?).context("cannot map the deadline's page")?;
+    prepare();
+    let agent = Agent::new(control.try_clone()?);
+    let mut lines = BufReader::new(control);
+    let first = next_line(&mut lines)?.ok_or_else(|| anyhow!("the agent ended before it said what to do"))?;
+    let config: DataConfig = serde_json::from_str(&first).context("the agent's configuration cannot be understood")?;
+    tracing::info!(module.name = %config.module, node.name = %config.node, "data process started");
+    let mut process = Process {
+        config: Arc::new(config),
+        agent,
+        deadline,
+        switches: TestSwitches::from_env(),
+        epoch: Epoch(0),
+        role: Role::Idle,
+        hidden: None,
+        releasing: Arc::new(Mutex::new(None)),
+    };
+    while let Some(line) = next_line(&mut lines)? {
+        match serde_json::from_str(&line) {
+            Ok(ToData::Order { job, what }) => process.order(job, &what),
+            Ok(ToData::Figures) => process.agent.say(&ToAgent::Figures { what: process.figures() }),
+            Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
+        }
+    }
+    tracing::warn!("the agent is gone; unmounting and ending");
+    process.end();
+    Ok(())
+}
+
+fn inherited(variable: &str) -> anyhow::Result<OwnedFd> {
+    let number = std::env::var(variable).with_context(|| format!("{variable} is not set: only the agent starts this process"))?;
+    let fd: i32 = number.parse().with_context(|| format!("{variable} is not a number"))?;
+    // SAFETY: the agent left this descriptor open for us and nobody else in this process knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: plain call on a descriptor we own.
+    if unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        bail!("{variable} names no open descriptor");
+    }
+    Ok(fd)
+}
+
+fn next_line(lines: &mut BufReader<UnixStream>) -> anyhow::Result<Option<String>> {
+    let mut line = String::new();
+    match lines.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(line)),
+        // A reset is the agent's death, too.
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+        Err(e) => Err(e).context("cannot read the agent's orders"),
+    }
+}
+
+/// What the process asks of the kernel for itself; each is a wish, and refused ones are logged.
+fn prepare() {
+    // SAFETY: plain calls; the limit structure lives for the call.
+    unsafe {
+        libc::umask(0);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        let wanted = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0 {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            tracing::warn!(files = limit.rlim_max, "fewer open files are permitted than wanted; large trees may fail");
+        }
+        // Writing mapped pages back must not wait for memory that only we can free.
+        if libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0 {
+            tracing::info!("the kernel does not grant the I/O-flusher state");
+        }
+    }
+    if let Err(e) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        tracing::info!(error = %e, "the out-of-memory score could not be lowered");
+    }
+    // A panic in one thread leaves an unknown state: better no mount than a wrong one.
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        std::process::abort();
+    }));
+}
+
+enum Role {
+    Idle,
+    Serving(Arc<Serving>),
+    Following(Following),
+}
+
+struct Process {
+    config: Arc<DataConfig>,
+    agent: Agent,
+    deadline: Deadline,
+    switches: TestSwitches,
+    epoch: Epoch,
+    role: Role,
+    /// The directories while a read-only view covers them.
+    hidden: Option<Arc<Vec<OwnedFd>>>,
+    /// A release that runs on its own thread; it may wait for the peer for ever.
+    releasing: Arc<Mutex<Option<JobId>>>,
+}
+
+fn epoch_of(order: &ReplicaOrder) -> Epoch {
+    match order {
+        ReplicaOrder::Serve { epoch }
+        | ReplicaOrder::Offer { epoch, .. }
+        | ReplicaOrder::GoAlone { epoch }
+        | ReplicaOrder::Follow { epoch, .. }
+        | ReplicaOrder::CloseSession { epoch }
+        | ReplicaOrder::Release { epoch }
+        | ReplicaOrder::Abandon { epoch } => *epoch,
+    }
+}
+
+impl Process {
+    fn order(&mut self, job: JobId, order: &ReplicaOrder) {
+        tracing::info!(?job, ?order, "order");
+        let done = match self.carry_out(job, order) {
+            Ok(Some(last)) => ReplicaAnswer::Done { last: Lsn(last) },
+            Ok(None) => return,
+            Err(e) => ReplicaAnswer::Failed { detail: format!("{e:#}") },
+        };
+        tracing::info!(?job, answer = ?done, "order ended");
+        self.agent.say(&ToAgent::Answer { job, what: done });
+    }
+
+    fn carry_out(&mut self, job: JobId, order: &ReplicaOrder) -> anyhow::Result<Option<u64>> {
+        let epoch = epoch_of(order);
+        if epoch < self.epoch {
+            bail!("the order is of epoch {epoch}, this process has seen epoch {}", self.epoch);
+        }
+        self.epoch = epoch;
+        self.settle();
+        match order {
+            ReplicaOrder::Serve { .. } => self.serve().map(Some),
+            ReplicaOrder::Offer { session, .. } => {
+                self.serving()?.offer(epoch.0, session.0)?;
+                Ok(Some(0))
+            }
+            ReplicaOrder::GoAlone { .. } => {
+                let serving = self.serving()?;
+                let last = serving.link().map_or(0, |l| l.last_lsn());
+                serving.ship().go_alone();
+                serving.withdraw();
+                Ok(Some(last))
+            }
+            ReplicaOrder::Follow { session, .. } => self.follow(epoch.0, session.0).map(Some),
+            ReplicaOrder::CloseSession { .. } => match std::mem::replace(&mut self.role, Role::Idle) {
+                Role::Serving(serving) => {
+                    self.role = Role::Serving(serving);
+                    bail!("this node serves; there is no session to close")
+                }
+                Role::Following(following) => following.close().map(Some),
+                Role::Idle => Ok(Some(0)),
+            },
+            ReplicaOrder::Release { .. } => {
+                let serving = self.serving()?.clone();
+                let mut releasing = self.releasing.lock().unwrap_or_else(PoisonError::into_inner);
+                if releasing.is_some() {
+                    bail!("a release is under way");
+                }
+                *releasing = Some(job);
+                let (agent, done) = (self.agent.clone(), self.releasing.clone());
+                std::thread::Builder::new().name("release".into()).spawn(move || {
+                    let what = match serving.release() {
+                        Ok(last) => ReplicaAnswer::Done { last: Lsn(last) },
+                        Err(e) => ReplicaAnswer::Failed { detail: format!("{e:#}") },
+                    };
+                    *done.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    agent.say(&ToAgent::Answer { job, what });
+                })?;
+                Ok(None)
+            }
+            ReplicaOrder::Abandon { .. } => match std::mem::replace(&mut self.role, Role::Idle) {
+                Role::Serving(serving) => Ok(Some(serving.abandon())),
+                other => {
+                    self.role = other;
+                    Ok(Some(0))
+                }
+            },
+        }
+    }
+
+    /// A serving role that has ended by itself (released) is idle.
+    fn settle(&mut self) {
+        if let Role::Serving(serving) = &self.role
+            && serving.ended()
+        {
+            self.role = Role::Idle;
+        }
+    }
+
+    fn serving(&self) -> anyhow::Result<&Arc<Serving>> {
+        match &self.role {
+            Role::Serving(serving) => Ok(serving),
+            _ => bail!("this node does not serve the module's directories"),
+        }
+    }
+
+    fn serve(&mut self) -> anyhow::Result<u64> {
+        match &self.role {
+            Role::Serving(_) => return Ok(0),
+            Role::Following(_) => bail!("this node follows a session; it has to be closed first"),
+            Role::Idle => {}
+        }
+        self.uncover()?;
+        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.switches)?;
+        self.role = Role::Serving(serving);
+        Ok(0)
+    }
+
+    fn follow(&mut self, epoch: u64, session: u64) -> anyhow::Result<u64> {
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Serving(serving) => {
+                self.role = Role::Serving(serving);
+                bail!("this node serves; it cannot follow");
+            }
+            Role::Following(earlier) => {
+                tracing::info!(session = earlier.session(), "an earlier session is closed");
+                earlier.close()?;
+            }
+            Role::Idle => {}
+        }
+        let roots = match &self.hidden {
+            Some(roots) => roots.clone(),
+            None => self.cover()?,
+        };
+        let following = Following::start(self.config.clone(), self.agent.clone(), roots, epoch, session, self.switches)?;
+        self.role = Role::Following(following);
+        Ok(0)
+    }
+
+    fn cover(&mut self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
+        let roots = self.config.dirs.iter().map(|d| mounts::open_dir(&d.dir)).collect::<anyhow::Result<Vec<_>>>()?;
+        let roots = Arc::new(roots);
+        self.hidden = Some(roots.clone());
+        for (index, replicated) in self.config.dirs.iter().enumerate() {
+            if let Err(e) = mounts::hide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index) {
+                self.uncover()?;
+                return Err(e);
+            }
+        }
+        Ok(roots)
+    }
+
+    fn uncover(&mut self) -> anyhow::Result<()> {
+        for (index, replicated) in self.config.dirs.iter().enumerate() {
+            mounts::unhide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index)?;
+        }
+        self.hidden = None;
+        Ok(())
+    }
+
+    fn figures(&self) -> ReplicaFigures {
+        match &self.role {
+            Role::Idle => ReplicaFigures::default(),
+            Role::Serving(serving) => {
+                let (waiting, oldest) = serving.ship().waiting();
+                let link = serving.link();
+                ReplicaFigures {
+                    resync: serving.progress().lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                    last: Lsn(link.as_ref().map_or(0, |l| l.last_lsn())),
+                    bytes: link.as_ref().map_or(0, |l| l.bytes()),
+                    waiting,
+                    waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
+                }
+            }
+            Role::Following(following) => ReplicaFigures {
+                last: Lsn(following.last()),
+                bytes: following.link().map_or(0, |l| l.bytes()),
+                ..ReplicaFigures::default()
+            },
+        }
+    }
+
+    fn end(&mut self) {
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Serving(serving) => drop(serving.abandon()),
+            Role::Following(following) => {
+                if let Err(e) = following.close() {
+                    tracing::warn!(error = format!("{e:#}"), "the last operations could not be flushed");
+                }
+            }
+            Role::Idle => {}
+        }
+        if let Err(e) = self.uncover() {
+            tracing::warn!(error = format!("{e:#}"), "a directory is still covered");
+        }
+    }
+}

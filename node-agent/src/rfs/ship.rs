@@ -1,0 +1,405 @@
+//! The serving side's relation to its peer: whether acknowledgements need the peer, which session carries the
+//! operations, and who is waiting for what.
+//!
+//! Invariants:
+//! * every mutating operation holds the gate (shared) from before it marks or sends until it is applied here, so
+//!   whoever holds the gate alone sees no operation half done;
+//! * while the peer is required, no operation is answered before the peer's acknowledgement of the session it was
+//!   sent in, or before a later session has brought the peer level; a broken session alone answers nobody;
+//! * while the peer is required, nothing is answered after the deadline.
+
+use super::deadline::Deadline;
+use super::dirty::Dirty;
+use super::frame::{Msg, Op};
+use super::link::Link;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+/// How long a FUSE thread itself waits for an acknowledgement before it leaves the answer to the receiving
+/// thread: longer than a flush on a slow disk, short enough that reads are served while the peer is silent.
+const INLINE_WAIT: Duration = Duration::from_millis(20);
+/// How often a passed deadline is looked at while answers wait for a new one.
+const DEADLINE_POLL: Duration = Duration::from_millis(5);
+/// How often the figures' age and stalls are looked at otherwise.
+const IDLE_POLL: Duration = Duration::from_millis(250);
+/// A peer whose oldest acknowledgement is overdue this long is stuck: its session is broken, so that the failover
+/// protocol decides about it. Nothing is acknowledged by that.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// What an operation has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// How often the peer had been brought level when the operation ran.
+    arms: u64,
+    session: u64,
+    /// 0 = never sent: the session was broken.
+    lsn: u64,
+    durable: bool,
+}
+
+/// What carries the operations now.
+#[derive(Clone)]
+pub enum Phase {
+    /// No session.
+    Idle,
+    /// A resynchronisation runs: changes are noted.
+    Sync(Arc<Dirty>),
+    /// Operations are sent.
+    Live(Arc<Link>),
+}
+
+/// State behind the gate.
+pub struct Mode {
+    /// Acknowledgements need the peer.
+    pub need_peer: bool,
+    /// What carries the operations.
+    pub phase: Phase,
+    arms: u64,
+}
+
+/// A reply that waits for the peer.
+type Reply = Box<dyn FnOnce(Result<(), i32>) + Send>;
+
+struct Parked {
+    ticket: Ticket,
+    id: u64,
+    reply: Reply,
+}
+
+struct Waits {
+    need_peer: bool,
+    arms: u64,
+    session: u64,
+    applied: u64,
+    durable: HashSet<u64>,
+    ended: bool,
+    since: BTreeMap<u64, Instant>,
+    next_id: u64,
+    parked: Vec<Parked>,
+}
+
+enum Verdict {
+    Wait,
+    Answer(Result<(), i32>),
+}
+
+/// Test-only behaviour, switched on by the environment; each makes the product lose data on purpose so that the
+/// checks that must notice can be checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TestSwitches {
+    /// `TSUGI_TEST_NO_PEER_ACK=1`: answer without the peer's acknowledgement, and send late.
+    pub no_peer_ack: bool,
+    /// `TSUGI_TEST_NO_FSYNC=1`: do not flush, on either disk.
+    pub no_fsync: bool,
+}
+
+impl TestSwitches {
+    /// Reads the environment and says loudly what it found.
+    pub fn from_env() -> Self {
+        let on = |name: &str| {
+            let set = std::env::var(name).is_ok_and(|v| v == "1");
+            if set {
+                tracing::error!(switch = name, "TEST SWITCH IS SET: this data process will lose acknowledged data");
+            }
+            set
+        };
+        Self { no_peer_ack: on("TSUGI_TEST_NO_PEER_ACK"), no_fsync: on("TSUGI_TEST_NO_FSYNC") }
+    }
+}
+
+/// See the module.
+pub struct Ship {
+    gate: RwLock<Mode>,
+    waits: Mutex<Waits>,
+    wake: Condvar,
+    deadline: Deadline,
+    hold: AtomicBool,
+    ended: AtomicBool,
+    /// Test-only behaviour.
+    pub switches: TestSwitches,
+}
+
+impl Ship {
+    /// Alone, until a peer is brought level.
+    pub fn new(deadline: Deadline, switches: TestSwitches) -> Arc<Self> {
+        let waits = Waits {
+            need_peer: false,
+            arms: 0,
+            session: 0,
+            applied: 0,
+            durable: HashSet::new(),
+            ended: false,
+            since: BTreeMap::new(),
+            next_id: 0,
+            parked: Vec::new(),
+        };
+        let ship = Arc::new(Self {
+            gate: RwLock::new(Mode { need_peer: false, phase: Phase::Idle, arms: 0 }),
+            waits: Mutex::new(waits),
+            wake: Condvar::new(),
+            deadline,
+            hold: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            switches,
+        });
+        let weak = Arc::downgrade(&ship);
+        std::thread::Builder::new()
+            .name("ship-timer".into())
+            .spawn(move || {
+                while let Some(ship) = weak.upgrade() {
+                    if ship.tick() {
+                        return;
+                    }
+                }
+            })
+            .expect("a thread can be started while the process starts to serve");
+        ship
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the gate for one mutating operation. EIO once serving has ended.
+    pub fn enter(&self) -> io::Result<RwLockReadGuard<'_, Mode>> {
+        loop {
+            if self.hold.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire) {
+                let mut waits = self.waits();
+                while self.hold.load(Ordering::Acquire) && !waits.ended {
+                    waits = self.wake.wait(waits).unwrap_or_else(PoisonError::into_inner);
+                }
+                if waits.ended {
+                    return Err(io::Error::from_raw_os_error(libc::EIO));
+                }
+            }
+            let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            if !self.hold.load(Ordering::Acquire) {
+                return Ok(gate);
+            }
+        }
+    }
+
+    /// Takes the gate alone: no mutating operation is between its mark or send and its local step.
+    pub fn close_gate(&self) -> RwLockWriteGuard<'_, Mode> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends an operation in the live session; a broken session gives a ticket that waits.
+    pub fn send(&self, link: &Link, mode: &Mode, op: Op, data: &[u8], durable: Durability) -> Ticket {
+        let lsn = link.send_op(&Msg::Op(op), data).unwrap_or_else(|e| {
+            tracing::debug!(error = %e, "an operation could not be sent; it waits");
+            0
+        });
+        Ticket { arms: mode.arms, session: link.session(), lsn, durable: durable == Durability::Disk }
+    }
+
+    /// The ticket of an operation that was only carried out here.
+    pub fn unsent(&self, mode: &Mode) -> Option<Ticket> {
+        mode.need_peer.then_some(Ticket { arms: mode.arms, session: 0, lsn: 0, durable: false })
+    }
+
+    fn verdict(&self, waits: &Waits, t: Ticket) -> Verdict {
+        if waits.ended {
+            return Verdict::Answer(Err(libc::EIO));
+        }
+        if !waits.need_peer {
+            return Verdict::Answer(Ok(()));
+        }
+        let sent = t.lsn != 0 && t.session == waits.session && t.arms == waits.arms;
+        let acked = waits.arms > t.arms
+            || (sent && if t.durable { waits.durable.contains(&t.lsn) } else { waits.applied >= t.lsn })
+            || (self.switches.no_peer_ack && sent);
+        if acked && self.deadline.open() { Verdict::Answer(Ok(())) } else { Verdict::Wait }
+    }
+
+    /// Answers an operation as soon as it may be answered. The calling thread waits a moment itself; then the
+    /// reply is left to whichever thread learns of the acknowledgement.
+    pub fn finish(&self, ticket: Option<Ticket>, reply: impl FnOnce(Result<(), i32>) + Send + 'static) {
+        let Some(ticket) = ticket else {
+            reply(Ok(()));
+            return;
+        };
+        let mut waits = self.waits();
+        let mut id = None;
+        let mut begun = None;
+        let result = loop {
+            if let Verdict::Answer(result) = self.verdict(&waits, ticket) {
+                break result;
+            }
+            let now = Instant::now();
+            let since = *begun.get_or_insert(now);
+            if id.is_none() {
+                waits.next_id += 1;
+                id = Some(waits.next_id);
+                let key = waits.next_id;
+                waits.since.insert(key, now);
+            }
+            let left = INLINE_WAIT.saturating_sub(now - since);
+            if left.is_zero() {
+                let id = id.unwrap_or(0);
+                waits.parked.push(Parked { ticket, id, reply: Box::new(reply) });
+                return;
+            }
+            waits = self.wake.wait_timeout(waits, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        Self::forget(&mut waits, ticket, id);
+        drop(waits);
+        reply(result);
+    }
+
+    fn forget(waits: &mut Waits, ticket: Ticket, id: Option<u64>) {
+        if let Some(id) = id {
+            waits.since.remove(&id);
+        }
+        if ticket.durable {
+            waits.durable.remove(&ticket.lsn);
+        }
+    }
+
+    /// Answers everything that may be answered now and wakes the threads that wait themselves.
+    fn release(&self, mut waits: MutexGuard<'_, Waits>) {
+        let mut ready = Vec::new();
+        if !waits.parked.is_empty() {
+            let parked = std::mem::take(&mut waits.parked);
+            for p in parked {
+                match self.verdict(&waits, p.ticket) {
+                    Verdict::Wait => waits.parked.push(p),
+                    Verdict::Answer(result) => {
+                        Self::forget(&mut waits, p.ticket, Some(p.id));
+                        ready.push((p.reply, result));
+                    }
+                }
+            }
+        }
+        drop(waits);
+        self.wake.notify_all();
+        for (reply, result) in ready {
+            reply(result);
+        }
+    }
+
+    /// The peer has applied everything up to `applied`, and flushed for the fsyncs in `durable`.
+    pub fn acknowledged(&self, session: u64, applied: u64, durable: &[u64]) {
+        let mut waits = self.waits();
+        if waits.session != session {
+            return;
+        }
+        waits.applied = waits.applied.max(applied);
+        waits.durable.extend(durable);
+        self.release(waits);
+    }
+
+    /// The peer is level: from now on its acknowledgement is needed. The caller holds the gate alone.
+    pub fn arm(&self, mode: &mut Mode, link: &Arc<Link>) {
+        if self.switches.no_peer_ack {
+            link.send_late();
+        }
+        mode.arms += 1;
+        mode.need_peer = true;
+        mode.phase = Phase::Live(link.clone());
+        let mut waits = self.waits();
+        waits.arms = mode.arms;
+        waits.need_peer = true;
+        waits.session = link.session();
+        waits.applied = 0;
+        waits.durable.clear();
+        self.release(waits);
+    }
+
+    /// The session broke: operations go on here, and wait if they need the peer.
+    pub fn lost(&self, session: u64) {
+        let mut mode = self.close_gate();
+        let mine = match &mode.phase {
+            Phase::Live(link) => link.session() == session,
+            Phase::Sync(dirty) => dirty.session() == session,
+            Phase::Idle => false,
+        };
+        if mine {
+            mode.phase = Phase::Idle;
+        }
+    }
+
+    /// The peer is not needed any more. Waiting operations are answered.
+    pub fn go_alone(&self) {
+        let link = match &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase {
+            Phase::Live(link) => Some(link.clone()),
+            _ => None,
+        };
+        if let Some(link) = link {
+            // First, so that no sender holds the gate waiting for room in the connection.
+            link.close();
+        }
+        let mut mode = self.close_gate();
+        mode.need_peer = false;
+        mode.phase = Phase::Idle;
+        let mut waits = self.waits();
+        waits.need_peer = false;
+        self.release(waits);
+    }
+
+    /// Holds new operations and waits until all earlier ones are answered and, if the peer is needed, acknowledged.
+    /// The last number sent; `None` if serving ended meanwhile.
+    pub fn hold_and_drain(&self) -> Option<u64> {
+        self.hold.store(true, Ordering::Release);
+        let last = match &self.close_gate().phase {
+            Phase::Live(link) => link.last_lsn(),
+            Phase::Idle | Phase::Sync(_) => 0,
+        };
+        let mut waits = self.waits();
+        while !waits.ended && (!waits.since.is_empty() || (waits.need_peer && waits.session != 0 && waits.applied < last)) {
+            waits = self.wake.wait_timeout(waits, DEADLINE_POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        (!waits.ended).then_some(last)
+    }
+
+    /// EIO to everything that waits and everything that comes.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let mut waits = self.waits();
+        waits.ended = true;
+        self.release(waits);
+    }
+
+    /// Number of waiting operations and the age of the oldest.
+    pub fn waiting(&self) -> (u64, Duration) {
+        let waits = self.waits();
+        (waits.since.len() as u64, waits.since.values().next().map_or(Duration::ZERO, Instant::elapsed))
+    }
+
+    /// Answers by deadline; breaks the session of a stuck peer. True when serving has ended.
+    fn tick(&self) -> bool {
+        let waits = self.waits();
+        let pause = if waits.parked.is_empty() { IDLE_POLL } else { DEADLINE_POLL };
+        let (mut waits, _) = self.wake.wait_timeout(waits, pause).unwrap_or_else(PoisonError::into_inner);
+        if waits.ended && waits.parked.is_empty() {
+            return true;
+        }
+        let oldest = waits.since.values().next().map_or(Duration::ZERO, Instant::elapsed);
+        if oldest > STALL_MAX && waits.need_peer && waits.session != 0 && self.deadline.open() {
+            let session = waits.session;
+            waits.session = 0;
+            drop(waits);
+            if let Phase::Live(link) = &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase
+                && link.session() == session
+            {
+                tracing::warn!(age_ms = oldest.as_millis(), "the peer has not acknowledged for too long; the session is ended");
+                link.close();
+            }
+            return false;
+        }
+        self.release(waits);
+        false
+    }
+}
+
+/// What an acknowledgement has to mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Applied by the peer.
+    Memory,
+    /// On the peer's disk.
+    Disk,
+}

@@ -1,0 +1,507 @@
+//! The serving side of a resynchronisation: brings a peer level while the application runs.
+//!
+//! Pass 1 compares everything; each further pass only what changed meanwhile, which is less each time; the last
+//! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
+//! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
+
+use super::dirty::{BLOCK, Changed, Dirty, Parts};
+use super::frame::{Entry, Meta, Msg, SyncMsg};
+use super::fs::Volume;
+use super::link::Link;
+use super::ship::{Phase, Ship};
+use super::table::Inode;
+use super::volume::{self, Stat, mtime};
+use anyhow::{Context, anyhow, bail};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tsugi_core::state::Resync;
+
+/// Names per message: some hundred KB.
+const NAMES_PER_PIECE: usize = 2000;
+/// Blocks per message of hashes: 32 MiB of file.
+const BLOCKS_PER_PIECE: usize = 256;
+/// Pieces under way: keeps both sides busy, bounds open files and memory.
+const PIECES_MAX: usize = 32;
+/// After so many passes the rest is done with the application held.
+const PASSES_MAX: u32 = 10;
+/// A rest this small takes well under a second.
+const REST_OBJECTS_MAX: usize = 64;
+/// See `REST_OBJECTS_MAX`.
+const REST_BYTES_MAX: u64 = 8 << 20;
+/// The peer answers each piece within this, however slow its disk; silence is noticed earlier.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// Progress, for people.
+pub type Progress = Arc<Mutex<Option<Resync>>>;
+
+/// See the module.
+pub struct Source<'a> {
+    volumes: &'a [Arc<Volume>],
+    ship: &'a Ship,
+    link: &'a Arc<Link>,
+    answers: Receiver<SyncMsg>,
+    progress: Progress,
+    started: Instant,
+    bytes_per_s_max: Option<u64>,
+    copied: u64,
+    strict: bool,
+    next_file: u64,
+    files: HashMap<u64, Pending>,
+    pieces: usize,
+    links: HashMap<(u16, u64), Vec<u8>>,
+    later: Vec<SyncMsg>,
+    again: Vec<Changed>,
+    zero_hash: [u8; 32],
+    buffer: Vec<u8>,
+}
+
+struct Pending {
+    fd: OwnedFd,
+    pieces: usize,
+    all_sent: bool,
+}
+
+fn gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
+}
+
+fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut full = path.to_vec();
+    if !full.is_empty() {
+        full.push(b'/');
+    }
+    full.extend_from_slice(name);
+    full
+}
+
+fn depth(path: &[u8]) -> usize {
+    if path.is_empty() { 0 } else { 1 + path.iter().filter(|b| **b == b'/').count() }
+}
+
+impl<'a> Source<'a> {
+    /// Prepares; nothing is sent yet.
+    pub fn new(
+        volumes: &'a [Arc<Volume>],
+        ship: &'a Ship,
+        link: &'a Arc<Link>,
+        answers: Receiver<SyncMsg>,
+        progress: Progress,
+        bytes_per_s_max: Option<u64>,
+    ) -> Self {
+        let block = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
+        Self {
+            volumes,
+            ship,
+            link,
+            answers,
+            progress,
+            started: Instant::now(),
+            bytes_per_s_max,
+            copied: 0,
+            strict: false,
+            next_file: 1,
+            files: HashMap::new(),
+            pieces: 0,
+            links: HashMap::new(),
+            later: Vec::new(),
+            again: Vec::new(),
+            zero_hash: *blake3::hash(&block).as_bytes(),
+            buffer: block,
+        }
+    }
+
+    /// Runs to the armed state. On an error the ship is as it was before.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        let dirty = Dirty::new(self.link.session());
+        self.ship.close_gate().phase = Phase::Sync(dirty.clone());
+        self.report(|p| *p = Resync::default());
+        let volumes = self.volumes;
+        for volume in volumes {
+            self.walk(volume, Vec::new())?;
+        }
+        self.finish_pass()?;
+        for pass in 2..=PASSES_MAX {
+            let (objects, bytes) = dirty.size();
+            tracing::info!(pass, objects, bytes, "resynchronisation: changed meanwhile");
+            if objects <= REST_OBJECTS_MAX && bytes <= REST_BYTES_MAX && self.again.is_empty() {
+                break;
+            }
+            self.pass(&dirty)?;
+        }
+        // What is written out now need not be written while the application is held.
+        self.flush(1)?;
+        self.pass(&dirty)?;
+        let held = Instant::now();
+        let mut mode = self.ship.close_gate();
+        self.strict = true;
+        self.send(&SyncMsg::Strict, &[])?;
+        let changed = dirty.take();
+        self.changes(changed)?;
+        self.finish_pass()?;
+        if !self.again.is_empty() {
+            bail!("{} objects could not be found for the last pass", self.again.len());
+        }
+        self.flush(2)?;
+        self.send(&SyncMsg::Live, &[])?;
+        self.ship.arm(&mut mode, self.link);
+        drop(mode);
+        tracing::info!(held_ms = held.elapsed().as_millis(), copied = self.copied, "the peer is level");
+        Ok(())
+    }
+
+    fn pass(&mut self, dirty: &Dirty) -> anyhow::Result<()> {
+        let changed = {
+            let _gate = self.ship.close_gate();
+            dirty.take()
+        };
+        self.changes(changed)?;
+        self.finish_pass()
+    }
+
+    fn send(&self, msg: &SyncMsg, data: &[u8]) -> anyhow::Result<()> {
+        self.link.send(0, &Msg::Sync(msg.clone()), data).context("the connection broke during the resynchronisation")
+    }
+
+    fn report(&self, change: impl FnOnce(&mut Resync)) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let p = progress.get_or_insert_with(Resync::default);
+        change(p);
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        p.bytes_copied = self.copied;
+        p.rate = p.bytes_done.saturating_mul(1000) / ms;
+    }
+
+    /// What cannot be found is somebody's change in progress before the last pass, and an error in it.
+    fn tolerate<T>(&self, result: io::Result<T>, path: &[u8]) -> anyhow::Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if gone(&e) && !self.strict => Ok(None),
+            Err(e) => Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
+        }
+    }
+
+    /// Everything below a directory, itself included.
+    fn walk(&mut self, volume: &Arc<Volume>, path: Vec<u8>) -> anyhow::Result<()> {
+        let mut todo = vec![(path, false)];
+        while let Some((path, done)) = todo.pop() {
+            if done {
+                self.dir_times(volume, &path)?;
+                continue;
+            }
+            let Some(entries) = self.directory(volume, &path)? else { continue };
+            todo.push((path.clone(), true));
+            for (name, kind) in entries {
+                let below = join(&path, &name);
+                match kind {
+                    libc::S_IFDIR => todo.push((below, false)),
+                    _ => self.file(volume, &below, &Parts::Whole)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dir_times(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<()> {
+        let root = volume.table().root().fd();
+        let opened = volume::open_beneath(root.as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW);
+        let Some(fd) = self.tolerate(opened, path)? else { return Ok(()) };
+        let at = mtime(&volume::fstat(fd.as_raw_fd())?);
+        self.later.push(SyncMsg::DirTimes { dir: volume.index(), path: path.to_vec(), mtime: at });
+        Ok(())
+    }
+
+    /// Sends a directory; returns its subdirectories and the files whose contents travel under these names.
+    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<(Vec<u8>, u32)>>> {
+        let root_fd = volume.table().root().fd();
+        let root = root_fd.as_raw_fd();
+        let opened = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY);
+        let Some(fd) = self.tolerate(opened, path)? else { return Ok(None) };
+        let st = volume::fstat(fd.as_raw_fd())?;
+        let meta = meta(&st, fd.as_raw_fd())?;
+        let mut found = Vec::new();
+        let mut entries = Vec::new();
+        let dir = volume.index();
+        for name in volume::list_dir(fd.as_raw_fd())? {
+            let full = join(path, &name.name);
+            if volume.excluded().contains(&full) {
+                continue;
+            }
+            let opened = volume::open_path_at(fd.as_raw_fd(), &volume::cstr(&name.name)?);
+            let Some(object) = self.tolerate(opened, &full)? else { continue };
+            let below = volume::fstat(object.as_raw_fd())?;
+            if below.st_dev != st.st_dev {
+                tracing::warn!(path = %String::from_utf8_lossy(&full), "another file system is mounted here; it is not replicated");
+                continue;
+            }
+            let entry = self.entry(volume, root, &full, name.name.clone(), &below, &object)?;
+            match volume::kind(&below) {
+                libc::S_IFDIR => found.push((name.name, libc::S_IFDIR)),
+                libc::S_IFREG if !entry.linked => {
+                    self.report(|p| {
+                        p.files_total += 1;
+                        p.bytes_total += below.st_size.unsigned_abs();
+                    });
+                    found.push((name.name, libc::S_IFREG));
+                }
+                _ => {}
+            }
+            entries.push(entry);
+            if entries.len() >= NAMES_PER_PIECE {
+                let entries = std::mem::take(&mut entries);
+                self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta: meta.clone(), entries, last: false }, &[])?;
+            }
+        }
+        self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta, entries, last: true }, &[])?;
+        Ok(Some(found))
+    }
+
+    fn entry(&mut self, volume: &Volume, root: i32, full: &[u8], name: Vec<u8>, st: &Stat, object: &OwnedFd) -> anyhow::Result<Entry> {
+        let kind = volume::kind(st);
+        let mut linked = false;
+        if st.st_nlink > 1 && kind != libc::S_IFDIR {
+            let key = (volume.index(), st.st_ino);
+            // Believed only if that name still leads to this file.
+            let first = self.links.get(&key).filter(|first| {
+                first.as_slice() != full
+                    && volume::open_beneath(root, first, libc::O_PATH | libc::O_NOFOLLOW)
+                        .and_then(|fd| volume::fstat(fd.as_raw_fd()))
+                        .is_ok_and(|there| there.st_ino == st.st_ino)
+            });
+            match first {
+                Some(first) => {
+                    linked = true;
+                    self.later.push(SyncMsg::Link { dir: volume.index(), path: full.to_vec(), same_as: first.clone() });
+                }
+                None => {
+                    self.links.insert(key, full.to_vec());
+                }
+            }
+        }
+        let target = if kind == libc::S_IFLNK { volume::readlink_fd(object.as_raw_fd())? } else { Vec::new() };
+        let meta = meta(st, object.as_raw_fd())?;
+        Ok(Entry { name, meta, ino: st.st_ino, nlink: st.st_nlink, rdev: st.st_rdev, target, linked })
+    }
+
+    /// Sends hashes of a file's blocks; the peer's wishes are served as they come.
+    fn file(&mut self, volume: &Volume, path: &[u8], parts: &Parts) -> anyhow::Result<()> {
+        let root = volume.table().root().fd();
+        let opened = volume::open_beneath(root.as_raw_fd(), path, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let Some(fd) = self.tolerate(opened, path)? else { return Ok(()) };
+        let st = volume::fstat(fd.as_raw_fd())?;
+        if volume::kind(&st) != libc::S_IFREG {
+            return Ok(());
+        }
+        let size = st.st_size.unsigned_abs();
+        let id = self.next_file;
+        self.next_file += 1;
+        self.send(&SyncMsg::File { id, dir: volume.index(), path: path.to_vec(), ino: st.st_ino, size }, &[])?;
+        let raw = fd.as_raw_fd();
+        self.files.insert(id, Pending { fd, pieces: 0, all_sent: false });
+        let count = size.div_ceil(BLOCK);
+        match parts {
+            Parts::Whole => self.hashes(id, raw, size, 0..count)?,
+            Parts::Blocks(blocks) => self.hashes(id, raw, size, blocks.iter().copied().filter(|b| *b < count))?,
+        }
+        if let Some(pending) = self.files.get_mut(&id) {
+            pending.all_sent = true;
+        }
+        self.end_if_done(id)?;
+        self.report(|p| p.files_done += 1);
+        self.serve(PIECES_MAX)
+    }
+
+    fn hashes(&mut self, id: u64, fd: i32, size: u64, blocks: impl Iterator<Item = u64>) -> anyhow::Result<()> {
+        let mut piece = Vec::new();
+        let mut data_from = 0;
+        for block in blocks {
+            let offset = block * BLOCK;
+            if offset >= data_from {
+                data_from = next_data(fd, offset, size);
+            }
+            let whole_hole = data_from >= (offset + BLOCK) && offset + BLOCK <= size;
+            let hash = if whole_hole {
+                self.zero_hash
+            } else {
+                let n = volume::read_at(fd, &mut self.buffer, offset).context("cannot read a file to compare it")?;
+                *blake3::hash(&self.buffer[..n]).as_bytes()
+            };
+            let done = BLOCK.min(size - offset);
+            self.report(|p| p.bytes_done += done);
+            piece.push((block, hash));
+            if piece.len() >= BLOCKS_PER_PIECE {
+                self.piece(id, std::mem::take(&mut piece))?;
+            }
+        }
+        if piece.is_empty() { Ok(()) } else { self.piece(id, piece) }
+    }
+
+    fn piece(&mut self, id: u64, blocks: Vec<(u64, [u8; 32])>) -> anyhow::Result<()> {
+        if let Some(pending) = self.files.get_mut(&id) {
+            pending.pieces += 1;
+        }
+        self.pieces += 1;
+        self.send(&SyncMsg::Hashes { id, blocks }, &[])?;
+        self.serve(PIECES_MAX)
+    }
+
+    /// Serves the peer's wishes until at most so many pieces are under way.
+    fn serve(&mut self, pieces_max: usize) -> anyhow::Result<()> {
+        loop {
+            let answer = if self.pieces > pieces_max {
+                match self.answers.recv_timeout(ANSWER_MAX) {
+                    Ok(answer) => answer,
+                    Err(RecvTimeoutError::Timeout) => bail!("the peer did not answer within {} s", ANSWER_MAX.as_secs()),
+                    Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
+                }
+            } else {
+                match self.answers.try_recv() {
+                    Ok(answer) => answer,
+                    Err(_) => return Ok(()),
+                }
+            };
+            let SyncMsg::Need { id, blocks } = answer else { bail!("an unexpected answer during the resynchronisation") };
+            self.pieces = self.pieces.saturating_sub(1);
+            for block in blocks {
+                self.block(id, block * BLOCK)?;
+            }
+            if let Some(pending) = self.files.get_mut(&id) {
+                pending.pieces = pending.pieces.saturating_sub(1);
+            }
+            self.end_if_done(id)?;
+        }
+    }
+
+    fn block(&mut self, id: u64, offset: u64) -> anyhow::Result<()> {
+        let pending = self.files.get(&id).ok_or_else(|| anyhow!("the peer asks for a file that is not under way"))?;
+        let n = volume::read_at(pending.fd.as_raw_fd(), &mut self.buffer, offset).context("cannot read a file to send it")?;
+        let zeros = self.buffer[..n].iter().all(|b| *b == 0);
+        if zeros {
+            return self.send(&SyncMsg::Block { id, offset, zeros: n as u64 }, &[]);
+        }
+        self.send(&SyncMsg::Block { id, offset, zeros: 0 }, &self.buffer[..n])?;
+        self.copied += n as u64;
+        self.report(|_| ());
+        if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
+            let due = Duration::from_secs_f64(self.copied as f64 / rate.max(1) as f64);
+            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+        }
+        Ok(())
+    }
+
+    fn end_if_done(&mut self, id: u64) -> anyhow::Result<()> {
+        if !self.files.get(&id).is_some_and(|p| p.all_sent && p.pieces == 0) {
+            return Ok(());
+        }
+        let Some(pending) = self.files.remove(&id) else { return Ok(()) };
+        let st = volume::fstat(pending.fd.as_raw_fd())?;
+        let meta = meta(&st, pending.fd.as_raw_fd())?;
+        self.send(&SyncMsg::FileEnd { id, size: st.st_size.unsigned_abs(), meta }, &[])
+    }
+
+    /// All contents sent; then what needs the names of the whole pass: links, and the directories' times.
+    fn finish_pass(&mut self) -> anyhow::Result<()> {
+        // `serve(0)` returns with nothing under way.
+        self.serve(0)?;
+        let mut later = std::mem::take(&mut self.later);
+        later.sort_by_key(|m| matches!(m, SyncMsg::DirTimes { .. }));
+        for msg in later {
+            self.send(&msg, &[])?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, number: u64) -> anyhow::Result<()> {
+        self.send(&SyncMsg::Flush { number }, &[])?;
+        match self.answers.recv_timeout(ANSWER_MAX) {
+            Ok(SyncMsg::Flushed { number: n }) if n == number => Ok(()),
+            Ok(_) => bail!("an unexpected answer to a flush"),
+            Err(_) => bail!("the peer did not flush within {} s", ANSWER_MAX.as_secs()),
+        }
+    }
+
+    /// One pass over what changed.
+    fn changes(&mut self, changed: Vec<Changed>) -> anyhow::Result<()> {
+        let mut dirs: BTreeSet<(usize, u16, Vec<u8>)> = BTreeSet::new();
+        let mut trees: Vec<(u16, Vec<u8>)> = Vec::new();
+        let mut files: Vec<(u16, Vec<u8>, Parts)> = Vec::new();
+        let again = std::mem::take(&mut self.again);
+        for change in again.into_iter().chain(changed) {
+            let volume = self.volume(change.dir)?.clone();
+            let Some(path) = self.locate(&volume, &change)? else { continue };
+            if change.linked {
+                let parent = path.iter().rposition(|b| *b == b'/').map_or(&[][..], |at| &path[..at]);
+                dirs.insert((depth(parent), change.dir, parent.to_vec()));
+            }
+            if change.subtree {
+                trees.push((change.dir, path.clone()));
+            } else if change.names {
+                dirs.insert((depth(&path), change.dir, path.clone()));
+            }
+            if let Some(parts) = change.parts.filter(|_| change.inode.is_file()) {
+                files.push((change.dir, path, parts));
+            }
+        }
+        for (_, dir, path) in &dirs {
+            let volume = self.volume(*dir)?.clone();
+            self.directory(&volume, path)?;
+            self.dir_times(&volume, path)?;
+        }
+        trees.sort_by_key(|(_, path)| depth(path));
+        for (dir, path) in trees {
+            let volume = self.volume(dir)?.clone();
+            self.walk(&volume, path)?;
+        }
+        // Links before contents: a file's contents may travel under a name that is linked only now.
+        let (links, rest) = std::mem::take(&mut self.later).into_iter().partition(|m| matches!(m, SyncMsg::Link { .. }));
+        self.later = rest;
+        for link in Vec::<SyncMsg>::from_iter(links) {
+            self.send(&link, &[])?;
+        }
+        for (dir, path, parts) in files {
+            let volume = self.volume(dir)?.clone();
+            self.file(&volume, &path, &parts)?;
+        }
+        Ok(())
+    }
+
+    fn volume(&self, dir: u16) -> anyhow::Result<&'a Arc<Volume>> {
+        self.volumes.get(usize::from(dir)).ok_or_else(|| anyhow!("directory number {dir} is not served"))
+    }
+
+    fn locate(&mut self, volume: &Volume, change: &Changed) -> anyhow::Result<Option<Vec<u8>>> {
+        let inode: &Inode = &change.inode;
+        if !inode.replicated() {
+            return Ok(None);
+        }
+        let root = volume.table().root();
+        let path = if self.strict { inode.path_searched(root) } else { inode.path(root) };
+        match path {
+            Ok(path) => Ok(Some(path)),
+            Err(_) if volume::fstat(inode.fd().as_raw_fd())?.st_nlink == 0 => Ok(None),
+            Err(e) if self.strict => Err(anyhow!(e).context("cannot find a changed file")),
+            Err(_) => {
+                // On its way from one name to another: the next pass finds it.
+                self.again.push(change.clone());
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.
+fn next_data(fd: i32, offset: u64, size: u64) -> u64 {
+    let Ok(from) = i64::try_from(offset) else { return offset };
+    match volume::seek(fd, from, libc::SEEK_DATA) {
+        Ok(at) => at.unsigned_abs(),
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => size,
+        Err(_) => offset,
+    }
+}
+
+fn meta(st: &Stat, fd: i32) -> io::Result<Meta> {
+    Ok(Meta { mode: st.st_mode, uid: st.st_uid, gid: st.st_gid, mtime: mtime(st), xattrs: volume::xattrs(fd)? })
+}

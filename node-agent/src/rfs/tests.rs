@@ -1,0 +1,615 @@
+//! Two real data processes on one host: real mounts, a real connection, a throwaway CA. Needs root.
+
+use super::handle::{DataConfig, DataEvent, DataProcess};
+use super::volume;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tsugi_core::ids::{Epoch, JobId, Lsn, Session};
+use tsugi_core::module::{Async, Replicated};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+
+/// No step of a test takes longer, even on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+/// Something that must not happen has had time to happen.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// Not a test: the body of the child processes the tests start (see `script`).
+#[test]
+fn data_process_entry() {
+    if std::env::var(super::control::CONTROL_FD).is_err() {
+        return;
+    }
+    let _ = tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).try_init();
+    let code = match super::process::data_main() {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("data process: {e:#}");
+            1
+        }
+    };
+    std::process::exit(code);
+}
+
+struct Node {
+    process: DataProcess,
+    events: mpsc::Receiver<DataEvent>,
+    held: Vec<DataEvent>,
+    dir: PathBuf,
+    job: u64,
+}
+
+struct Pair {
+    runtime: tokio::runtime::Runtime,
+    tmp: tempfile::TempDir,
+    a: Node,
+    b: Node,
+}
+
+fn script(dir: &Path, name: &str, env: &str) -> PathBuf {
+    let path = dir.join(format!("data-{name}.sh"));
+    let exe = std::env::current_exe().unwrap();
+    let log = dir.join(format!("{name}.log"));
+    let text = format!(
+        "#!/bin/sh\n{env} exec {} rfs::tests::data_process_entry --exact --nocapture >/dev/null 2>>{}\n",
+        exe.display(),
+        log.display()
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn identities(dir: &Path) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "test ca");
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    for node in ["n1", "n2"] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![node.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, node);
+        params.distinguished_name.push(DnType::OrganizationName, "lab");
+        let cert = params.signed_by(&key, &issuer).unwrap();
+        let to = dir.join(node).join("identity");
+        fs::create_dir_all(&to).unwrap();
+        fs::write(to.join("node.crt"), cert.pem()).unwrap();
+        fs::write(to.join("node.key"), key.serialize_pem()).unwrap();
+        fs::write(to.join("ca.crt"), ca_cert.pem()).unwrap();
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self::with("", &[])
+    }
+
+    fn with(env: &str, not_replicated: &[&str]) -> Self {
+        let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in("/var/tmp").unwrap();
+        identities(tmp.path());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (one, two) = (free_port(), free_port());
+        let start = |me: &str, peer: &str, listen, connect| {
+            let dir = tmp.path().join(me).join("data");
+            fs::create_dir_all(&dir).unwrap();
+            let config = DataConfig {
+                module: "m".parse().unwrap(),
+                node: me.parse().unwrap(),
+                peer: peer.parse().unwrap(),
+                cluster: "lab".into(),
+                dirs: vec![Replicated {
+                    dir: dir.to_str().unwrap().into(),
+                    not_replicated: not_replicated.iter().map(|s| (*s).to_owned()).collect(),
+                    to_check: vec![],
+                }],
+                ack: Async::None,
+                listen,
+                connect,
+                identity_dir: tmp.path().join(me).join("identity"),
+                run_dir: tmp.path().join(me).join("run"),
+                resync_kb_per_s_max: None,
+            };
+            let (tx, events) = mpsc::channel(100);
+            let exe = script(tmp.path(), me, env);
+            let process = runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
+            Node { process, events, held: vec![], dir, job: 0 }
+        };
+        let a = start("n1", "n2", one, two);
+        let b = start("n2", "n1", two, one);
+        Self { runtime, a, b, tmp }
+    }
+
+    fn ok(&mut self, who: Who, order: ReplicaOrder) -> Lsn {
+        match self.order(who, order.clone()) {
+            ReplicaAnswer::Done { last } => last,
+            ReplicaAnswer::Failed { detail } => panic!("{order:?}: {detail}"),
+        }
+    }
+
+    fn order(&mut self, who: Who, order: ReplicaOrder) -> ReplicaAnswer {
+        let job = self.begin(who, order);
+        self.answer(who, job)
+    }
+
+    fn begin(&mut self, who: Who, order: ReplicaOrder) -> JobId {
+        let node = self.node(who);
+        node.job += 1;
+        let job = JobId(node.job);
+        node.process.order(job, order);
+        job
+    }
+
+    fn answer(&mut self, who: Who, job: JobId) -> ReplicaAnswer {
+        let event = self.wait(who, &format!("answer to {job:?}"), |e| matches!(e, DataEvent::Answer(j, _) if *j == job));
+        let DataEvent::Answer(_, answer) = event else { unreachable!() };
+        answer
+    }
+
+    fn note(&mut self, who: Who, what: &str, wanted: impl Fn(&ReplicaNote) -> bool) -> ReplicaNote {
+        let event = self.wait(who, what, |e| matches!(e, DataEvent::Note(n) if wanted(n)));
+        let DataEvent::Note(note) = event else { unreachable!() };
+        note
+    }
+
+    fn node(&mut self, who: Who) -> &mut Node {
+        match who {
+            Who::A => &mut self.a,
+            Who::B => &mut self.b,
+        }
+    }
+
+    fn wait(&mut self, who: Who, what: &str, wanted: impl Fn(&DataEvent) -> bool) -> DataEvent {
+        let handle = self.runtime.handle().clone();
+        let node = self.node(who);
+        if let Some(at) = node.held.iter().position(&wanted) {
+            return node.held.remove(at);
+        }
+        let end = Instant::now() + LONG;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let event = handle.block_on(async { tokio::time::timeout(left, node.events.recv()).await });
+            match event {
+                Ok(Some(event)) if wanted(&event) => return event,
+                Ok(Some(event)) => node.held.push(event),
+                _ => {
+                    let seen = std::mem::take(&mut node.held);
+                    panic!("{who:?}: no {what}; seen: {seen:?}\n{}", self.logs());
+                }
+            }
+        }
+    }
+
+    fn logs(&self) -> String {
+        ["n1.log", "n2.log"].map(|l| fs::read_to_string(self.tmp.path().join(l)).unwrap_or_default()).join("\n----\n")
+    }
+
+    fn serve_and_arm(&mut self, epoch: u64, session: u64) {
+        self.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(epoch) });
+        self.arm(epoch, session);
+    }
+
+    fn arm(&mut self, epoch: u64, session: u64) {
+        let (epoch, session) = (Epoch(epoch), Session(session));
+        self.ok(Who::A, ReplicaOrder::Offer { epoch, session });
+        self.ok(Who::B, ReplicaOrder::Follow { epoch, session });
+        self.note(Who::A, "Armed", |n| *n == ReplicaNote::Armed { session });
+        self.note(Who::B, "Level", |n| *n == ReplicaNote::Level { session });
+    }
+
+    fn assert_equal(&self) {
+        let (a, b) = (tree(&self.a.dir), tree(&self.b.dir));
+        for (path, object) in &a {
+            assert_eq!(b.get(path), Some(object), "{} differs at the peer\n{}", path.display(), self.logs());
+        }
+        let extra: Vec<_> = b.keys().filter(|p| !a.contains_key(*p)).collect();
+        assert!(extra.is_empty(), "only at the peer: {extra:?}");
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.a.process.kill();
+        self.b.process.kill();
+        if std::env::var("TSUGI_TEST_KEEP_LOG").is_ok() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    A,
+    B,
+}
+
+/// What a user can see of an object.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    mode: u32,
+    owner: (u32, u32),
+    /// Of files only: directories' times depend on when names were made.
+    mtime: Option<(i64, i64)>,
+    rdev: u64,
+    size: u64,
+    contents: Option<blake3::Hash>,
+    target: Vec<u8>,
+    xattrs: Vec<volume::Xattr>,
+    first_name: PathBuf,
+}
+
+fn tree(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut all = BTreeMap::new();
+    let mut names: HashMap<u64, PathBuf> = HashMap::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        let mut entries: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+        entries.sort();
+        for path in entries {
+            let st = fs::symlink_metadata(&path).unwrap();
+            let file = st.file_type().is_file();
+            let below = path.strip_prefix(root).unwrap().to_owned();
+            if st.is_dir() {
+                todo.push(path.clone());
+            }
+            let c = volume::cstr(path.as_os_str().as_encoded_bytes()).unwrap();
+            let fd = volume::open_path_at(libc::AT_FDCWD, &c).unwrap();
+            let first_name = if st.is_dir() { below.clone() } else { names.entry(st.ino()).or_insert_with(|| below.clone()).clone() };
+            let seen = Seen {
+                mode: st.mode(),
+                owner: (st.uid(), st.gid()),
+                mtime: file.then(|| (st.mtime(), st.mtime_nsec())),
+                rdev: st.rdev(),
+                size: if file { st.size() } else { 0 },
+                contents: file.then(|| blake3::hash(&fs::read(&path).unwrap())),
+                target: if st.is_symlink() { volume::readlink_fd(fd.as_raw_fd()).unwrap() } else { vec![] },
+                xattrs: volume::xattrs(fd.as_raw_fd()).unwrap(),
+                first_name,
+            };
+            all.insert(below, seen);
+        }
+    }
+    all
+}
+
+fn set_xattr(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
+    let c = volume::cstr(path.as_os_str().as_encoded_bytes()).unwrap();
+    let fd = volume::open_path_at(libc::AT_FDCWD, &c).unwrap();
+    volume::set_xattr(fd.as_raw_fd(), name, value, 0).unwrap();
+}
+
+fn mounted(dir: &Path) -> bool {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|l| l.split(' ').nth(4) == dir.to_str() && l.contains(" fuse.tsugi "))
+}
+
+/// Runs something that may block; the receiver gets its result.
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std_mpsc::Receiver<T> {
+    let (tx, rx) = std_mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = tx.send(work());
+    });
+    rx
+}
+
+#[test]
+fn what_the_application_does_is_at_the_peer_when_it_is_done() {
+    let mut pair = Pair::new();
+    fs::write(pair.a.dir.join("before"), "kept").unwrap();
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    assert!(mounted(&d));
+    assert_eq!(fs::read_to_string(d.join("before")).unwrap(), "kept");
+
+    fs::create_dir_all(d.join("x/y/z")).unwrap();
+    fs::write(d.join("x/y/file"), vec![7u8; 3_000_000]).unwrap();
+    let mut log = fs::OpenOptions::new().append(true).create(true).open(d.join("log")).unwrap();
+    for n in 0..50 {
+        writeln!(log, "line {n}").unwrap();
+        log.sync_data().unwrap();
+    }
+    fs::rename(d.join("x/y/file"), d.join("x/moved")).unwrap();
+    fs::rename(d.join("x/y"), d.join("w")).unwrap();
+    fs::write(d.join("w/z/deep"), "after the rename of its ancestor").unwrap();
+    symlink("../moved", d.join("x/link")).unwrap();
+    fs::hard_link(d.join("x/moved"), d.join("x/second")).unwrap();
+    fs::OpenOptions::new().write(true).open(d.join("x/second")).unwrap().set_len(12_345).unwrap();
+    set_xattr(&d.join("x/moved"), c"user.colour", b"green");
+    std::os::unix::fs::chown(d.join("x/moved"), Some(1), Some(2)).unwrap();
+    fs::set_permissions(d.join("x/moved"), fs::Permissions::from_mode(0o6751)).unwrap();
+    fs::write(d.join("gone"), "x").unwrap();
+    fs::remove_file(d.join("gone")).unwrap();
+    fs::create_dir(d.join("empty")).unwrap();
+    fs::remove_dir(d.join("empty")).unwrap();
+    let sparse = fs::File::create(d.join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 5_000_000).unwrap();
+    volume::fallocate(sparse.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, 4_999_000, 1001).unwrap();
+    volume::mknodat(libc::AT_FDCWD, &volume::cstr(d.join("fifo").as_os_str().as_encoded_bytes()).unwrap(), libc::S_IFIFO | 0o640, 0).unwrap();
+    // A file removed while open goes on for its owner, and does not disturb the peer.
+    let mut open = fs::File::create(d.join("temporary")).unwrap();
+    fs::remove_file(d.join("temporary")).unwrap();
+    open.write_all(b"nobody sees this").unwrap();
+    open.sync_all().unwrap();
+    // A file opened by a name that is removed while another is left.
+    fs::write(d.join("first"), "1").unwrap();
+    fs::hard_link(d.join("first"), d.join("other")).unwrap();
+    let mut two = fs::OpenOptions::new().append(true).open(d.join("first")).unwrap();
+    fs::remove_file(d.join("first")).unwrap();
+    two.write_all(b"2").unwrap();
+    assert_eq!(fs::read_to_string(d.join("other")).unwrap(), "12");
+    drop((log, sparse, open, two));
+    let mapped = map_write(&d.join("mapped"));
+    assert_eq!(fs::read(d.join("mapped")).unwrap(), mapped);
+    // The peer heard the last modification times with the closing of the files, which nobody waits for.
+    fs::write(d.join("last"), "").unwrap();
+    pair.assert_equal();
+}
+
+/// Writes through a shared mapping and flushes it.
+fn map_write(path: &Path) -> Vec<u8> {
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+    file.set_len(8192).unwrap();
+    // SAFETY: a fresh mapping of 8192 bytes, written within its bounds and unmapped once.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        std::ptr::write_bytes(at.cast::<u8>().add(100), 0x5a, 5000);
+        assert_eq!(libc::msync(at, 8192, libc::MS_SYNC), 0);
+        libc::munmap(at, 8192);
+    }
+    let mut expected = vec![0; 8192];
+    expected[100..5100].fill(0x5a);
+    expected
+}
+
+#[test]
+fn the_peer_can_take_over_and_the_old_one_comes_back() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let (a, b) = (pair.a.dir.clone(), pair.b.dir.clone());
+    fs::write(a.join("f"), "one").unwrap();
+    let refused = fs::write(b.join("f"), "by hand").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "the follower's directory must not be writable");
+
+    let released = pair.ok(Who::A, ReplicaOrder::Release { epoch: Epoch(1) });
+    assert!(!mounted(&a), "released, so unmounted");
+    let closed = pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
+    assert_eq!(released, closed, "everything sent was applied");
+    pair.ok(Who::B, ReplicaOrder::Serve { epoch: Epoch(2) });
+    assert!(mounted(&b));
+    assert_eq!(fs::read_to_string(b.join("f")).unwrap(), "one");
+    fs::write(b.join("f"), "two").unwrap();
+    fs::write(b.join("new"), "two").unwrap();
+    fs::create_dir_all(a.join("stale/dir")).unwrap();
+
+    let (epoch, session) = (Epoch(2), Session(2));
+    pair.ok(Who::B, ReplicaOrder::Offer { epoch, session });
+    pair.ok(Who::A, ReplicaOrder::Follow { epoch, session });
+    pair.note(Who::B, "Armed", |n| *n == ReplicaNote::Armed { session });
+    pair.note(Who::A, "Level", |n| *n == ReplicaNote::Level { session });
+    fs::write(b.join("third"), "three").unwrap();
+    pair.assert_equal();
+}
+
+#[test]
+fn a_tree_is_brought_level_while_it_changes() {
+    let mut pair = Pair::new();
+    let d = pair.a.dir.clone();
+    for n in 0..300 {
+        let dir = d.join(format!("d{}", n % 20));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), vec![n as u8; 1000 * n]).unwrap();
+    }
+    fs::hard_link(d.join("d1/f1"), d.join("d2/same")).unwrap();
+    symlink("d1", d.join("to-d1")).unwrap();
+    set_xattr(&d.join("d3"), c"user.a", b"b");
+    // The other side has an older, different tree.
+    let o = pair.b.dir.clone();
+    fs::create_dir_all(o.join("d1")).unwrap();
+    fs::write(o.join("d1/f1"), "old").unwrap();
+    fs::write(o.join("d1/f21"), vec![21u8; 21_000]).unwrap();
+    fs::hard_link(o.join("d1/f1"), o.join("d1/f41")).unwrap();
+    fs::create_dir_all(o.join("extra/deep/er")).unwrap();
+    fs::write(o.join("to-d1"), "a file here").unwrap();
+    fs::create_dir(o.join("d2")).unwrap();
+    fs::create_dir(o.join("d2/f2")).unwrap();
+
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..3)
+        .map(|w| {
+            let (d, stop) = (d.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let mut n = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    churn(&d, w, n);
+                    n += 1;
+                }
+                n
+            })
+        })
+        .collect();
+    pair.arm(1, 1);
+    stop.store(true, Ordering::Relaxed);
+    let rounds: u64 = workers.into_iter().map(|w| w.join().unwrap()).sum();
+    assert!(rounds > 3, "the load did not run");
+    fs::write(d.join("last"), "").unwrap();
+    pair.assert_equal();
+}
+
+/// One round of everything an application may do while its tree is being copied.
+fn churn(d: &Path, worker: u64, n: u64) {
+    let own = d.join(format!("w{worker}-{}", n % 7));
+    fs::create_dir_all(own.join("sub")).unwrap();
+    fs::write(own.join("sub/a"), vec![n as u8; 200_000]).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(d.join(format!("d{}/f{}", (n % 20), (n % 20) + 20 * (worker + 2)))).unwrap();
+    file.write_all_at(&n.to_le_bytes(), (n % 5) * 17_000).unwrap();
+    let _ = fs::rename(own.join("sub"), own.join(format!("sub{}", n % 3)));
+    let _ = fs::hard_link(own.join(format!("sub{}/a", n % 3)), own.join(format!("hard{n}")));
+    let _ = fs::remove_file(own.join(format!("hard{}", n.saturating_sub(14))));
+    let _ = fs::rename(&own, d.join(format!("moved{worker}-{}", n % 4)));
+    let _ = fs::remove_dir_all(d.join(format!("moved{worker}-{}", (n + 2) % 4)));
+    file.set_len(30_000 + (n % 10) * 1000).unwrap();
+    fs::set_permissions(d.join(format!("d{}", n % 20)), fs::Permissions::from_mode(0o700 + (n % 8) as u32)).unwrap();
+}
+
+#[test]
+fn a_dead_peer_stops_writes_until_it_is_excluded() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    fs::write(d.join("f"), "before").unwrap();
+    pair.b.process.kill();
+    pair.note(Who::A, "SessionLost", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    let to = d.join("f");
+    let writes: Vec<_> = (0..12)
+        .map(|n| {
+            let to = to.with_extension(n.to_string());
+            aside(move || fs::write(to, "during").map_err(|e| e.raw_os_error()))
+        })
+        .collect();
+    assert!(writes[0].recv_timeout(QUIET).is_err(), "a write was acknowledged without the peer");
+    // Reads go on, whatever number of writers wait.
+    let read = aside({
+        let d = d.clone();
+        move || fs::read_to_string(d.join("f")).unwrap()
+    });
+    assert_eq!(read.recv_timeout(LONG).unwrap(), "before");
+    let figures = pair.runtime.block_on(pair.a.process.figures()).unwrap();
+    assert!(figures.waiting >= 12 && figures.waiting_ms > 100, "{figures:?}");
+    pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(2) });
+    for write in writes {
+        assert_eq!(write.recv_timeout(LONG).unwrap(), Ok(()));
+    }
+    fs::write(d.join("f"), "alone").unwrap();
+}
+
+#[test]
+fn writes_that_waited_for_a_lost_peer_are_answered_when_it_is_level_again() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let to = pair.a.dir.join("f");
+    pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
+    pair.note(Who::A, "SessionLost", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    let write = aside(move || fs::write(to, "waited").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err());
+    pair.arm(1, 2);
+    assert_eq!(write.recv_timeout(LONG).unwrap(), Ok(()));
+    pair.assert_equal();
+    assert_eq!(fs::read_to_string(pair.b.dir.join("f")).unwrap(), "waited");
+}
+
+#[test]
+fn nothing_is_acknowledged_after_the_deadline() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    pair.a.process.set_deadline(Some(volume::boottime_ns() + 3_600_000_000_000));
+    fs::write(d.join("in-time"), "x").unwrap();
+    pair.a.process.set_deadline(Some(1));
+    let to = d.join("late");
+    let write = aside(move || fs::write(to, "x").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err(), "acknowledged after the deadline");
+    pair.a.process.set_deadline(Some(volume::boottime_ns() + 3_600_000_000_000));
+    assert_eq!(write.recv_timeout(LONG).unwrap(), Ok(()));
+
+    pair.a.process.set_deadline(Some(1));
+    let to = d.join("never");
+    let write = aside(move || fs::write(to, "x").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err());
+    pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(1) });
+    let failed = write.recv_timeout(LONG).unwrap().unwrap_err();
+    assert!(matches!(failed, Some(libc::EIO | libc::ENOTCONN | libc::ECONNABORTED)), "{failed:?}");
+    assert!(!mounted(&d));
+}
+
+#[test]
+fn a_killed_agent_takes_the_mount_with_it_and_a_new_life_starts_clean() {
+    let mut pair = Pair::new();
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    let d = pair.a.dir.clone();
+    fs::write(d.join("f"), "x").unwrap();
+    pair.a.process.kill();
+    assert!(!mounted(&d));
+    assert_eq!(fs::read_to_string(d.join("f")).unwrap(), "x");
+}
+
+#[test]
+fn orders_that_cannot_be_carried_out_say_why() {
+    let mut pair = Pair::new();
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(5) });
+    let ReplicaAnswer::Failed { detail } = pair.order(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(4) }) else { panic!("an old epoch") };
+    assert!(detail.contains("epoch 4") && detail.contains("epoch 5"), "{detail}");
+    fs::remove_dir(&pair.b.dir).unwrap();
+    let ReplicaAnswer::Failed { detail } = pair.order(Who::B, ReplicaOrder::Serve { epoch: Epoch(1) }) else { panic!("no directory") };
+    assert!(detail.contains(pair.b.dir.to_str().unwrap()) && detail.contains("create it"), "{detail}");
+}
+
+#[test]
+fn an_operation_the_peer_cannot_apply_is_never_acknowledged() {
+    let mut pair = Pair::new();
+    fs::create_dir(pair.a.dir.join("d")).unwrap();
+    pair.serve_and_arm(1, 1);
+    // Behind the peer's back, through its cover's other side: the name the next operation makes.
+    let c = volume::cstr(pair.b.dir.parent().unwrap().as_os_str().as_encoded_bytes()).unwrap();
+    let _ = c;
+    let cover = std::process::Command::new("umount").arg(&pair.b.dir).status().unwrap();
+    assert!(cover.success());
+    fs::write(pair.b.dir.join("d/in-the-way"), "x").unwrap();
+    let to = pair.a.dir.join("d/in-the-way");
+    let write = aside(move || fs::create_dir(to).map_err(|e| e.raw_os_error()));
+    pair.note(Who::B, "ApplyFailed", |n| matches!(n, ReplicaNote::ApplyFailed { .. }));
+    pair.note(Who::A, "SessionLost", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    assert!(write.recv_timeout(QUIET).is_err(), "acknowledged although the peer failed");
+    pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(1) });
+}
+
+#[test]
+fn excluded_paths_stay_on_each_node() {
+    let mut pair = Pair::with("", &["cache"]);
+    fs::create_dir(pair.a.dir.join("cache")).unwrap();
+    fs::write(pair.a.dir.join("cache/a"), "of a").unwrap();
+    fs::create_dir(pair.b.dir.join("cache")).unwrap();
+    fs::write(pair.b.dir.join("cache/b"), "of b").unwrap();
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    fs::write(d.join("cache/a2"), "of a").unwrap();
+    fs::write(d.join("shared"), "x").unwrap();
+    let across = fs::rename(d.join("shared"), d.join("cache/shared")).unwrap_err();
+    assert_eq!(across.raw_os_error(), Some(libc::EXDEV));
+    let b = tree(&pair.b.dir);
+    let names: Vec<_> = b.keys().map(|p| p.to_str().unwrap()).collect();
+    assert_eq!(names, ["cache", "cache/b", "shared"]);
+}
+
+#[test]
+fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
+    // The negative control: with the switch, the same steps as in `a_dead_peer…` must lose data, or the other
+    // tests prove nothing.
+    let mut pair = Pair::with("TSUGI_TEST_NO_PEER_ACK=1", &[]);
+    pair.serve_and_arm(1, 1);
+    let mut acknowledged = 0;
+    let file = fs::File::create(pair.a.dir.join("log")).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        file.write_all_at(b"record\n", acknowledged * 7).unwrap();
+        acknowledged += 1;
+    }
+    pair.a.process.kill();
+    pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
+    let there = fs::metadata(pair.b.dir.join("log")).map_or(0, |m| m.len()) / 7;
+    assert!(there < acknowledged, "{there} of {acknowledged} records at the peer: the switch had no effect");
+}

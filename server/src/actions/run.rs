@@ -1,0 +1,347 @@
+//! Carrying operations out: order, watch, conclude, and tell everyone on the way.
+
+use super::choose::{self, Impossible, Seen};
+use super::{Note, Operation, Progress, What};
+use crate::app::App;
+use crate::fleet::{Report, Topic};
+use crate::store::StoreError;
+use crate::store::audit::Audit;
+use crate::store::modules::Module;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tsugi_core::command::{Command, Verb};
+use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+use tsugi_core::state::Snapshot;
+
+/// Longest wait for an agent's answer to an order. It answers at once: it only decides, it does not wait.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for a node to take a configuration: it may have to stop and start what the change concerns.
+const DEPLOY_MAX: Duration = Duration::from_secs(180);
+
+/// An order as it came in.
+#[derive(Debug, Clone)]
+pub struct ActionRequest {
+    /// What.
+    pub verb: Verb,
+    /// Which node, if one was named.
+    pub node: Option<NodeName>,
+    /// Who.
+    pub by: String,
+    /// From where.
+    pub address: String,
+    /// `ui` or `api`.
+    pub via: &'static str,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Why no operation was made.
+#[derive(Debug, thiserror::Error)]
+pub enum NotOrdered {
+    /// Not possible now.
+    #[error("the order is not possible now")]
+    Impossible(Impossible),
+    /// Another operation on this module is running.
+    #[error("operation {0} is running on this module")]
+    Running(String),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Orders an action: checked, recorded, then carried out by a task of its own.
+pub async fn submit(app: &Arc<App>, module: &Module, request: ActionRequest) -> Result<Operation, NotOrdered> {
+    // Said first: what a node would refuse while the other operation runs is only a consequence of it.
+    let key = (module.cluster.clone(), module.name.clone());
+    let running = app.running.lock().expect("nobody panics while holding this lock").get(&key).cloned();
+    if let Some(id) = running {
+        return Err(NotOrdered::Running(id));
+    }
+    let reports = app.fleet.reports(&module.cluster, &module.name, &module.nodes);
+    let object = format!("{}/{}", module.cluster, module.name);
+    let audit = |result: &'static str| Audit {
+        who: &request.by,
+        address: &request.address,
+        via: request.via,
+        action: request.verb.word(),
+        object: &object,
+        detail: serde_json::json!({ "node": request.node, "order": request.verb }),
+        reason: request.reason.as_deref(),
+        result,
+    };
+    let targets = match choose::targets(&request.verb, request.node.as_ref(), &reports) {
+        Ok(targets) => targets,
+        Err(impossible) => {
+            app.store.audit(audit("refused")).await?;
+            return Err(NotOrdered::Impossible(impossible));
+        }
+    };
+    let what = What::Action { order: request.verb.clone() };
+    let operation = Operation::new(&module.cluster, &module.name, what, &targets, &request.by, request.reason.clone());
+    begin(app, &operation).await?;
+    app.store.audit(audit("ordered")).await?;
+    let def = app.store.version(&module.cluster, &module.name, module.applied_version).await?.map(|v| v.def);
+    let (task_app, task_module, task_operation) = (app.clone(), module.clone(), operation.clone());
+    let watch_for = choose::watch_for(def.as_ref());
+    app.tasks.spawn(async move {
+        carry_out(&task_app, &task_module, task_operation, request.verb, watch_for).await;
+    });
+    Ok(operation)
+}
+
+/// Takes the module's place among running operations and records the operation.
+async fn begin(app: &App, operation: &Operation) -> Result<(), NotOrdered> {
+    let key = (operation.cluster.clone(), operation.module.clone());
+    {
+        let mut running = app.running.lock().expect("nobody panics while holding this lock");
+        if let Some(id) = running.get(&key) {
+            return Err(NotOrdered::Running(id.clone()));
+        }
+        running.insert(key.clone(), operation.id.clone());
+    }
+    if let Err(error) = app.store.put_operation(operation).await {
+        app.running.lock().expect("nobody panics while holding this lock").remove(&key);
+        return Err(error.into());
+    }
+    tell(app, operation);
+    Ok(())
+}
+
+fn tell(app: &App, operation: &Operation) {
+    app.fleet.changed(Topic::Operation { id: operation.id.clone() });
+    app.fleet.changed(Topic::Work { cluster: operation.cluster.clone(), module: operation.module.clone() });
+}
+
+/// Records how far an operation is; a failure to do so is logged, for the work itself must go on.
+async fn record(app: &App, operation: &Operation) {
+    if let Err(error) = app.store.put_operation(operation).await {
+        tracing::error!(error = &error as &dyn std::error::Error, operation.id, "An operation's progress could not be recorded.");
+    }
+    tell(app, operation);
+}
+
+async fn end(app: &App, mut operation: Operation) {
+    operation.conclude();
+    app.running.lock().expect("nobody panics while holding this lock").remove(&(operation.cluster.clone(), operation.module.clone()));
+    tracing::info!(
+        operation.id, operation.verb, operation.state = operation.state.word(),
+        cluster.name = %operation.cluster, module.name = %operation.module, "An operation ended."
+    );
+    record(app, &operation).await;
+}
+
+/// Orders one node after the other where the order matters (stop), else all at once.
+async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, verb: Verb, watch_for: Duration) {
+    operation.state = Progress::Running;
+    let is_in_turn = verb == Verb::Stop;
+    let until = Instant::now() + watch_for;
+    if is_in_turn {
+        for at in 0..operation.nodes.len() {
+            operation.nodes[at].state = Progress::Running;
+            record(app, &operation).await;
+            let (state, why) = one_node(app, module, &operation.id, &verb, &operation.nodes[at].node.clone(), &operation, until).await;
+            operation.nodes[at].state = state;
+            operation.nodes[at].why = why;
+        }
+    } else {
+        for part in &mut operation.nodes {
+            part.state = Progress::Running;
+        }
+        record(app, &operation).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for (at, part) in operation.nodes.iter().enumerate() {
+            let (app, module, verb, node, copy) = (app.clone(), module.clone(), verb.clone(), part.node.clone(), operation.clone());
+            tasks.spawn(async move { (at, one_node(&app, &module, &copy.id, &verb, &node, &copy, until).await) });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let Ok((at, (state, why))) = done else { continue };
+            operation.nodes[at].state = state;
+            operation.nodes[at].why = why;
+            record(app, &operation).await;
+        }
+    }
+    end(app, operation).await;
+}
+
+/// One node's part: send, take the answer, watch.
+async fn one_node(
+    app: &App,
+    module: &Module,
+    id: &str,
+    verb: &Verb,
+    node: &NodeName,
+    operation: &Operation,
+    until: Instant,
+) -> (Progress, Option<Note>) {
+    let reports = |app: &crate::fleet::Fleet| app.reports(&module.cluster, &module.name, &module.nodes);
+    let before: Option<Snapshot> = reports(&app.fleet).iter().find(|r| r.node == *node).and_then(Report::snapshot).cloned();
+    let command = Command { id: format!("{id}/{node}"), verb: verb.clone(), by: operation.by.clone(), reason: operation.reason.clone() };
+    let Some(answer) = app.fleet.order(&module.cluster, node, &module.name, command) else {
+        return (Progress::Failed, Some(Note::NoContact));
+    };
+    let answer = tokio::select! {
+        () = app.shutdown.cancelled() => return (Progress::Unknown, Some(Note::ConsoleRestarted)),
+        answer = tokio::time::timeout(ANSWER_MAX, answer) => answer,
+    };
+    // Without an answer the order may have arrived all the same: what is observed decides.
+    if let Ok(Ok(Some(refusal))) = answer {
+        return (Progress::Failed, Some(Note::Refused { refusal }));
+    }
+    let mut stuck: Option<(Instant, Note)> = None;
+    let mut changes = app.fleet.watch();
+    loop {
+        changes.mark_unchanged();
+        let now = reports(&app.fleet);
+        let pause = match choose::observe(verb, before.as_ref(), node, &now) {
+            Seen::There => return (Progress::Succeeded, None),
+            Seen::GoingOn => {
+                stuck = None;
+                until
+            }
+            Seen::Stuck(note) => {
+                let since = match &stuck {
+                    Some((since, before)) if *before == note => *since,
+                    _ => Instant::now(),
+                };
+                if since.elapsed() >= choose::BLOCKED_AFTER {
+                    return (Progress::Failed, Some(note));
+                }
+                stuck = Some((since, note));
+                (since + choose::BLOCKED_AFTER).min(until)
+            }
+        };
+        if Instant::now() >= until {
+            let is_heard = now.iter().any(|r| r.node == *node && r.contact.is_connected);
+            let (state, why) = if is_heard { (Progress::Failed, Note::TooLong) } else { (Progress::Unknown, Note::NoContact) };
+            return (state, Some(why));
+        }
+        tokio::select! {
+            () = app.shutdown.cancelled() => return (Progress::Unknown, Some(Note::ConsoleRestarted)),
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until(pause) => {}
+        }
+    }
+}
+
+/// Makes `version` the one every node must have, and watches the nodes take it.
+pub async fn apply(app: &Arc<App>, module: &Module, version: u64, by: &str, reason: Option<String>) -> Result<Operation, NotOrdered> {
+    let mut operation = Operation::new(&module.cluster, &module.name, What::Apply { version, generation: 0 }, &module.nodes, by, reason);
+    begin(app, &operation).await?;
+    let generation = match app.store.apply_version(&module.cluster, &module.name, version).await {
+        Ok(generation) => generation,
+        Err(error) => {
+            for part in &mut operation.nodes {
+                part.state = Progress::Failed;
+            }
+            end(app, operation).await;
+            return Err(error.into());
+        }
+    };
+    operation.what = What::Apply { version, generation };
+    operation.state = Progress::Running;
+    for part in &mut operation.nodes {
+        part.state = Progress::Running;
+    }
+    record(app, &operation).await;
+    app.fleet.sync(&module.cluster);
+    let (task_app, answer) = (app.clone(), operation.clone());
+    app.tasks.spawn(async move { watch_apply(&task_app, operation, generation).await });
+    Ok(answer)
+}
+
+async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64) {
+    let (cluster, module) = (operation.cluster.clone(), operation.module.clone());
+    let nodes: Vec<NodeName> = operation.nodes.iter().map(|n| n.node.clone()).collect();
+    // Over when every node has answered or is out of contact.
+    let all_said = app.fleet.wait(DEPLOY_MAX, |fleet| {
+        let is_open = |node: &NodeName| {
+            let has_answered = fleet.deploy_answer(&cluster, &module, node).is_some_and(|(g, _)| g == generation);
+            !has_answered && fleet.contact(&cluster, node).is_connected
+        };
+        (!nodes.iter().any(is_open)).then_some(())
+    });
+    tokio::select! {
+        () = app.shutdown.cancelled() => {}
+        _ = all_said => {}
+    }
+    for part in &mut operation.nodes {
+        (part.state, part.why) = match app.fleet.deploy_answer(&cluster, &module, &part.node) {
+            Some((g, problems)) if g == generation => {
+                part.problems = problems;
+                (if part.problems.is_empty() { Progress::Succeeded } else { Progress::Failed }, None)
+            }
+            _ if app.fleet.contact(&cluster, &part.node).is_connected => (Progress::Failed, Some(Note::TooLong)),
+            _ => (Progress::Unknown, Some(Note::Later)),
+        };
+    }
+    end(app, operation).await;
+}
+
+/// A node answered a deployment after the operation had ended without it: the operation is decided now.
+pub async fn late_deploy_answer(
+    app: &App,
+    cluster: &ClusterName,
+    module: &ModuleName,
+    node: &NodeName,
+    generation: u64,
+    problems: &[String],
+) {
+    let last = match app.store.operations(Some((cluster, module)), 1).await {
+        Ok(operations) => operations.into_iter().next(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "The last operation could not be read.");
+            return;
+        }
+    };
+    let Some(mut operation) = last.filter(|o| o.state == Progress::Unknown) else { return };
+    if !matches!(operation.what, What::Apply { generation: g, .. } if g == generation) {
+        return;
+    }
+    for part in operation.nodes.iter_mut().filter(|p| p.node == *node && p.state == Progress::Unknown) {
+        part.state = if problems.is_empty() { Progress::Succeeded } else { Progress::Failed };
+        part.why = None;
+        part.problems = problems.to_vec();
+    }
+    operation.conclude();
+    record(app, &operation).await;
+}
+
+/// Forgets a module and takes it from its nodes; those out of contact lose it when they return.
+pub async fn remove(app: &Arc<App>, module: &Module, by: &str, reason: Option<String>) -> Result<Operation, NotOrdered> {
+    let mut operation = Operation::new(&module.cluster, &module.name, What::Remove, &module.nodes, by, reason);
+    begin(app, &operation).await?;
+    if let Err(error) = app.store.remove_module(&module.cluster, &module.name).await {
+        for part in &mut operation.nodes {
+            part.state = Progress::Failed;
+        }
+        end(app, operation).await;
+        return Err(error.into());
+    }
+    if let Err(error) = app.arbiter.forget(&module.cluster, &module.name, by).await {
+        tracing::error!(error = &error as &dyn std::error::Error, module.name = %module.name, "The arbiter's record of a removed module could not be removed.");
+    }
+    for part in &mut operation.nodes {
+        let is_heard = app.fleet.contact(&module.cluster, &part.node).is_connected;
+        (part.state, part.why) = if is_heard { (Progress::Succeeded, None) } else { (Progress::Unknown, Some(Note::Later)) };
+    }
+    app.fleet.forget_module(&module.cluster, &module.name);
+    app.fleet.sync(&module.cluster);
+    app.fleet.changed(Topic::Inventory { cluster: module.cluster.clone() });
+    let answer = operation.clone();
+    end(app, operation).await;
+    Ok(answer)
+}
+
+/// Operations of an earlier life of the console: nobody watches them any more.
+pub async fn close_open(app: &App) -> Result<(), StoreError> {
+    for mut operation in app.store.open_operations().await? {
+        for part in operation.nodes.iter_mut().filter(|p| !p.state.is_over()) {
+            part.state = Progress::Unknown;
+            part.why = Some(Note::ConsoleRestarted);
+        }
+        operation.conclude();
+        app.store.put_operation(&operation).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Pure: what one configuration alone cannot show: nodes that do not exist, addresses and directories taken twice.
+
+use super::{ConfigProblem, Draft, Neighbour, USERCONFIG, distinct, node_count};
+use crate::store::clusters::Cluster;
+use crate::words::Words;
+use std::path::Path;
+use tsugi_core::module::{Mode, ModuleDef};
+
+/// The nodes exist in the cluster, and each is named once.
+pub(super) fn nodes(cluster: &Cluster, draft: Draft<'_>) -> Vec<ConfigProblem> {
+    let known = cluster.def.nodes();
+    let names = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut problems = Vec::new();
+    for node in draft.nodes.iter().filter(|n| !known.contains(n)) {
+        problems.push(ConfigProblem::whole(
+            "",
+            "nodes",
+            Words::new(
+                format!("Node {node} is not in cluster {}.", cluster.name),
+                format!("ノード {node} はクラスター {} にありません。", cluster.name),
+            ),
+            Words::new(
+                format!("Choose among {names}, or add the node to the cluster's configuration first."),
+                format!("{names} から選ぶか、先にクラスターの設定へノードを追加してください。"),
+            ),
+        ));
+    }
+    if distinct(draft.nodes).len() != draft.nodes.len() {
+        problems.push(ConfigProblem::whole(
+            "",
+            "nodes",
+            Words::new("A node is named twice.", "同じノードが 2 回指定されています。"),
+            Words::new("Name each node once.", "各ノードを 1 回だけ指定してください。"),
+        ));
+    }
+    problems
+}
+
+/// As many nodes as the type of module needs.
+pub(super) fn count(mode: Mode, draft: Draft<'_>) -> Option<ConfigProblem> {
+    let (least, most) = node_count(mode);
+    let given = draft.nodes.len();
+    if (least..=most).contains(&given) {
+        return None;
+    }
+    let (en, ja) = match mode {
+        Mode::Mirror => ("A mirror module lives on exactly 2 nodes", "ミラーモジュールは 2 台のノードで動きます"),
+        Mode::Light => ("A light module lives on exactly 1 node", "ライトモジュールは 1 台のノードで動きます"),
+        Mode::Farm => ("A farm module lives on 2 to 32 nodes", "ファームモジュールは 2～32 台のノードで動きます"),
+    };
+    Some(ConfigProblem::whole(
+        "",
+        "nodes",
+        Words::new(format!("{en}; {given} are named."), format!("{ja}。指定は {given} 台です。")),
+        Words::new("Choose the nodes anew.", "ノードを選び直してください。"),
+    ))
+}
+
+/// Virtual addresses are unique in the cluster, also against the nodes' own; replicated directories do not overlap
+/// on a node that has both modules.
+pub(super) fn neighbours(def: &ModuleDef, neighbours: &[Neighbour], draft: Draft<'_>) -> Vec<ConfigProblem> {
+    let mut problems = Vec::new();
+    for (other, other_def) in neighbours {
+        for vip in def.vips.iter().filter(|v| other_def.vips.iter().any(|o| o.addr == v.addr)) {
+            problems.push(at(
+                draft,
+                &vip.addr.to_string(),
+                "vip",
+                Words::new(
+                    format!("Virtual address {} belongs to module {} already.", vip.addr, other.name),
+                    format!("仮想 IP アドレス {} はモジュール {} がすでに使っています。", vip.addr, other.name),
+                ),
+                Words::new("Use an address of its own for each module.", "モジュールごとに別のアドレスを使ってください。"),
+            ));
+        }
+        if !other.nodes.iter().any(|n| draft.nodes.contains(n)) {
+            continue;
+        }
+        let dirs = |d: &ModuleDef| d.rfs.iter().flat_map(|r| r.replicated.iter().map(|r| r.dir.clone())).collect::<Vec<_>>();
+        for mine in dirs(def) {
+            for theirs in dirs(other_def) {
+                let (a, b) = (Path::new(&mine), Path::new(&theirs));
+                if a.starts_with(b) || b.starts_with(a) {
+                    problems.push(at(
+                        draft,
+                        &mine,
+                        "rfs",
+                        Words::new(
+                            format!("Replicated directory {mine} overlaps {theirs} of module {}.", other.name),
+                            format!("複製するディレクトリ {mine} が、モジュール {} の {theirs} と重なっています。", other.name),
+                        ),
+                        Words::new(
+                            "Two modules may not replicate the same files: choose directories that do not contain each other.",
+                            "同じファイルを 2 つのモジュールで複製できません。互いに含まないディレクトリを選んでください。",
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+    problems
+}
+
+/// A problem at the place where `value` stands in the text, if it stands there once as it is.
+fn at(draft: Draft<'_>, value: &str, element: &str, message: Words, remedy: Words) -> ConfigProblem {
+    let quoted = [format!("\"{value}\""), format!("'{value}'")];
+    let found = draft.userconfig.lines().enumerate().find_map(|(n, line)| {
+        let byte = quoted.iter().find_map(|q| line.find(q.as_str()))? + 1;
+        Some((n as u32 + 1, line[..byte].chars().count() as u32 + 1))
+    });
+    let (line, column) = found.unwrap_or((0, 0));
+    ConfigProblem { file: USERCONFIG.into(), line, column, element: element.into(), message, remedy, is_warning: false }
+}

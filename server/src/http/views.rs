@@ -1,0 +1,193 @@
+//! Facts of the console as `tsugi-web` wants them.
+
+use super::error::Result;
+use super::state::{ModuleState, NodeState};
+use super::{clusters, state};
+use crate::actions::{NodePart, Note, Operation, Progress, What};
+use crate::app::App;
+use crate::auth::sha256;
+use crate::store::clusters::Cluster;
+use crate::store::events::StoredEvent;
+use tsugi_core::command::Verb;
+use tsugi_core::health::ModuleHealth;
+use tsugi_core::ids::{ClusterName, NodeName};
+use tsugi_core::module::ModuleDef;
+use tsugi_web::fleet::{Approval, ClusterView, Contact, HealthView, ModuleView, NodeCell, NodeView};
+use tsugi_web::say::{Interruption, Target};
+use tsugi_web::view::{EventView, NodeOutcome, OperationKind, OperationState, OperationView, VersionView};
+
+/// Health, word for word.
+pub fn health(health: ModuleHealth) -> HealthView {
+    match health {
+        ModuleHealth::Conflict => HealthView::Conflict,
+        ModuleHealth::NotReady => HealthView::NotReady,
+        ModuleHealth::NoContact => HealthView::NoContact,
+        ModuleHealth::AtRisk => HealthView::AtRisk,
+        ModuleHealth::InProgress => HealthView::InProgress,
+        ModuleHealth::Stopped => HealthView::Stopped,
+        ModuleHealth::Protected => HealthView::Protected,
+    }
+}
+
+fn contact(contact: crate::fleet::Contact, seen_ms: Option<i64>) -> Contact {
+    match (contact.is_connected, contact.heard_ms.or(seen_ms)) {
+        (true, _) => Contact::Connected,
+        (false, Some(since)) => Contact::Lost { since_unix_ms: since.max(0) as u64 },
+        (false, None) => Contact::Never,
+    }
+}
+
+/// Address of a node on the network that carries orders.
+fn command_addr(cluster: &Cluster, node: &NodeName) -> Option<std::net::IpAddr> {
+    let lans = &cluster.def.lans;
+    lans.iter().find(|l| l.is_command).or(lans.first()).and_then(|l| l.addr(node))
+}
+
+/// A module.
+pub fn module(cluster: &Cluster, state: &ModuleState) -> ModuleView {
+    let cell = |r: &crate::fleet::Report| NodeCell {
+        node: r.node.clone(),
+        addr: command_addr(cluster, &r.node),
+        contact: contact(r.contact, None),
+        snapshot: r.snapshot().cloned(),
+        resync_still_ms: r.seen.as_ref().and_then(|s| s.resync_still_since).map(|since| since.elapsed().as_millis() as u64),
+    };
+    ModuleView {
+        cluster: cluster.name.clone(),
+        module: state.module.name.clone(),
+        def: state.def.clone(),
+        version: state.module.applied_version.unwrap_or(0),
+        health: health(state.verdict.health),
+        cells: state.reports.iter().map(cell).collect(),
+    }
+}
+
+fn node(cluster: &Cluster, state: &NodeState) -> NodeView {
+    let approval = match &state.enrolled {
+        None => Approval::NotEnrolled,
+        Some(n) if n.approved_ms.is_some() => Approval::Approved { fingerprint: n.fingerprint.clone() },
+        Some(n) => Approval::Pending { fingerprint: n.fingerprint.clone(), since_unix_ms: n.enrolled_ms.max(0) as u64 },
+    };
+    NodeView {
+        node: state.name.clone(),
+        addresses: cluster.def.lans.iter().filter_map(|l| Some((l.name.clone(), l.addr(&state.name)?))).collect(),
+        contact: contact(state.contact, state.enrolled.as_ref().and_then(|n| n.seen_ms)),
+        approval,
+        agent_version: state.enrolled.as_ref().and_then(|n| n.agent_version.clone()),
+        os: state.enrolled.as_ref().and_then(|n| n.os.clone()),
+    }
+}
+
+/// A cluster with its nodes and modules.
+pub async fn cluster(app: &App, name: &ClusterName) -> Result<ClusterView> {
+    let stored = clusters::cluster(app, name).await?;
+    whole(app, &stored).await
+}
+
+async fn whole(app: &App, stored: &Cluster) -> Result<ClusterView> {
+    let nodes = state::nodes(app, &stored.name).await?;
+    let modules = state::modules(app, &stored.name).await?;
+    Ok(ClusterView {
+        cluster: stored.name.clone(),
+        nodes: nodes.iter().map(|n| node(stored, n)).collect(),
+        modules: modules.iter().map(|m| module(stored, m)).collect(),
+    })
+}
+
+/// Every cluster.
+pub async fn fleet(app: &App) -> Result<Vec<ClusterView>> {
+    let mut out = Vec::new();
+    for stored in app.store.clusters().await? {
+        out.push(whole(app, &stored).await?);
+    }
+    Ok(out)
+}
+
+/// An event.
+pub fn event(event: StoredEvent) -> EventView {
+    EventView { cluster: event.cluster, record: event.record }
+}
+
+fn progress(progress: Progress) -> OperationState {
+    match progress {
+        Progress::Queued => OperationState::Queued,
+        Progress::Running => OperationState::Running,
+        Progress::Succeeded => OperationState::Succeeded,
+        Progress::Failed => OperationState::Failed,
+        Progress::Unknown => OperationState::Unknown,
+    }
+}
+
+/// An operation, with what the nodes' parts say in `lang`.
+pub fn operation(operation: &Operation, lang: crate::words::Lang) -> OperationView {
+    let outcome = |part: &NodePart| {
+        let mut problems = part.problems.clone();
+        let refusal = match &part.why {
+            Some(Note::Refused { refusal }) => Some(refusal.clone()),
+            Some(note) => {
+                problems.push(super::words::note(note, &operation.module, &part.node).of(lang).to_owned());
+                None
+            }
+            None => None,
+        };
+        NodeOutcome { node: part.node.clone(), state: progress(part.state), refusal, problems }
+    };
+    OperationView {
+        id: operation.id.clone(),
+        cluster: operation.cluster.clone(),
+        module: operation.module.clone(),
+        what: match &operation.what {
+            What::Action { order } => OperationKind::Action(order.clone()),
+            What::Apply { version, .. } => OperationKind::Apply { version: *version },
+            What::Remove => OperationKind::Remove,
+        },
+        by: operation.by.clone(),
+        reason: operation.reason.clone(),
+        started_unix_ms: operation.created_unix_ms,
+        ended_unix_ms: operation.ended_unix_ms,
+        state: progress(operation.state),
+        nodes: operation.nodes.iter().map(outcome).collect(),
+    }
+}
+
+/// A version; active when it is the applied one and no node reports another generation.
+pub fn version(version: &crate::store::modules::ModuleVersion, state: &ModuleState) -> VersionView {
+    VersionView {
+        number: version.version,
+        by: version.by.clone(),
+        at_unix_ms: version.created_ms.max(0) as u64,
+        reason: version.reason.clone(),
+        is_active: state.module.applied_version == Some(version.version),
+    }
+}
+
+/// Expected interruption of an order: by the configured time-outs.
+pub fn interruption(verb: &Verb, def: Option<&ModuleDef>) -> Interruption {
+    match verb {
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => Interruption::None,
+        Verb::Stop => Interruption::UntilStarted,
+        Verb::Restart | Verb::Swap | Verb::StopStart => match def.and_then(|d| d.user.as_ref()) {
+            Some(user) => Interruption::Configured { most_ms: (user.start_timeout + user.stop_timeout).as_millis() as u64 },
+            None => Interruption::None,
+        },
+    }
+}
+
+/// Target of an order.
+pub fn target(node: Option<&NodeName>) -> Target {
+    node.map_or(Target::Module, |n| Target::Node(n.clone()))
+}
+
+/// Fixes what a plan was made from: an order that carries it is refused when the state has changed since.
+pub fn plan_hash(state: &ModuleState, verb: &Verb, node: Option<&NodeName>) -> String {
+    let nodes: Vec<_> = state
+        .reports
+        .iter()
+        .map(|r| {
+            let s = r.now();
+            (&r.node, s.map(|s| (s.state, s.readiness, s.is_up_to_date, s.config_generation)), s.and_then(|s| s.refusal(verb).cloned()))
+        })
+        .collect();
+    let facts = serde_json::json!([verb, node, nodes, state.module.generation]);
+    crate::auth::hex(&sha256(facts.to_string().as_bytes())[..16])
+}

@@ -1,0 +1,32 @@
+//! A sentence in both languages, made where the facts are and chosen where the answer is written.
+
+use serde::{Deserialize, Serialize};
+pub use tsugi_web::text::Lang;
+
+/// A sentence, in English and Japanese.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct Words {
+    /// English.
+    pub en: String,
+    /// Japanese.
+    pub ja: String,
+}
+
+impl Words {
+    /// Both languages, English first.
+    pub fn new(en: impl Into<String>, ja: impl Into<String>) -> Words {
+        Words { en: en.into(), ja: ja.into() }
+    }
+    /// Text that is the same in both (names, words of another program).
+    pub fn same(text: impl Into<String>) -> Words {
+        let text = text.into();
+        Words { en: text.clone(), ja: text }
+    }
+    /// In `lang`.
+    pub fn of(&self, lang: Lang) -> &str {
+        match lang {
+            Lang::En => &self.en,
+            Lang::Ja => &self.ja,
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The main job, from bare hosts to the last verification: the application survives the death of its server.
+//!
+//! One line per step, a closing line with the figures. What is switched off, and what must then be there, is the
+//! [`Scenario`]; with a safety taken away on purpose ([`Without`]) the same check must find lost entries.
+
+use crate::api::{ALONE, Api, ModuleView, PRIM, SECOND};
+use crate::lab::names::{LEDGER_PORT, VIP};
+use crate::lab::{Lab, Network, Plan, Quality};
+use crate::ledger::{self, Entry};
+use crate::load::{self, Acked, Gap, Load};
+use crate::setup::{self, CLUSTER};
+use crate::sql;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tsugi_core::module::{Profile, Timing};
+
+/// Acknowledged entries before something is switched off.
+pub const ENTRIES_MIN: usize = 2000;
+/// Of these in the five seconds before: the client must be at work when it happens.
+pub const BUSY_MIN: usize = 300;
+const BUSY_WINDOW: Duration = Duration::from_secs(5);
+/// Connections of the client.
+const CONNECTIONS: usize = 4;
+/// Entries that must be acknowledged after an event before it counts as survived.
+const AFTERWARDS: usize = 200;
+/// Start of the module on both nodes: first resynchronisation and the application's own first start.
+const START_BOUND: Duration = Duration::from_secs(120);
+/// Promise, claim, mount, application.
+const TAKEOVER_BOUND: Duration = Duration::from_secs(60);
+/// A returning node boots, waits its quarantine and is brought level under load.
+const REJOIN_BOUND: Duration = Duration::from_secs(180);
+const LOAD_BOUND: Duration = Duration::from_secs(180);
+/// What the interruption may be beyond the promise: claim, replay, start of the application.
+const BEYOND_PROMISE: Duration = Duration::from_secs(3);
+/// Delay of the private line when peer acknowledgements are off: what is in flight is what is lost.
+const NEGATIVE_DELAY_MS: f64 = 300.0;
+
+/// What the module protects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum App {
+    /// The built-in ledger.
+    Ledger,
+    /// A real PostgreSQL.
+    Postgresql,
+}
+
+/// What is switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// The serving host, then it returns and takes its role back by a swap.
+    PrimaryKilled,
+    /// The following host.
+    SecondaryKilled,
+    /// Both; the former primary returns first.
+    BothKilledPrimaryFirst,
+    /// Both; the former secondary returns first.
+    BothKilledSecondaryFirst,
+}
+
+/// A safety taken away, by switches that only tests use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Without {
+    /// The primary answers before the secondary has the data.
+    PeerAck,
+    /// fsync does nothing.
+    Fsync,
+}
+
+impl Without {
+    fn env(self) -> BTreeMap<String, String> {
+        let name = match self {
+            Without::PeerAck => "TSUGI_TEST_NO_PEER_ACK",
+            Without::Fsync => "TSUGI_TEST_NO_FSYNC",
+        };
+        BTreeMap::from([(name.to_owned(), "1".to_owned())])
+    }
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct CheckPlan {
+    /// What the module protects.
+    pub app: App,
+    /// What is switched off.
+    pub scenario: Scenario,
+    /// Which safety is taken away.
+    pub without: Option<Without>,
+    /// Name of the lab.
+    pub lab: String,
+    /// Acknowledged entries before the event.
+    pub entries: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Figures {
+    /// Entries the client has an acknowledgement of.
+    pub acknowledged: usize,
+    /// Of these, not found again; in words.
+    pub lost: Vec<String>,
+    /// Longest time without an acknowledgement around the event, in seconds.
+    pub interruption_seconds: f64,
+    /// What it may be.
+    pub interruption_bar_seconds: f64,
+    /// Acknowledged in the five seconds before the event.
+    pub busy: usize,
+    /// Longest time without an acknowledgement around the swap (0 where there is none).
+    pub swap_seconds: f64,
+    /// From switch-on to PRIM and SECOND again, under load.
+    pub rejoin_seconds: f64,
+}
+
+impl Figures {
+    /// Nothing lost, and the interruption within its bar.
+    pub fn is_good(&self) -> bool {
+        self.lost.is_empty() && self.interruption_seconds <= self.interruption_bar_seconds
+    }
+}
+
+/// A pair with its module running, ready for events.
+pub struct Pair {
+    /// Hosts and switches.
+    pub lab: Lab,
+    /// The console.
+    pub api: Api,
+    /// Name of the module.
+    pub module: String,
+    app: App,
+    net: OwnedFd,
+    begin: Instant,
+    quiet: bool,
+}
+
+/// Folder of the shipped modules.
+pub fn modules_dir() -> PathBuf {
+    std::env::var_os("TSUGI_MODULES").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules"), PathBuf::from)
+}
+
+/// The promise of the profile that the shipped modules have, plus what may come on top.
+pub fn interruption_bar() -> Duration {
+    Timing::of(Profile::Normal).keep + BEYOND_PROMISE
+}
+
+impl Pair {
+    /// Three hosts and the console, the module on n1 and n2, n1 PRIM and n2 SECOND.
+    pub fn start(lab: &str, app: App, env: BTreeMap<String, String>, quiet: bool) -> Result<Pair> {
+        let begin = Instant::now();
+        let say = |text: &str| step(begin, quiet, text);
+        let lab = Lab::start(lab, &Plan { hosts: 3, console: true, env, ..Plan::default() })?;
+        say("three hosts and the console's host are up, each with a disk and two networks of its own");
+        let api = setup::set_up(&lab)?;
+        say("console set up; three agents enrolled and approved");
+        let module = match app {
+            App::Ledger => "ledger",
+            App::Postgresql => "postgresql",
+        };
+        let pair = Pair { net: lab.client_net()?, lab, api, module: module.to_owned(), app, begin, quiet };
+        for host in ["n1", "n2"] {
+            pair.lab.sh(host, &format!("mkdir -p {0} && sync {0}", pair.data_dir()))?;
+        }
+        let vip = VIP.to_string();
+        let files = setup::read_module(&modules_dir().join(module), &[("VIP", vip.as_str()), ("DIR", pair.data_dir())])?;
+        setup::apply_module(&pair.api, module, &["n1", "n2"], &files)?;
+        pair.say(&format!("module {module} uploaded and applied on n1 and n2"));
+        pair.api.action(CLUSTER, module, "prim", Some("n1"))?;
+        pair.wait("n1 serves", START_BOUND, |v| v.state("n1") == ALONE || v.state("n1") == PRIM)?;
+        pair.api.action(CLUSTER, module, "start", Some("n2"))?;
+        pair.wait_pair("n1", "n2", START_BOUND)?;
+        pair.say("n1 is PRIM, n2 is SECOND: every write is on both disks before it is confirmed");
+        if app == App::Postgresql {
+            sql::prepare(&pair.lab, VIP)?;
+        }
+        Ok(pair)
+    }
+
+    /// The replicated directory.
+    pub fn data_dir(&self) -> &'static str {
+        match self.app {
+            App::Ledger => "/srv/data/ledger",
+            App::Postgresql => "/srv/data/postgresql",
+        }
+    }
+
+    /// Where the application listens.
+    pub fn address(&self) -> SocketAddr {
+        match self.app {
+            App::Ledger => SocketAddr::from((VIP, LEDGER_PORT)),
+            App::Postgresql => SocketAddr::from((VIP, sql::PORT)),
+        }
+    }
+
+    /// Prints a step.
+    pub fn say(&self, text: &str) {
+        step(self.begin, self.quiet, text);
+    }
+
+    /// Starts a client.
+    pub fn load(&self) -> Result<Load> {
+        match self.app {
+            App::Ledger => Load::start(&self.net, self.address(), CONNECTIONS),
+            App::Postgresql => sql::start_load(&self.net, VIP, CONNECTIONS),
+        }
+    }
+
+    /// Every entry, read through the virtual address.
+    pub fn read_all(&self) -> Result<Vec<Entry>> {
+        match self.app {
+            App::Ledger => load::read_all(&self.net, self.address()),
+            App::Postgresql => sql::read_all(&self.lab, VIP),
+        }
+    }
+
+    /// Waits for something of the module.
+    pub fn wait(&self, what: &str, bound: Duration, is_so: impl Fn(&ModuleView) -> bool) -> Result<ModuleView> {
+        self.api.wait_module(CLUSTER, &self.module, what, bound, is_so)
+    }
+
+    /// Waits until one is PRIM and the other SECOND.
+    pub fn wait_pair(&self, prim: &str, second: &str, bound: Duration) -> Result<ModuleView> {
+        let what = format!("{prim} PRIM and {second} SECOND");
+        self.wait(&what, bound, |v| v.state(prim) == PRIM && v.state(second) == SECOND)
+    }
+
+    /// Entries in a copy of the file on `host`'s own disk, beside whatever is mounted over it. Nobody may write.
+    pub fn read_file(&self, host: &str) -> Result<Vec<Entry>> {
+        let below = self.data_dir().strip_prefix("/srv/data").unwrap_or_default();
+        let source = self.lab.path_in(host, &format!("/srv/host/data{below}"))?;
+        let copy = tempfile::tempdir()?;
+        for entry in std::fs::read_dir(&source).with_context(|| format!("{}", source.display()))? {
+            let entry = entry?;
+            // The index of the log is made anew by who opens it.
+            let is_wanted = entry.file_type()?.is_file() && !entry.file_name().to_string_lossy().ends_with("-shm");
+            if is_wanted {
+                std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(ledger::read_copy(copy.path())).with_context(|| format!("the file on {host}"))
+    }
+
+    /// Looks for every acknowledged entry through the virtual address and in the files of `hosts`.
+    pub fn verify(&self, acked: &[Acked], hosts: &[&str]) -> Vec<String> {
+        let mut lost = Vec::new();
+        match self.read_all() {
+            Ok(found) => lost.extend(load::lost(acked, &found).into_iter().map(|l| format!("over {VIP}: {l}"))),
+            Err(error) => lost.push(format!("over {VIP}: nothing can be read: {error:#}")),
+        }
+        if self.app == App::Ledger {
+            for host in hosts {
+                match self.read_file(host) {
+                    Ok(found) => lost.extend(load::lost(acked, &found).into_iter().map(|l| format!("in the file on {host}: {l}"))),
+                    Err(error) => lost.push(format!("in the file on {host}: {error:#}")),
+                }
+            }
+        }
+        lost
+    }
+
+    /// Waits until the client is in full work; acknowledged in the last five seconds.
+    fn wait_busy(&self, load: &Load, entries: usize) -> Result<usize> {
+        let begin = Instant::now();
+        load.wait_for_more(entries.saturating_sub(load.count()), LOAD_BOUND)?;
+        while begin.elapsed() < BUSY_WINDOW {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let now = Instant::now();
+        let busy = load.count_between(now - BUSY_WINDOW, now);
+        if busy < BUSY_MIN {
+            bail!("only {busy} entries in the last {BUSY_WINDOW:?}: the client is not at work (at least {BUSY_MIN})");
+        }
+        Ok(busy)
+    }
+}
+
+fn step(begin: Instant, quiet: bool, text: &str) {
+    if !quiet {
+        println!("[{:6.1} s] {text}", begin.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs a check; the figures whatever they say. An error: a step could not be carried out.
+pub fn run(plan: &CheckPlan) -> Result<Figures> {
+    let env = plan.without.map(Without::env).unwrap_or_default();
+    let pair = Pair::start(&plan.lab, plan.app, env, false)?;
+    let result = match plan.scenario {
+        Scenario::PrimaryKilled => primary_killed(&pair, plan),
+        Scenario::SecondaryKilled => secondary_killed(&pair, plan),
+        Scenario::BothKilledPrimaryFirst => both_killed(&pair, plan, ["n1", "n2"]),
+        Scenario::BothKilledSecondaryFirst => both_killed(&pair, plan, ["n2", "n1"]),
+    };
+    if result.is_err() || result.as_ref().is_ok_and(|f| !f.is_good()) {
+        keep_logs(&pair.lab);
+    }
+    result
+}
+
+/// Logs of a failed run are worth more than the room they take.
+fn keep_logs(lab: &Lab) {
+    let target = std::env::temp_dir().join(format!("tsugi-failed-{}", lab.places().name));
+    let _ = std::fs::remove_dir_all(&target);
+    let Ok(info) = lab.info() else { return };
+    for host in info.hosts.keys() {
+        let (from, to) = (lab.places().host(host), target.join(host));
+        let _ = std::fs::create_dir_all(&to);
+        for file in ["agent.log", "server.log", "init.log"] {
+            let _ = std::fs::copy(from.join(file), to.join(file));
+        }
+        if let Ok(output) =
+            lab.exec(host, &["sh", "-c", "tsugi state --json; cat /var/lib/tsugi/events.jsonl; cat /var/lib/tsugi/modules/*/log/*"])
+        {
+            let _ = std::fs::write(to.join("state-events-scripts.txt"), output.stdout);
+        }
+    }
+    eprintln!("tsugi-lab: logs of the hosts are kept in {}", target.display());
+}
+
+fn gap_line(gap: Gap) -> String {
+    format!("longest gap between two confirmations {:.2} s", gap.seconds)
+}
+
+fn primary_killed(pair: &Pair, plan: &CheckPlan) -> Result<Figures> {
+    let mut load = pair.load()?;
+    if plan.without == Some(Without::PeerAck) {
+        pair.lab.net("n1", "n2", Network::Private, Quality { delay_ms: NEGATIVE_DELAY_MS, ..Quality::default() })?;
+    }
+    let busy = pair.wait_busy(&load, plan.entries)?;
+    pair.say(&format!("client at full speed: {} entries confirmed, {busy} of them in the last 5 s", load.count()));
+    let killed = Instant::now();
+    pair.lab.kill("n1")?;
+    pair.say("n1 switched off: lines down, disk stopped, every process killed");
+    pair.lab.heal()?;
+    pair.wait("n2 to serve alone", TAKEOVER_BOUND, |v| v.state("n2") == ALONE)?;
+    load.wait_for_more(AFTERWARDS, TAKEOVER_BOUND)?;
+    let gap = load.longest_gap_since(killed);
+    let mut acked = load.stop()?;
+    pair.say(&format!("n2 took over and serves ALONE at the same address; {}", gap_line(gap)));
+    let mut lost = pair.verify(&acked, &["n2"]);
+    pair.say(&verified(&acked, &lost, "n2"));
+
+    load = pair.load()?;
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    let booted = Instant::now();
+    pair.lab.boot("n1")?;
+    pair.wait_pair("n2", "n1", REJOIN_BOUND)?;
+    let rejoin = booted.elapsed();
+    pair.say(&format!("n1 switched on and brought level in {:.1} s while the client wrote", rejoin.as_secs_f64()));
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    let swapped = Instant::now();
+    pair.api.action(CLUSTER, &pair.module, "swap", None)?;
+    pair.wait_pair("n1", "n2", TAKEOVER_BOUND)?;
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    let swap = load.longest_gap_since(swapped);
+    acked.extend(load.stop()?);
+    pair.say(&format!("swapped: n1 is PRIM, n2 is SECOND; {}", gap_line(swap)));
+    if lost.is_empty() {
+        lost = pair.verify(&acked, &["n1", "n2"]);
+        pair.say(&verified(&acked, &lost, "n1 and n2"));
+    }
+    Ok(figures(acked.len(), lost, gap, busy, swap.seconds, rejoin))
+}
+
+fn secondary_killed(pair: &Pair, plan: &CheckPlan) -> Result<Figures> {
+    let load = pair.load()?;
+    let busy = pair.wait_busy(&load, plan.entries)?;
+    pair.say(&format!("client at full speed: {} entries confirmed, {busy} of them in the last 5 s", load.count()));
+    let killed = Instant::now();
+    pair.lab.kill("n2")?;
+    pair.say("n2, the follower, switched off");
+    pair.wait("n1 to serve alone", TAKEOVER_BOUND, |v| v.state("n1") == ALONE)?;
+    load.wait_for_more(AFTERWARDS, TAKEOVER_BOUND)?;
+    let gap = load.longest_gap_since(killed);
+    pair.say(&format!("n1 goes on ALONE; {}", gap_line(gap)));
+    let booted = Instant::now();
+    pair.lab.boot("n2")?;
+    pair.wait_pair("n1", "n2", REJOIN_BOUND)?;
+    let rejoin = booted.elapsed();
+    pair.say(&format!("n2 switched on and brought level in {:.1} s while the client wrote", rejoin.as_secs_f64()));
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    let acked = load.stop()?;
+    let lost = pair.verify(&acked, &["n1", "n2"]);
+    pair.say(&verified(&acked, &lost, "n1 and n2"));
+    Ok(figures(acked.len(), lost, gap, busy, 0.0, rejoin))
+}
+
+fn both_killed(pair: &Pair, plan: &CheckPlan, order: [&str; 2]) -> Result<Figures> {
+    let load = pair.load()?;
+    let busy = pair.wait_busy(&load, plan.entries)?;
+    pair.say(&format!("client at full speed: {} entries confirmed, {busy} of them in the last 5 s", load.count()));
+    for host in ["n1", "n2"] {
+        pair.lab.kill(host)?;
+    }
+    let mut acked = load.stop()?;
+    pair.say("n1 and n2 switched off");
+    let [first, second] = order;
+    pair.lab.boot(first)?;
+    pair.wait(&format!("{first} to serve alone"), REJOIN_BOUND, |v| v.state(first) == ALONE)?;
+    let mut lost = pair.verify(&acked, &[first]);
+    pair.say(&format!("{first} alone switched on and serves; {}", verified(&acked, &lost, first)));
+    let load = pair.load()?;
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    let booted = Instant::now();
+    pair.lab.boot(second)?;
+    pair.wait_pair(first, second, REJOIN_BOUND)?;
+    let rejoin = booted.elapsed();
+    load.wait_for_more(AFTERWARDS, LOAD_BOUND)?;
+    acked.extend(load.stop()?);
+    pair.say(&format!("{second} switched on and brought level in {:.1} s while the client wrote", rejoin.as_secs_f64()));
+    if lost.is_empty() {
+        lost = pair.verify(&acked, &["n1", "n2"]);
+        pair.say(&verified(&acked, &lost, "n1 and n2"));
+    }
+    // Nobody was on: there is no interruption to be held against a bar.
+    Ok(figures(acked.len(), lost, Gap { seconds: 0.0, from: 0.0 }, busy, 0.0, rejoin))
+}
+
+fn verified(acked: &[Acked], lost: &[String], hosts: &str) -> String {
+    match lost.first() {
+        None => format!("all {} confirmed entries found, over {VIP} and on {hosts}", acked.len()),
+        Some(first) => format!("{} of {} confirmed entries LOST, the first: {first}", lost.len(), acked.len()),
+    }
+}
+
+fn figures(acknowledged: usize, lost: Vec<String>, gap: Gap, busy: usize, swap_seconds: f64, rejoin: Duration) -> Figures {
+    Figures {
+        acknowledged,
+        lost,
+        interruption_seconds: gap.seconds,
+        interruption_bar_seconds: interruption_bar().as_secs_f64(),
+        busy,
+        swap_seconds,
+        rejoin_seconds: rejoin.as_secs_f64(),
+    }
+}

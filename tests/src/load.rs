@@ -1,0 +1,278 @@
+//! A client that writes to the ledger at full speed and remembers every acknowledged entry and when.
+//!
+//! It stands outside of the hosts. What was acknowledged must be there afterwards, whatever was switched off;
+//! what was not acknowledged is asked again under the same number until it is.
+
+use crate::lab::ns;
+use crate::ledger::{Entry, NewEntry};
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A connection attempt is given up after this long: while nobody has the address, nobody answers at all.
+const CONNECT_BOUND: Duration = Duration::from_millis(500);
+/// An answer is given up after this long, and the connection with it.
+const ANSWER_BOUND: Duration = Duration::from_secs(2);
+/// Between attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Entries asked for at the end are asked for this long.
+const READ_BOUND: Duration = Duration::from_secs(30);
+
+/// What was acknowledged, and when (of this process's clock).
+#[derive(Debug, Clone)]
+pub struct Acked {
+    /// The entry as it was sent.
+    pub entry: NewEntry,
+    /// When its 201 was read.
+    pub at: Instant,
+}
+
+/// A time without service, seen from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Gap {
+    /// Seconds between two acknowledgements.
+    pub seconds: f64,
+    /// Seconds from the start of the load to its begin.
+    pub from: f64,
+}
+
+/// The load, under way.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    acked: Arc<Mutex<Vec<Acked>>>,
+    begin: Instant,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    /// Writes from the namespace `net` to the ledger at `to` with `connections` at once.
+    pub fn start(net: &OwnedFd, to: SocketAddr, connections: usize) -> Result<Load> {
+        let net = net.try_clone()?;
+        Load::start_with(move |stop, acked| {
+            ns::enter(&net)?;
+            let run: u64 = rand::random();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async move {
+                let mut tasks = Vec::new();
+                for number in 0..connections {
+                    let name = format!("load-{run:016x}-{number}");
+                    tasks.push(tokio::spawn(write_on(to, name, stop.clone(), acked.clone())));
+                }
+                for task in tasks {
+                    task.await?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Runs `work` on a thread of its own until the flag it is given is set; it notes what is acknowledged.
+    pub fn start_with(work: impl FnOnce(Arc<AtomicBool>, Arc<Mutex<Vec<Acked>>>) -> Result<()> + Send + 'static) -> Result<Load> {
+        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (seen, kept) = (stop.clone(), acked.clone());
+        let thread = std::thread::Builder::new().name("load".into()).spawn(move || work(seen, kept))?;
+        Ok(Load { stop, acked, begin: Instant::now(), thread: Some(thread) })
+    }
+
+    /// Acknowledged so far.
+    pub fn count(&self) -> usize {
+        self.acked.lock().map_or(0, |a| a.len())
+    }
+
+    /// Acknowledged between two moments.
+    pub fn count_between(&self, from: Instant, to: Instant) -> usize {
+        self.acked.lock().map_or(0, |a| a.iter().filter(|a| a.at > from && a.at <= to).count())
+    }
+
+    /// Longest time without an acknowledgement that ends after `since`. A time that has not ended yet counts.
+    pub fn longest_gap_since(&self, since: Instant) -> Gap {
+        let mut times: Vec<Instant> = self.acked.lock().map(|a| a.iter().map(|a| a.at).collect()).unwrap_or_default();
+        times.push(Instant::now());
+        times.sort();
+        let mut last = self.begin;
+        let mut longest = Gap { seconds: 0.0, from: 0.0 };
+        for at in times {
+            let seconds = at.duration_since(last).as_secs_f64();
+            if at >= since && seconds > longest.seconds {
+                longest = Gap { seconds, from: last.duration_since(self.begin).as_secs_f64() };
+            }
+            last = at;
+        }
+        longest
+    }
+
+    /// Waits until `count` entries more than now are acknowledged.
+    pub fn wait_for_more(&self, count: usize, bound: Duration) -> Result<()> {
+        let goal = self.count() + count;
+        let begin = Instant::now();
+        while self.count() < goal {
+            if begin.elapsed() > bound {
+                bail!("{} of {goal} entries were acknowledged within {bound:?}", self.count());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Ends the load; everything acknowledged.
+    pub fn stop(mut self) -> Result<Vec<Acked>> {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            match thread.join() {
+                Ok(result) => result.context("the load client failed")?,
+                Err(_) => bail!("the load client panicked"),
+            }
+        }
+        let mut all = self.acked.lock().map(|a| a.clone()).unwrap_or_default();
+        all.sort_by_key(|a| a.at);
+        Ok(all)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn write_on(to: SocketAddr, client: String, stop: Arc<AtomicBool>, acked: Arc<Mutex<Vec<Acked>>>) {
+    let mut seq = 1;
+    let mut sender = None;
+    while !stop.load(Ordering::Relaxed) {
+        let entry = NewEntry { text: format!("entry {seq} of {client}"), client: client.clone(), seq };
+        let Ok(body) = serde_json::to_vec(&entry) else { return };
+        match post(&mut sender, to, body).await {
+            Ok(()) => {
+                let at = Instant::now();
+                if let Ok(mut acked) = acked.lock() {
+                    acked.push(Acked { entry, at });
+                }
+                seq += 1;
+            }
+            Err(_) => {
+                sender = None;
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+async fn connect(to: SocketAddr) -> Result<Sender> {
+    let stream = tokio::time::timeout(CONNECT_BOUND, tokio::net::TcpStream::connect(to)).await??;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn post(kept: &mut Option<Sender>, to: SocketAddr, body: Vec<u8>) -> Result<()> {
+    let mut sender = match kept.take() {
+        Some(sender) => sender,
+        None => connect(to).await?,
+    };
+    let request = hyper::Request::post("/entries")
+        .header("host", to.to_string())
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))?;
+    let exchange = async {
+        sender.ready().await?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, body))
+    };
+    let (status, body) = tokio::time::timeout(ANSWER_BOUND, exchange).await??;
+    if status != hyper::StatusCode::CREATED {
+        bail!("{status}: {}", String::from_utf8_lossy(&body));
+    }
+    *kept = Some(sender);
+    Ok(())
+}
+
+/// Every entry of the ledger at `to`, read page by page over the virtual address.
+pub fn read_all(net: &OwnedFd, to: SocketAddr) -> Result<Vec<Entry>> {
+    ns::within(net, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut all: Vec<Entry> = Vec::new();
+            let mut sender = None;
+            let until = Instant::now() + READ_BOUND;
+            loop {
+                let after = all.last().map_or(0, |e| e.id);
+                let page: Vec<Entry> = match get(&mut sender, to, &format!("/entries?after={after}")).await {
+                    Ok(page) => page,
+                    Err(error) if Instant::now() > until => return Err(error.context(format!("the ledger at {to} does not answer"))),
+                    Err(_) => {
+                        sender = None;
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
+                };
+                if page.is_empty() {
+                    return Ok(all);
+                }
+                all.extend(page);
+            }
+        })
+    })
+}
+
+async fn get(kept: &mut Option<Sender>, to: SocketAddr, path: &str) -> Result<Vec<Entry>> {
+    let mut sender = match kept.take() {
+        Some(sender) => sender,
+        None => connect(to).await?,
+    };
+    let request = hyper::Request::get(path).header("host", to.to_string()).body(Full::new(Bytes::new()))?;
+    let exchange = async {
+        sender.ready().await?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
+    };
+    let (status, body) = tokio::time::timeout(READ_BOUND, exchange).await??;
+    if status != hyper::StatusCode::OK {
+        bail!("{status}: {}", String::from_utf8_lossy(&body));
+    }
+    *kept = Some(sender);
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// What of `acked` is missing in, or differs from, `found`; in words.
+pub fn lost(acked: &[Acked], found: &[Entry]) -> Vec<String> {
+    let by_key: BTreeMap<(&str, i64), &str> = found.iter().map(|e| ((e.client.as_str(), e.seq), e.text.as_str())).collect();
+    let mut lost = Vec::new();
+    for Acked { entry, .. } in acked {
+        match by_key.get(&(entry.client.as_str(), entry.seq)) {
+            None => lost.push(format!("entry {} of {} is missing", entry.seq, entry.client)),
+            Some(text) if *text != entry.text => lost.push(format!("entry {} of {} reads `{text}`", entry.seq, entry.client)),
+            Some(_) => {}
+        }
+    }
+    lost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_and_a_changed_entry_are_both_lost() {
+        let sent = |seq, text: &str| Acked { entry: NewEntry { client: "c".into(), seq, text: text.into() }, at: Instant::now() };
+        let kept = |seq, text: &str| Entry { id: seq, client: "c".into(), seq, text: text.into() };
+        let acked = [sent(1, "a"), sent(2, "b"), sent(3, "c")];
+        assert!(lost(&acked, &[kept(1, "a"), kept(2, "b"), kept(3, "c"), kept(4, "not acknowledged")]).is_empty());
+        assert_eq!(lost(&acked, &[kept(1, "a"), kept(3, "x")]).len(), 2);
+    }
+}
