@@ -43,6 +43,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// `1 node`, `2 nodes` / `2 ノード`. `noun` is the English singular.
+pub fn counted(lang: Lang, n: usize, noun: &str, ja: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    both!(lang, "{n} {noun}{s}", "{n} {ja}")
+}
+
 /// Whole percent, rounded down so that 100 means finished.
 pub fn percent(done: u64, total: u64) -> u64 {
     if total == 0 { 0 } else { (u128::from(done.min(total)) * 100 / u128::from(total)) as u64 }
@@ -82,6 +88,19 @@ pub fn left(lang: Lang, bytes_left: u64, bytes_per_s: u64) -> Option<String> {
         _ => {
             let (hours, minutes) = (minutes / 60, minutes % 60 / 5 * 5);
             both!(lang, "about {hours} h {minutes} min left", "残り約 {hours} 時間 {minutes} 分")
+        }
+    })
+}
+
+/// Time left in few letters, for the narrow cell of a grid.
+pub fn left_short(lang: Lang, bytes_left: u64, bytes_per_s: u64) -> Option<String> {
+    let minutes = bytes_left.checked_div(bytes_per_s)?.div_ceil(60);
+    Some(match minutes {
+        0 | 1 => both!(lang, "< 1 min", "残り 1 分未満"),
+        2..60 => both!(lang, "{minutes} min left", "残り {minutes} 分"),
+        _ => {
+            let hours = minutes / 60;
+            both!(lang, "{hours} h left", "残り {hours} 時間")
         }
     })
 }

@@ -217,6 +217,7 @@ phrases! {
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
+    LAST_RESORT = "Last resort (discards data):", "最後の手段（データを破棄）：";
     COPY = "Copy the command", "コマンドをコピー";
     TOPOLOGY = "Topology", "構成図";
     CLIENTS = "Clients", "利用者";
@@ -245,7 +246,6 @@ phrases! {
     SPEED = "Speed", "速度";
     FILES_CHECKED = "Files compared", "照合済みファイル";
     TO_NODE = "To", "コピー先";
-    DATA_ON = "Data", "データ";
     REPLICATED_DIR = "Replicated directory", "複製するディレクトリ";
     CONFIRMS = "A write is confirmed", "書き込みの完了";
     ACK_DISKS = "when it is on both disks", "両ノードのディスクに書いた時点";
@@ -288,7 +288,7 @@ phrases! {
     OP_QUEUED = "Waiting to be sent", "送信待ち";
     OP_RUNNING = "Running", "実行中";
     OP_SUCCEEDED = "Finished", "完了しました";
-    OP_FAILED = "Not carried out", "実行されませんでした";
+    OP_FAILED = "Did not complete", "完了しませんでした";
     OP_UNKNOWN = "Unknown: contact was lost; it is decided when the node returns", "不明：通信が切れました。ノードの復帰時に判定します";
     TO_MODULE = "To the module", "モジュールへ";
 

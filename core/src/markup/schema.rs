@@ -204,7 +204,8 @@ impl Pass<'_> {
                 let Err(kind) = known.kind.check(&attribute.value) else { return };
                 (kind, attribute.value_place, Severity::Error)
             }
-            Take::Unused { silent, why } if !silent.contains(&text) => {
+            // A misspelt name is reported already; that it would have no effect can wait.
+            Take::Unused { silent, why } if attribute.name == known.name && !silent.contains(&text) => {
                 (ProblemKind::NotUsed { what: known.name.to_owned(), why }, attribute.place, Severity::Warning)
             }
             Take::Refused { fine, instead } if !fine.contains(&text) => {

@@ -1,7 +1,7 @@
 //! `userconfig.xml` → [`super::ModuleDef`], with every problem at its line and column.
 //!
 //! Reading never stops at the first problem: the text is read into a tree, macros are expanded, the tree is held
-//! against the table of what may stand where ([`rules`]), and what is right of it is read and checked for sense
+//! against the table of what may stand where (`rules`), and what is right of it is read and checked for sense
 //! (`read`). A [`Parsed::def`] exists only if no problem is an error.
 //!
 //! # Defaults

@@ -630,7 +630,7 @@ impl Volume {
         let flags = if what == Removal::Directory { libc::AT_REMOVEDIR } else { 0 };
         self.disk("a removal", volume::unlinkat(dir.as_raw_fd(), name, flags))?;
         if let Some(victim) = victim {
-            victim.name_removed(self.table.root());
+            self.name_removed(&mode, &victim);
         }
         let ticket = match live {
             Some(link) => {
@@ -641,6 +641,15 @@ impl Volume {
             None => self.unsent(&mode, &parent),
         };
         Ok(((), ticket))
+    }
+
+    fn name_removed(&self, mode: &Mode, inode: &Inode) {
+        inode.name_removed(self.table.root());
+        if let Phase::Sync(dirty) = &mode.phase
+            && !inode.replicated()
+        {
+            dirty.removed(self.index, inode);
+        }
     }
 
     /// renameat2(2).
@@ -680,7 +689,7 @@ impl Volume {
             moved.add_name(&to, new.to_bytes());
         }
         for inode in hit.iter().chain(moved.iter()) {
-            inode.name_removed(self.table.root());
+            self.name_removed(&mode, inode);
         }
         let ticket = match live {
             Some(link) => {

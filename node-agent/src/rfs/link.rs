@@ -115,6 +115,11 @@ impl Link {
         lock(&self.out).next_lsn - 1
     }
 
+    /// Whether it was ended or broke.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     /// Ends the connection; both directions fail from now on.
     pub fn close(&self) {
         self.broken.store(true, Ordering::Release);
@@ -223,6 +228,11 @@ impl Inbox {
 
     /// The next frame; `None` if nothing came for a tick.
     pub fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
+        if self.plain.is_empty() {
+            // The first frame may have come with the end of the handshake and wait inside the TLS connection.
+            let link = self.link.clone();
+            self.decrypt(&mut lock(&link.tls))?;
+        }
         let length = loop {
             if let Some(length) = frame::complete(&self.plain[self.read..])? {
                 break length;
@@ -273,21 +283,28 @@ impl Inbox {
         };
         self.link.bytes.fetch_add(got as u64, Ordering::Relaxed);
         self.link.heard_ns.store(boottime_ns(), Ordering::Relaxed);
-        let mut rest = &self.raw[..got];
-        let mut tls = lock(&self.link.tls);
-        while !rest.is_empty() {
-            tls.read_tls(&mut rest)?;
-            let state = tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            let waiting = state.plaintext_bytes_to_read();
-            if waiting > 0 {
-                let start = self.plain.len();
-                self.plain.resize(start + waiting, 0);
-                tls.reader().read_exact(&mut self.plain[start..])?;
-            }
-            if state.peer_has_closed() {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
-            }
+        let link = self.link.clone();
+        let mut tls = lock(&link.tls);
+        let mut at = 0;
+        while at < got {
+            let mut rest = &self.raw[at..got];
+            at += tls.read_tls(&mut rest)?;
+            self.decrypt(&mut tls)?;
         }
         Ok(true)
+    }
+
+    fn decrypt(&mut self, tls: &mut Connection) -> io::Result<()> {
+        let state = tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let waiting = state.plaintext_bytes_to_read();
+        if waiting > 0 {
+            let start = self.plain.len();
+            self.plain.resize(start + waiting, 0);
+            tls.reader().read_exact(&mut self.plain[start..])?;
+        }
+        if state.peer_has_closed() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
+        }
+        Ok(())
     }
 }

@@ -213,20 +213,16 @@ impl Serving {
         };
         let rate = self.config.resync_kb_per_s_max.map(|kb| kb * 1024);
         let level = Source::new(&self.volumes, &self.ship, &link, rx, self.progress.clone(), rate).run();
-        match &level {
-            Ok(()) => {
-                *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                self.agent.note(ReplicaNote::Armed { session: Session(session) });
-            }
-            Err(_) => link.close(),
+        if let Err(e) = level {
+            // A connection that was still whole did not end the resynchronisation: its own error is the cause.
+            let own = !link.is_broken();
+            link.close();
+            let ended = reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"));
+            return Err(if own { e } else { ended.err().unwrap_or(e) });
         }
-        let ended = reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"));
-        match (level, ended) {
-            // Both ends of one break: the receiver saw the cause.
-            (_, Err(e)) if !format!("{e:#}").contains("the session has ended") => Err(e),
-            (Err(e), _) => Err(e),
-            (Ok(()), other) => other,
-        }
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.agent.note(ReplicaNote::Armed { session: Session(session) });
+        reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"))
     }
 
     fn accept(
@@ -291,6 +287,11 @@ impl Serving {
         let Some(last) = self.ship.hold_and_drain() else { bail!("the module was abandoned while it was being released") };
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
+        }
+        // Everything is acknowledged: from here the end of the connection is no loss, and must not be called one,
+        // or the engine would exclude the very node it hands over to.
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            offer.cancel.store(true, Ordering::Release);
         }
         if let Some(link) = self.link() {
             let _ = link.send(last, &Msg::Bye, &[]);

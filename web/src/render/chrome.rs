@@ -48,6 +48,12 @@ impl Chrome {
     pub(crate) fn date(&self, unix_ms: &u64) -> Html {
         ui::time(*unix_ms, "date", &fmt::date_clock(*unix_ms, self.tz_offset_minutes))
     }
+    /// The clock alone today, month and day before it on other days.
+    pub(crate) fn when(&self, unix_ms: &u64) -> Html {
+        let (at, now) = (fmt::date_clock(*unix_ms, self.tz_offset_minutes), fmt::date_clock(self.now_unix_ms, self.tz_offset_minutes));
+        let text = if at[..10] == now[..10] { &at[11..] } else { &at[5..16] };
+        ui::time(*unix_ms, "when", text)
+    }
     pub(crate) fn ago(&self, unix_ms: &u64) -> Html {
         ui::time(*unix_ms, "ago", &fmt::ago(self.lang, *unix_ms, self.now_unix_ms))
     }

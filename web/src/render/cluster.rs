@@ -79,7 +79,10 @@ fn headline(c: &Chrome, cluster: &ClusterView) -> (Mark, String, String) {
         None => (Mark::Info, c.t(p::CLUSTER_EMPTY).to_owned(), c.t(p::CLUSTER_EMPTY_NEXT).to_owned()),
         Some(m) if m.health == HealthView::Protected => {
             let count = cluster.modules.len();
-            let lead = both!(c.lang, "All {count} modules are protected.", "{count} 個のモジュールはすべて保護されています。");
+            let lead = match count {
+                1 => both!(c.lang, "Its module is protected.", "モジュールは保護されています。"),
+                _ => both!(c.lang, "All {count} modules are protected.", "{count} 個のモジュールはすべて保護されています。"),
+            };
             (Mark::Ready, lead, c.t(p::CLUSTER_PROTECTED).to_owned())
         }
         Some(m) => {

@@ -2,12 +2,12 @@
 
 use super::parts::{Card, action_href, module_href, since, verb_icon, with_dots};
 use super::{out, ui};
-use crate::both;
 use crate::fleet::{Approval, ClusterView, Contact, HealthView, ModuleView};
 use crate::live_ids::Block;
 use crate::say::{self, Mark};
 use crate::text::{self as p, Lang};
 use crate::view::{Chrome, DashboardView};
+use crate::{both, fmt};
 use askama::Template;
 use tsugi_core::command::Verb;
 
@@ -15,7 +15,7 @@ use tsugi_core::command::Verb;
 const ROWS_MAX: usize = 7;
 
 #[derive(Template)]
-#[template(path = "pages/dashboard.html", blocks = ["count", "tiles", "attention"])]
+#[template(path = "pages/dashboard.html", blocks = ["count", "first", "tiles", "attention"])]
 struct Page<'a> {
     c: &'a Chrome,
     count: String,
@@ -64,14 +64,16 @@ pub fn dashboard(v: &DashboardView) -> String {
     out(&page(v))
 }
 
-/// Its live blocks: `fleet-count`, `tiles`, `attention` and `card-{cluster}` of each cluster.
+/// Its live blocks: `fleet-count`, `tiles`, `attention` and `card-{cluster}` of each cluster; `first-steps` without any.
 pub fn dashboard_blocks(v: &DashboardView) -> Vec<Block> {
     let page = page(v);
-    let mut blocks = vec![
-        Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) },
-        Block { id: "tiles".to_owned(), html: out(&page.as_tiles()) },
-        Block { id: "attention".to_owned(), html: out(&page.as_attention()) },
-    ];
+    let mut blocks = vec![Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) }];
+    if page.clusters_is_empty {
+        blocks.push(Block { id: "first-steps".to_owned(), html: out(&page.as_first()) });
+        return blocks;
+    }
+    blocks.push(Block { id: "tiles".to_owned(), html: out(&page.as_tiles()) });
+    blocks.push(Block { id: "attention".to_owned(), html: out(&page.as_attention()) });
     blocks.extend(page.cards.iter().map(|card| super::card_block(&v.chrome, card)));
     blocks
 }
@@ -86,7 +88,6 @@ fn page(v: &DashboardView) -> Page<'_> {
     let c = &v.chrome;
     let modules: usize = v.clusters.iter().map(|c| c.modules.len()).sum();
     let nodes: usize = v.clusters.iter().map(|c| c.nodes.len()).sum();
-    let clusters = v.clusters.len();
     let mut cards: Vec<Card> = v
         .clusters
         .iter()
@@ -97,11 +98,12 @@ fn page(v: &DashboardView) -> Page<'_> {
     cards.sort_by_key(|card| (card.worst.unwrap_or(HealthView::InProgress), card.cluster.clone()));
     Page {
         c,
-        count: both!(
-            c.lang,
-            "{clusters} clusters · {nodes} nodes · {modules} modules",
-            "{clusters} クラスター · {nodes} ノード · {modules} モジュール"
-        ),
+        count: [
+            fmt::counted(c.lang, v.clusters.len(), "cluster", "クラスター"),
+            fmt::counted(c.lang, nodes, "node", "ノード"),
+            fmt::counted(c.lang, modules, "module", "モジュール"),
+        ]
+        .join(" · "),
         clusters_is_empty: v.clusters.is_empty(),
         tiles: tiles(c.lang, v),
         attention: attention(c, &v.clusters),

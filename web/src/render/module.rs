@@ -67,7 +67,7 @@ struct ResyncM {
 }
 
 struct Fact {
-    name: &'static str,
+    name: String,
     value: String,
     tone: Option<&'static str>,
 }
@@ -158,7 +158,7 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
     let lang = c.lang;
     let serving = m.serving().and_then(NodeCell::now);
     let mut facts = Vec::new();
-    let mut fact = |name, value: String, tone| facts.push(Fact { name, value, tone });
+    let mut fact = |name: &str, value: String, tone| facts.push(Fact { name: name.to_owned(), value, tone });
     let resyncing = m.resyncing().and_then(|cell| Some((cell, cell.now()?.resync.as_ref()?)));
     let mut resync = None;
     if let Some((cell, r)) = resyncing {
@@ -178,14 +178,12 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
         fact(c.t(p::FILES_CHECKED), format!("{} / {}", fmt::count(r.files_done), fmt::count(r.files_total)), None);
         fact(c.t(p::TO_NODE), cell.node.to_string(), None);
     } else {
-        for cell in &m.cells {
-            let Some(s) = cell.now() else {
-                fact(c.t(p::DATA_ON), format!("{}: {}", cell.node, c.t(p::APP_UNKNOWN)), None);
-                continue;
-            };
-            if m.mode() == Mode::Mirror {
-                let tone = if s.is_up_to_date { "c-ready" } else { "c-warn" };
-                fact(c.t(p::DATA_ON), format!("{}: {}", cell.node, say::flag(lang, s.flag)), Some(tone));
+        for cell in m.cells.iter().filter(|_| m.mode() == Mode::Mirror && !m.dirs().is_empty()) {
+            let node = &cell.node;
+            let name = both!(lang, "Data on {node}", "{node} のデータ");
+            match cell.now() {
+                None => fact(&name, c.t(p::APP_UNKNOWN).to_owned(), None),
+                Some(s) => fact(&name, say::flag(lang, s.flag).to_owned(), Some(if s.is_up_to_date { "c-ready" } else { "c-warn" })),
             }
         }
         for dir in m.dirs() {
@@ -197,8 +195,9 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
         fact(c.t(p::CONFIRMS), c.t(ack).to_owned(), None);
     }
     for addr in m.vips() {
-        let holder = m.cells.iter().find(|cell| cell.now().is_some_and(|s| s.vips_held.contains(&addr)));
-        let on = holder.map_or(c.t(p::VIP_NOT_HELD).to_owned(), |cell| cell.node.to_string());
+        let holders = m.cells.iter().filter(|cell| cell.now().is_some_and(|s| s.vips_held.contains(&addr)));
+        let on = holders.map(|cell| cell.node.to_string()).collect::<Vec<_>>().join(", ");
+        let on = if on.is_empty() { c.t(p::VIP_NOT_HELD).to_owned() } else { on };
         fact(c.t(p::VIP), format!("{addr} → {on}"), None);
     }
     let arbiters: Vec<_> = m.cells.iter().filter_map(NodeCell::now).map(|s| &s.arbiter).collect();
@@ -221,7 +220,11 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
 fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
     let said = s.and_then(|s| s.reason.as_ref()).map(|r| say::reason(c.lang, r, &m.module, &cell.node));
-    let said = said.or_else(|| s.is_none().then(|| say::refusal(c.lang, &no_news(cell), &m.module, &cell.node)));
+    let said = said.or_else(|| match (s, cell.contact.is_connected()) {
+        (None, true) => Some(say::refusal(c.lang, &Refusal::NotConfigured, &m.module, &cell.node)),
+        (None, false) => Some(say::no_contact(c.lang, &cell.node)),
+        _ => None,
+    });
     let calm = match s.map(|s| (s.state, s.readiness)) {
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
         Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
@@ -259,11 +262,6 @@ fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
         main: [Verb::Start, Verb::Stop].into_iter().filter_map(possible).collect(),
         more: more.into_iter().filter_map(possible).collect(),
     }
-}
-
-/// Why nothing is known of a node.
-fn no_news(cell: &NodeCell) -> Refusal {
-    if cell.contact.is_connected() { Refusal::NotConfigured } else { Refusal::NoContact }
 }
 
 fn checks(c: &Chrome, m: &ModuleView) -> Checks {

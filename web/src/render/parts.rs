@@ -17,6 +17,8 @@ pub(crate) struct PillM {
     pub hint: Option<String>,
     pub bar: Option<Bar>,
     pub under: Option<String>,
+    /// When the last known state was heard.
+    pub last_at: Option<u64>,
 }
 
 /// Progress under a pill.
@@ -33,20 +35,21 @@ impl PillM {
             percent: fmt::percent(r.bytes_done, r.bytes_total),
             left: match cell.resync_still_ms {
                 Some(_) => Some(c.t(p::STALLED).to_owned()),
-                None => fmt::left(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate),
+                None => fmt::left_short(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate),
             },
         });
+        let mut last_at = None;
         let under = match (&cell.snapshot, cell.contact) {
             (Some(s), Contact::Lost { since_unix_ms }) => {
-                let (word, at) = (s.state.word(), fmt::clock(since_unix_ms, c.tz_offset_minutes));
-                let at = &at[..5];
-                Some(both!(lang, "last: {word} {at}", "最終: {word} {at}"))
+                last_at = Some(since_unix_ms);
+                let word = s.state.word();
+                Some(both!(lang, "last: {word}", "最終: {word}"))
             }
             (Some(s), Contact::Connected) => s.reason.as_ref().and_then(|r| say::reason_short(lang, r)),
             _ => None,
         };
         let hint = snapshot.and_then(|s| s.reason.as_ref()).map(|r| say::reason(lang, r, module, &cell.node).text);
-        PillM { p: say::pill(lang, cell), hint, bar, under }
+        PillM { p: say::pill(lang, cell), hint, bar, under, last_at }
     }
     pub(crate) fn is_unknown(&self) -> bool {
         self.p.mark == Mark::Unknown
@@ -193,7 +196,7 @@ impl Card {
                     say::health_name(lang, health).to_owned()
                 },
             }),
-            count: both!(lang, "{count} nodes", "{count} ノード"),
+            count: fmt::counted(lang, count, "node", "ノード"),
             caption: both!(lang, "Modules of {name} on their nodes", "{name} のモジュールとノードの状態"),
             nodes: cluster
                 .nodes
@@ -239,6 +242,7 @@ pub(crate) struct EventRow {
     pub text: String,
     pub rest: String,
     pub command: Option<String>,
+    pub label: String,
     pub key: String,
 }
 
@@ -255,6 +259,7 @@ impl EventRow {
             node: r.node.to_string(),
             href: module_href(&view.cluster, r.module.as_str()),
             rest: said.rest(),
+            label: super::ui::command_label(c, &said),
             text: said.text,
             command: said.command,
             key: format!("{}-{}-{}", view.cluster, r.node, r.seq),

@@ -107,7 +107,7 @@ fn short(text: &str, width_max: usize) -> String {
 
 /// Pixels a caption of 11.5 px takes, roughly; for the boxes behind texts.
 fn pixels(text: &str) -> i32 {
-    text.chars().map(|c| if c.is_ascii() { 6 } else { 12 }).sum::<i32>() + 20
+    text.chars().map(|c| if c.is_ascii() { 7 } else { 12 }).sum::<i32>() + 20
 }
 
 impl Topology {
@@ -138,10 +138,11 @@ fn node_box(c: &Chrome, m: &ModuleView, cell: &NodeCell, x: i32, width: i32) -> 
     let mut rows = Vec::new();
     let mut push = |mark: Mark, tone: &'static str, name: &str, note: String| {
         let y = 180 + 44 * rows.len() as i32;
-        let chars = ((width - 70) / 8) as usize;
-        let note = short(&note, chars / 2);
+        // Pixels between the shape and the right edge; a half-width character takes 7.
+        let chars = ((width - 80) / 7) as usize;
+        let note = if width > 200 { short(&note, chars * 2 / 3) } else { String::new() };
         let left = chars.saturating_sub(note.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum());
-        rows.push(RowAt { y, mark, tone, name: short(name, left.max(4)), note: if width > 160 { note } else { String::new() } });
+        rows.push(RowAt { y, mark, tone, name: short(name, left.max(4)), note });
     };
     let now = cell.now();
     let (mark, tone, note) = application(c, now);

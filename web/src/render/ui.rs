@@ -1,7 +1,9 @@
 //! Small pieces of markup used in the templates. Everything here is already escaped.
 
-use crate::say::Mark;
-use crate::{assets, fmt};
+use crate::say::{Mark, Said};
+use crate::text as p;
+use crate::view::Chrome;
+use crate::{assets, both, fmt};
 use askama::filters::HtmlSafe;
 use std::fmt::{Display, Formatter, Result};
 
@@ -83,4 +85,14 @@ pub(crate) fn time(unix_ms: u64, kind: &str, text: &str) -> Html {
 /// The square with a hole without its alarm: something that is rightly off here.
 pub(crate) fn plain_stopped() -> Html {
     Html("<svg class=\"sh s16 c-unk\" viewBox=\"0 0 24 24\" aria-hidden=\"true\"><use href=\"#s-stopped\"/></svg>".to_owned())
+}
+
+/// Where a command is to be run, and whether it is the last resort.
+pub(crate) fn command_label(c: &Chrome, said: &Said) -> String {
+    match (said.is_last_resort(), &said.on) {
+        (true, Some(node)) => both!(c.lang, "Last resort (discards data), on {node}:", "最後の手段（データを破棄）、{node} 上で："),
+        (true, None) => c.t(p::LAST_RESORT).to_owned(),
+        (false, Some(node)) => both!(c.lang, "On {node}:", "{node} 上で："),
+        (false, None) => String::new(),
+    }
 }

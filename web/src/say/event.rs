@@ -20,7 +20,8 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 text,
                 next: why.as_ref().map(|w| w.text.clone()),
                 remedy: why.as_ref().and_then(|w| w.remedy.clone()),
-                command: why.and_then(|w| w.command),
+                command: why.as_ref().and_then(|w| w.command.clone()),
+                on: why.and_then(|w| w.on),
             }
         }
         Event::Ordered { verb, by, reason: why } => {
@@ -47,6 +48,7 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 next: Some(why.text),
                 remedy: why.remedy,
                 command: why.command,
+                on: why.on,
             }
         }
         Event::PeerSeen { peer } => {

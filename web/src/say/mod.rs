@@ -7,13 +7,16 @@
 mod event;
 mod health;
 mod plan;
+mod problem;
 mod reason;
 mod state;
+mod steps;
 mod verb;
 
 pub use event::{event, event_mark, level};
-pub use health::{attention, headline, health_hint, health_mark, health_name};
+pub use health::{attention, headline, health_hint, health_mark, health_name, no_contact};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
+pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_short};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
@@ -27,8 +30,10 @@ pub struct Said {
     pub next: Option<String>,
     /// What a person can do.
     pub remedy: Option<String>,
-    /// The remedy as an exact command line, to be run on the node that `remedy` names.
+    /// The remedy as an exact command line.
     pub command: Option<String>,
+    /// Node to run it on; absent = a person must choose which.
+    pub on: Option<String>,
 }
 
 impl Said {
@@ -53,6 +58,17 @@ impl Said {
     pub fn command(mut self, command: impl Into<String>) -> Said {
         self.command = Some(command.into());
         self
+    }
+    /// Adds the command line of the remedy with the node to run it on.
+    #[must_use]
+    pub fn command_on(mut self, node: &tsugi_core::ids::NodeName, command: impl Into<String>) -> Said {
+        self.on = Some(node.to_string());
+        self.command(command)
+    }
+    /// The command discards data: shown as the last resort, never as the first thing to copy.
+    pub fn is_last_resort(&self) -> bool {
+        let discards = |c: &String| c.contains("--accept-loss") || c.contains("primforce") || c.contains("--full-sync");
+        self.command.as_ref().is_some_and(discards)
     }
     /// Everything after the first sentence, as running text.
     pub fn rest(&self) -> String {

@@ -17,11 +17,11 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         Reason::NeverStarted => {
             Said::only(both!(lang, "{module} has not been started on {node} yet.", "{node} では {module} をまだ起動していません。"))
                 .remedy(both!(lang, "Start it on {node}.", "{node} で起動してください。"))
-                .command(start())
+                .command_on(node, start())
         }
         Reason::StoppedBy { by } => Said::only(both!(lang, "{by} stopped {module} on {node}.", "{by} が {node} の {module} を停止しました。"))
             .then(both!(lang, "It stays stopped until someone starts it.", "次に起動するまで停止したままです。"))
-            .command(start()),
+            .command_on(node, start()),
         Reason::Starting => {
             Said::only(both!(lang, "{module} is starting on {node}.", "{node} で {module} の起動処理をしています。")).then(by_itself())
         }
@@ -43,7 +43,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Force primary on the node with the good data.",
             "正しいデータがあるノードで、プライマリとして強制起動してください。"
         ))
-        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        .command_on(node, command_line(&Verb::Prim { accept_loss: false }, module)),
         Reason::DataOlder { newer: Some(newer), .. } => Said::only(both!(
             lang,
             "The data of {module} on {node} is older than the data on {newer}.",
@@ -59,7 +59,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Start {newer}. Only if it is lost for good: force primary on {node} and accept that the newer data is discarded.",
             "{newer} を起動してください。復旧できない場合に限り、新しいデータを失うことを承知のうえで {node} をプライマリとして強制起動できます。"
         ))
-        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
         Reason::DataOlder { newer: None, .. } => Said::only(both!(
             lang,
             "The data of {module} on {node} may be older than on a node that is not in contact.",
@@ -75,7 +75,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Start the other node. Only if it is lost for good: force primary on {node} and accept the loss.",
             "もう一方のノードを起動してください。復旧できない場合に限り、損失を承知のうえで {node} をプライマリとして強制起動できます。"
         ))
-        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
         Reason::HalfSynced => Said::only(both!(
             lang,
             "The copy of {module} on {node} is incomplete: its resync was interrupted.",
@@ -91,7 +91,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Start the other node. Only if it is lost for good: force this copy; files in it may be damaged.",
             "もう一方のノードを起動してください。復旧できない場合に限り、このデータで強制起動できます。ファイルが壊れていることがあります。"
         ))
-        .command(command_line(&Verb::PrimForce, module)),
+        .command_on(node, command_line(&Verb::PrimForce, module)),
         Reason::Quarantine => Said::only(both!(
             lang,
             "{node} has just restarted and waits before it may take over {module}.",
@@ -105,7 +105,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .then(both!(lang, "{node} becomes the secondary once {peer} serves.", "{peer} のサービスが動き始めると、{node} はセカンダリになります。"))
         .remedy(both!(lang, "If {peer} does not start by itself, start it.", "{peer} が自動で起動しない場合は、{peer} を起動してください。"))
-        .command(start()),
+        .command_on(peer, start()),
         Reason::NoArbiter => Said::only(both!(
             lang,
             "No arbiter answers {node}, so it may not take over {module}.",
@@ -132,7 +132,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Restore the network between the nodes, or start {owner}.",
             "ノード間のネットワークを復旧するか、{owner} を起動してください。"
         ))
-        .command(start()),
+        .command_on(owner, start()),
         Reason::ClaimRejected { owner: None } => Said::only(both!(
             lang,
             "The arbiter did not let {node} serve {module}: this copy is not known to hold every write.",
@@ -212,7 +212,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
                 "Read the script's output in the module's log on {node}, correct the cause, then start the module.",
                 "{node} のモジュールログでスクリプトの出力を確認し、原因を直してから起動してください。"
             ))
-            .command(start())
+            .command_on(node, start())
         }
         Reason::ScriptFailed { script: name, code: None } => {
             let file = script(lang, *name);
@@ -226,7 +226,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
                 "Read the script's output in the module's log on {node}; raise the time-out if it needs longer.",
                 "{node} のモジュールログでスクリプトの出力を確認してください。時間が必要な処理であれば制限時間を延ばしてください。"
             ))
-            .command(start())
+            .command_on(node, start())
         }
         Reason::CheckFailed { resource, detail } => Said::only(both!(
             lang,
@@ -250,7 +250,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Find the cause in the events, correct it, then start the module; that resets the count.",
             "イベントで原因を確認して直してから起動してください。起動すると回数は元に戻ります。"
         ))
-        .command(start()),
+        .command_on(node, start()),
         Reason::DataUnusable { detail } => Said::only(both!(
             lang,
             "The replicated directory of {module} cannot be used on {node}: {detail}.",
@@ -261,7 +261,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Check the disk and the directory on {node}, then start the module.",
             "{node} のディスクとディレクトリを確認してから起動してください。"
         ))
-        .command(start()),
+        .command_on(node, start()),
         Reason::VipFailed { detail } => Said::only(both!(
             lang,
             "The virtual IP address of {module} could not be set on {node}: {detail}.",
@@ -272,7 +272,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Check the network interface, and that no other machine uses the address.",
             "ネットワークインターフェイスと、同じアドレスを他の機器が使っていないことを確認してください。"
         ))
-        .command(start()),
+        .command_on(node, start()),
         Reason::FailoverOff => Said::only(both!(
             lang,
             "The primary of {module} is gone, and automatic failover is switched off in the configuration.",
@@ -284,7 +284,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Start the former primary, or stop {module} on {node} and force primary there.",
             "元のプライマリを起動するか、{node} の {module} を停止してからプライマリとして強制起動してください。"
         ))
-        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        .command_on(node, command_line(&Verb::Prim { accept_loss: false }, module)),
         Reason::RecordUnusable { detail } => Said::only(both!(
             lang,
             "{node} cannot read or write its own record of {module}: {detail}.",

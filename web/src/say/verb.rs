@@ -77,7 +77,7 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
                     "Start {module} on {node} as usual: it becomes the secondary. To move the service, swap.",
                     "{node} では通常どおり起動してください（セカンダリになります）。サービスを移すには「切り替え」を使ってください。"
                 ))
-                .command(command_line(&Verb::Start, module))
+                .command_on(node, command_line(&Verb::Start, module))
         }
         Refusal::PeerDoesNotServe => Said::only(both!(
             lang,
@@ -97,7 +97,7 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             "このまま起動すると、その後にもう一方のノードへ書き込まれたデータを失うことがあります。"
         ))
         .remedy(both!(lang, "Start the other node, or accept the loss.", "もう一方のノードを起動するか、損失を承知のうえで実行してください。"))
-        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
         Refusal::HalfSynced => Said::only(both!(
             lang,
             "The copy of {module} on {node} is incomplete: its resync did not finish.",
@@ -109,7 +109,7 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             "Start the node it was copied from. Only if that node is lost for good, force this copy; files may be damaged.",
             "コピー元のノードを起動してください。そのノードを復旧できない場合に限り、このデータで強制起動できます。ファイルが壊れていることがあります。"
         ))
-        .command(command_line(&Verb::PrimForce, module)),
+        .command_on(node, command_line(&Verb::PrimForce, module)),
         Refusal::NoSuchRole => Said::only(both!(
             lang,
             "{module} has no primary or secondary: only mirror modules do.",
@@ -122,7 +122,7 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             "{module} must be stopped on {node} before this order.",
             "この操作の前に、{node} の {module} を停止してください。"
         ))
-        .command(command_line(&Verb::Stop, module)),
+        .command_on(node, command_line(&Verb::Stop, module)),
         Refusal::NoContact => Said::only(both!(
             lang,
             "The console has no contact with {node}, so the order cannot be delivered.",

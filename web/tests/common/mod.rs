@@ -1,5 +1,5 @@
 //! A fleet with every kind of module, for the gallery and for the tests of the pages.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -62,7 +62,11 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
         maxloop: 3,
         loop_interval: Duration::from_secs(86_400),
         authority: Authority::Arbiter,
-        heart: Heart { port: None, timing: Timing::of(Profile::Normal), heartbeats: vec![Heartbeat { lan: "default".to_owned(), is_flow: true }] },
+        heart: Heart {
+            port: None,
+            timing: Timing::of(Profile::Normal),
+            heartbeats: vec![Heartbeat { lan: "default".to_owned(), is_flow: true }],
+        },
         vips: vec![Vip { addr: ip(vip), prefix: None, interface: None, is_checked: true }],
         rfs: dir.map(|dir| Rfs {
             ack: Async::None,
@@ -127,12 +131,25 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
 }
 
 pub fn cell(snapshot: Snapshot, addr: &str) -> NodeCell {
-    NodeCell { node: snapshot.node.clone(), addr: Some(ip(addr)), contact: Contact::Connected, snapshot: Some(snapshot), resync_still_ms: None }
+    NodeCell {
+        node: snapshot.node.clone(),
+        addr: Some(ip(addr)),
+        contact: Contact::Connected,
+        snapshot: Some(snapshot),
+        resync_still_ms: None,
+    }
 }
 
 fn mirror(c: &str, m: &str, vip: &str, health: HealthView, cells: [NodeCell; 2]) -> ModuleView {
     let dir = format!("/srv/{m}/data");
-    ModuleView { cluster: cluster(c), module: module(m), def: Some(def(Mode::Mirror, vip, Some(&dir))), version: 3, health, cells: cells.into() }
+    ModuleView {
+        cluster: cluster(c),
+        module: module(m),
+        def: Some(def(Mode::Mirror, vip, Some(&dir))),
+        version: 3,
+        health,
+        cells: cells.into(),
+    }
 }
 
 /// `prim` serves and `second` follows.

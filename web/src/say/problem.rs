@@ -1,0 +1,268 @@
+//! Problems of `userconfig.xml` and `cluster.xml`. The English words are the reader's own; here they get Japanese
+//! beside them, and both become what the page and the API show.
+
+use crate::text::Lang;
+use crate::view::ProblemView;
+use tsugi_core::module::xml::{Expected, Fault, Problem, ProblemKind, UnusedReason};
+
+/// What is wrong: one sentence.
+pub fn problem_message(lang: Lang, problem: &Problem) -> String {
+    match lang {
+        Lang::En => problem.message(),
+        Lang::Ja => message(&problem.kind),
+    }
+}
+
+/// What to do about it: one sentence.
+pub fn problem_remedy(lang: Lang, problem: &Problem) -> String {
+    match lang {
+        Lang::En => problem.remedy(),
+        Lang::Ja => remedy(&problem.kind),
+    }
+}
+
+/// A problem as the pages show it. `file` is `conf/userconfig.xml` or `cluster.xml`.
+pub fn problem(lang: Lang, file: &str, problem: &Problem) -> ProblemView {
+    let element = match &problem.attribute {
+        Some(attribute) => format!("{} {attribute}", problem.element),
+        None => problem.element.clone(),
+    };
+    ProblemView {
+        file: file.to_owned(),
+        line: problem.place.line,
+        column: problem.place.column,
+        element,
+        message: problem_message(lang, problem),
+        remedy: Some(problem_remedy(lang, problem)),
+        is_warning: !problem.is_error(),
+    }
+}
+
+fn names(words: &[String]) -> String {
+    if words.is_empty() { "なし".to_owned() } else { words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join("、") }
+}
+
+fn message(kind: &ProblemKind) -> String {
+    match kind {
+        ProblemKind::Malformed(fault) => fault_message(fault),
+        ProblemKind::UnknownElement { name, .. } => format!("要素 `{name}` はありません。"),
+        ProblemKind::Misplaced { name, .. } => format!("要素 `{name}` はここには置けません。"),
+        ProblemKind::Repeated { name, first } => format!("要素 `{name}` が 2 回書かれています（最初は {first}）。"),
+        ProblemKind::UnexpectedText => "ここには文字列を書けません。".to_owned(),
+        ProblemKind::UnknownAttribute { name, .. } => format!("この要素に属性 `{name}` はありません。"),
+        ProblemKind::NotSupported { what, .. } => format!("`{what}` はこの版では使えません。"),
+        ProblemKind::NotUsed { what, why } => format!("`{what}` は読み込まれますが、効果はありません（{}）。", unused(*why)),
+        ProblemKind::WrongMode { what, mode } => format!("`{what}` は mode=\"{mode}\" のモジュールには使えません。"),
+        ProblemKind::MissingElement { name } => format!("要素 `{name}` がありません。"),
+        ProblemKind::MissingAttribute { name } => format!("属性 `{name}` がありません。"),
+        ProblemKind::BadValue { value, .. } => format!("`{value}` は使えません。"),
+        ProblemKind::BadUnit { value, .. } => format!("`{value}` の末尾が時間の単位ではありません。"),
+        ProblemKind::TooFine { value, unit } => format!("`{value}` は細かすぎます。この属性は `{unit}` 単位です。"),
+        ProblemKind::TooSmall { value, .. } => format!("`{value}` は小さすぎます。"),
+        ProblemKind::TooLarge { value, .. } => format!("`{value}` は大きすぎます。"),
+        ProblemKind::BadAction { action, when, .. } => format!("動作 `{action}` は when=\"{when}\" では使えません。"),
+        ProblemKind::DuplicateVip { addr, first } => format!("仮想 IP アドレス {addr} はすでに {first} にあります。"),
+        ProblemKind::VipIsNode { addr, node } => format!("仮想 IP アドレス {addr} は、ノード `{node}` 自身のアドレスです。"),
+        ProblemKind::VipOutsideLans { addr, lans } => {
+            format!("仮想 IP アドレス {addr} は、クラスターのどのネットワークにも属していません（{}）。", names(lans))
+        }
+        ProblemKind::DuplicateName { name, first } => format!("名前 `{name}` はすでに {first} で使われています。"),
+        ProblemKind::DuplicateAddress { addr, first } => format!("アドレス {addr} はすでに {first} で使われています。"),
+        ProblemKind::ReservedName { name } => format!("名前 `{name}` は製品が設定するものです。"),
+        ProblemKind::NestedDirectories { dir, other, first } if dir == other => {
+            format!("ディレクトリ `{dir}` はすでに {first} で複製されています。")
+        }
+        ProblemKind::NestedDirectories { dir, other, first } => {
+            format!("ディレクトリ `{dir}` は、{first} の複製するディレクトリ `{other}` と重なっています。")
+        }
+        ProblemKind::DirNotAbsolute { dir } => format!("ディレクトリ `{dir}` が絶対パスではありません。"),
+        ProblemKind::BadDirectory { dir } => format!("ディレクトリ `{dir}` は複製できません。"),
+        ProblemKind::UnknownMacro { name, .. } => format!("マクロ `{name}` はありません。"),
+        ProblemKind::UnknownLan { name, .. } => format!("クラスターにネットワーク `{name}` はありません。"),
+        ProblemKind::UnknownNode { name, .. } => format!("モジュールにノード `{name}` はありません。"),
+        ProblemKind::NodeNotOnLan { lan, node } => format!("ノード `{node}` にはネットワーク `{lan}` のアドレスがありません。"),
+        ProblemKind::NodeCount { found, needed } => format!("モジュールの配置先は {found} 台ですが、{needed} 台必要です。"),
+        ProblemKind::FlowWithoutRfs => "複製用のハートビート経路が指定されていますが、複製するものがありません。".to_owned(),
+        ProblemKind::NoScripts => "`user` がないため、モジュールのスクリプトは実行されません。".to_owned(),
+        ProblemKind::SecondCommandLan { first } => format!("command=\"on\" のネットワークが {first} にもあります。"),
+        ProblemKind::NoCommonLan { missing, lan } => {
+            format!("すべてのノードを含むネットワークがありません。最も多い `{lan}` にも {} がありません。", names(missing))
+        }
+    }
+}
+
+fn remedy(kind: &ProblemKind) -> String {
+    match kind {
+        ProblemKind::Malformed(fault) => fault_remedy(fault),
+        ProblemKind::UnknownElement { near: Some(near), .. } | ProblemKind::UnknownAttribute { near: Some(near), .. } => {
+            format!("`{near}` の誤りではありませんか。")
+        }
+        ProblemKind::UnknownElement { near: None, .. } | ProblemKind::UnknownAttribute { near: None, .. } => {
+            "削除してください。".to_owned()
+        }
+        ProblemKind::Misplaced { belongs, .. } => format!("`{belongs}` の中へ移してください。"),
+        ProblemKind::Repeated { .. } => "どちらか一方だけを残してください。".to_owned(),
+        ProblemKind::UnexpectedText => "削除するか、コメント <!-- … --> にしてください。".to_owned(),
+        ProblemKind::NotSupported { instead: Some(instead), .. } => format!("代わりに次を使ってください：{}", instead_ja(instead)),
+        ProblemKind::NotSupported { instead: None, .. } => "削除してください。".to_owned(),
+        ProblemKind::NotUsed { .. } => "削除してかまいません。".to_owned(),
+        ProblemKind::WrongMode { .. } => "削除するか、モジュールの mode を変更してください。".to_owned(),
+        ProblemKind::MissingElement { name } => format!("この要素の中に <{name}> を追加してください。"),
+        ProblemKind::MissingAttribute { name } => format!("{name}=\"…\" を追加してください。"),
+        ProblemKind::BadValue { expected, .. } => expected_words(expected),
+        ProblemKind::BadUnit { allowed, .. } => format!("整数の後に単位（{}）を付けてください。", names(allowed)),
+        ProblemKind::TooFine { unit, .. } => format!("`{unit}` 単位の整数にしてください。"),
+        ProblemKind::TooSmall { least, .. } => at_limit(least, "以上"),
+        ProblemKind::TooLarge { most, .. } => at_limit(most, "以下"),
+        ProblemKind::BadAction { allowed, .. } => format!("次のいずれかにしてください：{}", names(allowed)),
+        ProblemKind::DuplicateVip { .. } => "どちらか一方を削除してください。".to_owned(),
+        ProblemKind::VipIsNode { .. } => "同じネットワークで、どの機器も使っていないアドレスを選んでください。".to_owned(),
+        ProblemKind::VipOutsideLans { .. } => {
+            "アドレスを確認してください。クラスター外のネットワークの場合は、インターフェイスを指定してください。".to_owned()
+        }
+        ProblemKind::DuplicateName { .. } | ProblemKind::ReservedName { .. } => "別の名前にしてください。".to_owned(),
+        ProblemKind::DuplicateAddress { .. } => "ネットワークごとに、ノードに固有のアドレスを割り当ててください。".to_owned(),
+        ProblemKind::NestedDirectories { dir, other, .. } if dir == other => "どちらか一方を削除してください。".to_owned(),
+        ProblemKind::NestedDirectories { .. } => "外側のディレクトリだけを指定してください。".to_owned(),
+        ProblemKind::DirNotAbsolute { .. } => "/ から始まるパスで書いてください。".to_owned(),
+        ProblemKind::BadDirectory { .. } => {
+            "1 つのアプリケーションのデータだけを含むディレクトリを、`.`、`..`、`//` を使わずに書いてください。".to_owned()
+        }
+        ProblemKind::UnknownMacro { near: Some(near), .. } => format!("`%{near}%` の誤りではありませんか。"),
+        ProblemKind::UnknownMacro { name, near: None } => {
+            format!("<safe> の中に <macro name=\"{name}\" value=\"…\"/> を追加してください。")
+        }
+        ProblemKind::UnknownLan { known, .. } => format!("クラスターのネットワーク：{}", names(known)),
+        ProblemKind::UnknownNode { known, .. } => format!("モジュールのノード：{}", names(known)),
+        ProblemKind::NodeNotOnLan { .. } => {
+            "cluster.xml でそのネットワークにノードを追加するか、別のネットワークを使ってください。".to_owned()
+        }
+        ProblemKind::NodeCount { needed, .. } => format!("ノードを {needed} 台選んでください。"),
+        ProblemKind::FlowWithoutRfs => "ident=\"flow\" を削除するか、`rfs` を追加してください。".to_owned(),
+        ProblemKind::NoScripts => "スクリプトがある場合は <user/> を追加してください。".to_owned(),
+        ProblemKind::SecondCommandLan { .. } => "1 つのネットワークだけに残してください。".to_owned(),
+        ProblemKind::NoCommonLan { lan, .. } => format!("`{lan}` に足りないノードを追加してください。"),
+    }
+}
+
+fn unused(why: UnusedReason) -> &'static str {
+    match why {
+        UnusedReason::ChosenByItself => "製品が自動で決めます",
+        UnusedReason::AlwaysDone => "同等以上の動作を常に行います",
+        UnusedReason::NeverDone => "行わない処理で、影響はありません",
+        UnusedReason::NotYet => "この版にはありませんが、モジュールの動作に影響はありません",
+        UnusedReason::OtherSystem => "他の OS 用の設定です",
+        UnusedReason::TimesOfHeart => "`heart` の時間が使われます",
+    }
+}
+
+/// What the reader proposes instead, a half sentence with code in it.
+fn instead_ja(instead: &str) -> String {
+    const KNOWN: &[(&str, &str)] = &[
+        ("the action `stopstart`, which does not restart the machine", "動作 `stopstart`（マシンは再起動しません）"),
+        ("the scripts of the module", "モジュールのスクリプト"),
+        ("the order `prim` with acceptance of the loss", "損失を承知したうえでの `prim` の指示"),
+        ("real-time replication", "リアルタイムの複製"),
+        ("`path`, one element for each file or folder", "`path`（ファイルやフォルダーごとに 1 要素）"),
+        ("the name of the service's command", "サービスのコマンド名"),
+        ("a start script that ends when the processes run", "プロセスの起動を確認してから終わる起動スクリプト"),
+        ("the virtual address, or a name that DNS gives it", "仮想 IP アドレス、または DNS で付けた名前"),
+        ("the `action` of each checker", "各チェッカーの `action`"),
+        ("`name` with a network of cluster.xml", "cluster.xml のネットワークを指定した `name`"),
+        (
+            "`real_interface`; the move of the address is announced to its network",
+            "`real_interface`（アドレスの移動はネットワークに通知されます）",
+        ),
+        ("`errd` or a `tcp` checker", "`errd` または `tcp` チェッカー"),
+        ("`authority=\"arbiter\"` of `service`, which is the default", "`service` の `authority=\"arbiter\"`（既定値）"),
+    ];
+    let known = KNOWN.iter().find(|(en, _)| *en == instead).map(|(_, ja)| (*ja).to_owned());
+    // The rest are lists of code: `a`, `b` or `c`.
+    known.unwrap_or_else(|| instead.replace("`, `", "`、`").replace("` or `", "`、`"))
+}
+
+/// Keeps to a limit; the reader adds a few English words to some limits.
+fn at_limit(limit: &str, side: &str) -> String {
+    if let Some(limit) = limit.strip_suffix(" (or a larger `timeout`)") {
+        return format!("{limit} {side}にするか、`timeout` を大きくしてください。");
+    }
+    match limit.strip_suffix(", the value of `atmax`") {
+        Some(limit) => format!("{limit}（`atmax` の値）{side}にしてください。"),
+        None => format!("{} {side}にしてください。", limit.replace(" bytes", " バイト")).replace("バイト 以", "バイト以"),
+    }
+}
+
+fn expected_words(expected: &Expected) -> String {
+    match expected {
+        Expected::OneOf(words) => format!("次のいずれかにしてください：{}", names(words)),
+        Expected::Number { least, most } => format!("{least}〜{most} の整数にしてください。"),
+        Expected::Time => "整数に、必要なら単位を付けて書いてください（`10s`、`500ms`）。".to_owned(),
+        Expected::Address => "IPv4 または IPv6 アドレスを書いてください（名前は使えません）。".to_owned(),
+        Expected::AddressOrName => "IPv4 または IPv6 アドレス、またはホスト名を書いてください。".to_owned(),
+        Expected::Netmask => "`255.255.255.0` のようなネットマスクか、`24` のようなプレフィックス長を書いてください。".to_owned(),
+        Expected::Name => "a-z、A-Z、0-9、`-`、`_`、`.` を 1〜63 文字、先頭は英数字にしてください。".to_owned(),
+        Expected::VariableName => "英字、数字、`_` だけを使い、先頭を数字以外にしてください。".to_owned(),
+        Expected::InterfaceName => "`eth0` のようなネットワークインターフェイス名を 15 バイト以内で書いてください。".to_owned(),
+        Expected::RelativePath => "複製するディレクトリからの相対パスを、`.`、`..`、`//` を使わずに書いてください。".to_owned(),
+        Expected::CommandName => {
+            "パスを除いたコマンド名を 15 バイト以内で書くか（カーネルが保持する長さです）、`nameregex` を使ってください。".to_owned()
+        }
+        Expected::NotEmpty => "値を書いてください。".to_owned(),
+    }
+}
+
+/// What the reader expected, where it says so in words.
+fn expected_ja(expected: &str) -> &str {
+    match expected {
+        "the name of an element" => "要素の名前",
+        "`=` and a value in quotes" => "`=` と引用符で囲んだ値",
+        "a value in quotes" => "引用符で囲んだ値",
+        "a quote before the value" => "値の前の引用符",
+        "well-formed XML" => "正しい形式の XML",
+        code => code,
+    }
+}
+
+fn fault_message(fault: &Fault) -> String {
+    match fault {
+        Fault::WrongEndTag { open, opened, found } => {
+            format!("</{open}> が必要なところに </{found}> があります（<{open}> は {opened} で始まっています）。")
+        }
+        Fault::LoneEndTag { found } => format!("</{found}> に対応する開始タグがありません。"),
+        Fault::NeverClosed { open } => format!("<{open}> が閉じられていません。"),
+        Fault::CutOff { expected } => format!("終わりがありません。`{expected}` が必要です。"),
+        Fault::Syntax { expected } | Fault::BadAttribute { expected } => format!("ここには{}が必要です。", spaced(expected_ja(expected))),
+        Fault::AttributeTwice { first } => format!("この属性はすでに {first} にあります。"),
+        Fault::UnknownEntity { name } => format!("実体参照 `&{name};` はありません。"),
+        Fault::Doctype => "DOCTYPE に名前以外のものがあります。".to_owned(),
+        Fault::NoRoot => "要素がありません。".to_owned(),
+        Fault::OutsideRoot => "最も外側の要素の外に何かが書かれています。".to_owned(),
+        Fault::TooLong { bytes, most } => format!("{bytes} バイトあります。読み込めるのは {most} バイトまでです。"),
+        Fault::TooDeep { most } => format!("要素の入れ子が {most} 段を超えています。"),
+        Fault::TooMany { most } => format!("要素と属性の数が {most} を超えています。"),
+    }
+}
+
+/// Half-width text inside Japanese has a space on either side.
+fn spaced(text: &str) -> String {
+    let at = |c: Option<char>| if c.is_some_and(|c| c.is_ascii()) { " " } else { "" };
+    format!("{}{text}{}", at(text.chars().next()), at(text.chars().last()))
+}
+
+fn fault_remedy(fault: &Fault) -> String {
+    match fault {
+        Fault::WrongEndTag { open, .. } => format!("その前に </{open}> を書くか、名前を直すか、削除してください。"),
+        Fault::LoneEndTag { .. } => "削除するか、開始タグを追加してください。".to_owned(),
+        Fault::NeverClosed { open } => format!("</{open}> を追加するか、<{open}/> と書いてください。"),
+        Fault::CutOff { expected } => format!("`{expected}` を追加してください。"),
+        Fault::Syntax { .. } => "文字そのものを表すには `&lt;` や `&amp;` と書いてください。".to_owned(),
+        Fault::BadAttribute { .. } => "属性は name=\"value\" の形で書いてください。".to_owned(),
+        Fault::AttributeTwice { .. } => "どちらか一方だけを残してください。".to_owned(),
+        Fault::UnknownEntity { .. } => "&lt; &gt; &amp; &quot; &apos; または文字番号を使ってください。".to_owned(),
+        Fault::Doctype => "<!DOCTYPE safe> と書くか、削除してください。".to_owned(),
+        Fault::NoRoot => "最も外側の要素から書き始めてください。".to_owned(),
+        Fault::OutsideRoot => "削除するか、要素の中へ移してください。".to_owned(),
+        Fault::TooLong { .. } => "短くしてください。".to_owned(),
+        Fault::TooDeep { .. } | Fault::TooMany { .. } => "設定ファイルかどうか確認してください。".to_owned(),
+    }
+}
