@@ -92,6 +92,19 @@ pub fn left(lang: Lang, bytes_left: u64, bytes_per_s: u64) -> Option<String> {
     })
 }
 
+/// Time left in few letters, for the narrow cell of a grid.
+pub fn left_short(lang: Lang, bytes_left: u64, bytes_per_s: u64) -> Option<String> {
+    let minutes = bytes_left.checked_div(bytes_per_s)?.div_ceil(60);
+    Some(match minutes {
+        0 | 1 => both!(lang, "< 1 min", "残り 1 分未満"),
+        2..60 => both!(lang, "{minutes} min left", "残り {minutes} 分"),
+        _ => {
+            let hours = minutes / 60;
+            both!(lang, "{hours} h left", "残り {hours} 時間")
+        }
+    })
+}
+
 /// A wall clock broken into the fields of a date, by the days-from-civil rule.
 struct Civil {
     year: i64,

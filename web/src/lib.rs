@@ -11,8 +11,8 @@
 //! | [`text`] | every other phrase, English and Japanese side by side |
 //! | [`fmt`](mod@fmt) | numbers, sizes, times |
 //! | [`live_ids`] | scopes and block ids of the live stream |
-//! | `render` | `fn PAGE(&view) -> String` for each page: `setup login dashboard clusters cluster cluster_config module action module_config events operation error`; `fn action_dialog(&ActionView) -> String` (fragment for `HX-Request`); `fn dashboard_blocks / clusters_blocks / cluster_blocks / module_blocks / events_blocks / operation_blocks (&view) -> Vec<Block>` for live frames |
-//! | `assets` | `fn get(path) -> Option<&'static Asset {bytes, content_type, …}>` for `GET /assets/{name}`; names carry a hash, cache for ever |
+//! | [`render`] | `fn PAGE(&view) -> String` for each page: `setup login dashboard clusters cluster cluster_config module action module_config events operation error`; `fn action_dialog(&ActionView) -> String` (fragment for `HX-Request`); `fn dashboard_blocks / clusters_blocks / cluster_blocks / module_blocks / events_blocks / operation_blocks (&view) -> Vec<Block>` for live frames |
+//! | [`assets`] | `fn get(name) -> Option<&'static Asset>` with bytes and content type for `GET /assets/{name}`; names carry a hash, cache for ever |
 //!
 //! Forms post to (all `application/x-www-form-urlencoded`): `/setup` {code,user,password,password2} · `/login` {user,password,next} · `/logout` ·
 //! `/prefs` {lang?,theme?,back} (cookies, 303 to `back`) · `/clusters` {name,xml} · `/clusters/{c}/config` {xml} · `/clusters/{c}/join` ·

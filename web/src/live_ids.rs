@@ -5,9 +5,18 @@
 //! `id` is that of an element of the page, `html` the whole element as the page's own template renders it. An id the page
 //! does not have, or a `reset`, makes `live.js` fetch the page again and morph its `<main>`.
 //!
+//! What `live.js` counts on:
+//!
+//! * the subprotocol `tsugi.live.v1+html` is answered; a frame of any kind at least every 10 s (`{"t":"mark","seq":…}`), since
+//!   20 s of silence make the page say that it is old;
+//! * `{"t":"reset"}` for a cursor that is too old or of another life; close codes 4401 (signed out) and 4403 (role changed) load
+//!   the page again;
+//! * where WebSockets are cut, `GET /live/deltas?scope=…&epoch=…&since=…&wait=10` answers `{"epoch":…,"seq":…,"items":[…]}` after
+//!   the next change or `wait` seconds, 410 for a cursor that is too old, 401 for a session that ended.
+//!
 //! | scope | page | blocks |
 //! | --- | --- | --- |
-//! | `all` | `/` | `tiles`, `attention`, `card-{cluster}` for each cluster, `fleet-count` |
+//! | `all` | `/` | `tiles`, `attention`, `card-{cluster}` for each cluster, `fleet-count`; without clusters `first-steps` |
 //! | `clusters` | `/clusters` | `clusters-table` |
 //! | `cluster:{c}` | `/clusters/{c}` | `cluster-headline`, `card-{cluster}`, `cluster-nodes`, `cluster-events` |
 //! | `module:{c}/{m}` | `/clusters/{c}/modules/{m}` | `module-actions`, `module-headline`, `module-operation`, `module-topology`, `module-data`, `module-nodes`, `module-checks`, `module-events`, `module-versions` |

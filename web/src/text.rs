@@ -217,7 +217,7 @@ phrases! {
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
-    LAST_RESORT = "Last resort, discards data:", "最後の手段（データを破棄）：";
+    LAST_RESORT = "Last resort (discards data):", "最後の手段（データを破棄）：";
     COPY = "Copy the command", "コマンドをコピー";
     TOPOLOGY = "Topology", "構成図";
     CLIENTS = "Clients", "利用者";
@@ -288,7 +288,7 @@ phrases! {
     OP_QUEUED = "Waiting to be sent", "送信待ち";
     OP_RUNNING = "Running", "実行中";
     OP_SUCCEEDED = "Finished", "完了しました";
-    OP_FAILED = "Not carried out", "実行されませんでした";
+    OP_FAILED = "Did not complete", "完了しませんでした";
     OP_UNKNOWN = "Unknown: contact was lost; it is decided when the node returns", "不明：通信が切れました。ノードの復帰時に判定します";
     TO_MODULE = "To the module", "モジュールへ";
 

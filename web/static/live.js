@@ -85,7 +85,7 @@
       at.epoch = page.body.dataset.epoch;
       at.seq = Number(page.body.dataset.seq);
       heard();
-      if (socket && socket.readyState < 2) socket.close(4000); else connect();
+      if (!isPolling) restart();
     } catch { /* the next frame or attempt brings it */ } finally { reloading = false; }
   }
 
@@ -104,7 +104,7 @@
     lastFrame = Date.now();
     closedAt = 0;
     const time = pill && pill.querySelector("time");
-    if (time) { time.dateTime = new Date(now()).toISOString(); put(time, clock(new Date())); }
+    if (time) { time.dateTime = new Date().toISOString(); put(time, clock(new Date())); }
     if (body.classList.contains("is-stale")) {
       body.classList.remove("is-stale");
       stale.classList.add("back");
@@ -116,14 +116,14 @@
   function watch() {
     if (!at.scope) return;
     const silent = Date.now() - lastFrame;
-    if (closedAt && Date.now() - closedAt > 5000 && !isPolling) show("wait", words.reconnecting);
+    if (closedAt && Date.now() - closedAt > 5000) show("wait", words.reconnecting);
     if (silent > STALE_MS && !body.classList.contains("is-stale")) {
       body.classList.add("is-stale");
       stale.classList.remove("back");
       put(stale.querySelector("[data-word]"), fill(words.stale, { time: clock(new Date(lastFrame)) }));
       stale.hidden = false;
       show("wait", words.reconnecting);
-      if (socket) socket.close(4000);
+      if (socket) restart();
     }
   }
   function take(frame) {
@@ -131,6 +131,13 @@
     if (frame.t === "reset") { reload(); return; }
     if (frame.t === "delta") apply(frame.items);
     if (typeof frame.seq === "number") at.seq = Math.max(at.seq, frame.seq);
+  }
+  /* A socket that may hang is left to itself: waiting for its close could take minutes. */
+  function restart() {
+    const old = socket;
+    socket = null;
+    if (old) { old.onclose = old.onmessage = null; old.close(4000); }
+    again(0);
   }
   function again(ms) { clearTimeout(timer); timer = setTimeout(connect, ms); }
   function connect() {
@@ -152,7 +159,6 @@
       socket = null;
       closedAt = closedAt || Date.now();
       if (event.code === 4401 || event.code === 4403) { location.reload(); return; }
-      if (event.code === 4000) { again(200); return; }
       /* Proxies that cut WebSockets: two refused handshakes or three early deaths, then ask instead of listen. */
       if (!isOpen) bad += 1.5; else if (Date.now() - opened < STABLE_MS) bad += 1; else bad = 0;
       if (bad >= 3) { poll(); return; }
@@ -162,22 +168,26 @@
   }
   async function poll() {
     if (!isPolling) { isPolling = true; polled = Date.now(); }
-    if (Date.now() - polled > SLOW_RETRY_MS) { isPolling = false; bad = 0; connect(); return; }
-    let wait = 5000;
+    if (Date.now() - polled > SLOW_RETRY_MS) { listen(); return; }
+    const stop = new AbortController();
+    const limit = setTimeout(() => stop.abort(), 30000);
     try {
-      const stop = new AbortController();
-      const limit = setTimeout(() => stop.abort(), 30000);
-      const answer = await fetch("/live/deltas?" + query() + "&wait=25", { credentials: "same-origin", signal: stop.signal });
-      clearTimeout(limit);
+      const answer = await fetch("/live/deltas?" + query() + "&wait=10", { credentials: "same-origin", signal: stop.signal });
       if (answer.status === 401) { location.reload(); return; }
-      if (answer.status === 410) { take({ t: "reset" }); }
-      else if (answer.ok) {
-        const frame = await answer.json();
-        take({ t: "delta", seq: frame.seq, items: frame.items });
-        wait = 250;
-      }
-    } catch { /* shown by the stale banner */ }
-    setTimeout(poll, wait);
+      if (answer.status === 410) take({ t: "reset" });
+      else if (!answer.ok) throw new Error(answer.status);
+      else take(Object.assign({ t: "delta" }, await answer.json()));
+      setTimeout(poll, 250);
+    } catch {
+      /* A wait that was cut is asked again; a console that is away is waited for by the socket. */
+      if (stop.signal.aborted) setTimeout(poll, 5000); else listen();
+    } finally { clearTimeout(limit); }
+  }
+  function listen() {
+    isPolling = false;
+    bad = 0;
+    tries += 1;
+    again(Math.random() * Math.min(30000, 500 * 2 ** tries));
   }
 
   /* Dialogs, copying, greyed buttons, the editor. */
@@ -199,7 +209,15 @@
     const verb = event.target.closest("[hx-get]");
     if (verb) { opener = verb; const menu = verb.closest("details.menu"); if (menu) menu.open = false; }
   }, true);
+  function marks() {
+    for (const gutter of document.querySelectorAll(".gutter")) {
+      const id = gutter.parentElement.querySelector("textarea").id;
+      const bad = new Set(Array.from(document.querySelectorAll('[data-line][href="#' + id + '"]'), (a) => Number(a.dataset.line)));
+      Array.from(gutter.children).forEach((li, i) => li.classList.toggle("bad", bad.has(i + 1)));
+    }
+  }
   document.addEventListener("htmx:afterSwap", (event) => {
+    marks();
     const dialog = event.target.id === "dialog-slot" && $("dialog");
     if (!dialog || !dialog.showModal) return;
     dialog.addEventListener("close", () => { $("dialog-slot").textContent = ""; if (opener && opener.isConnected) opener.focus(); });

@@ -227,7 +227,7 @@ impl Inbox {
     }
 
     /// The next frame; `None` if nothing came for a tick.
-    pub fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
+    pub fn receive(&mut self) -> io::Result<Option<Frame<'_>>> {
         if self.plain.is_empty() {
             // The first frame may have come with the end of the handshake and wait inside the TLS connection.
             let link = self.link.clone();
@@ -258,7 +258,7 @@ impl Inbox {
             if begun.elapsed() > HANDSHAKE_MAX {
                 bail!("the peer did not answer within {} s", HANDSHAKE_MAX.as_secs());
             }
-            match self.next()? {
+            match self.receive()? {
                 None => {}
                 Some(f) => match f.msg {
                     Msg::Ping => link.send(0, &Msg::Pong, &[])?,

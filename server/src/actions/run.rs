@@ -52,6 +52,12 @@ pub enum NotOrdered {
 
 /// Orders an action: checked, recorded, then carried out by a task of its own.
 pub async fn submit(app: &Arc<App>, module: &Module, request: ActionRequest) -> Result<Operation, NotOrdered> {
+    // Said first: what a node would refuse while the other operation runs is only a consequence of it.
+    let key = (module.cluster.clone(), module.name.clone());
+    let running = app.running.lock().expect("nobody panics while holding this lock").get(&key).cloned();
+    if let Some(id) = running {
+        return Err(NotOrdered::Running(id));
+    }
     let reports = app.fleet.reports(&module.cluster, &module.name, &module.nodes);
     let object = format!("{}/{}", module.cluster, module.name);
     let audit = |result: &'static str| Audit {

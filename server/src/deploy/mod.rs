@@ -3,6 +3,7 @@
 //! A version that is stored can be applied; a text with an error is shown back with every problem at its place.
 
 mod across;
+pub mod templates;
 
 use crate::app::App;
 use crate::fleet::Topic;

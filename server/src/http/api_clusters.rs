@@ -1,7 +1,7 @@
 //! API: clusters and nodes.
 
 use super::clusters;
-use super::error::{Failure, Result};
+use super::error::Result;
 use super::extract::{Body, MaybeBody, Names};
 use super::guard::Caller;
 use super::state;
@@ -238,9 +238,4 @@ pub async fn remove(
 ) -> Result<StatusCode> {
     clusters::remove(&app, &caller, &name, &node).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Nothing is here: said where a name is well-formed but unknown.
-pub(super) fn missing<T>(found: Option<T>) -> Result<T> {
-    found.ok_or_else(Failure::not_found)
 }

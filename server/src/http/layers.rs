@@ -2,23 +2,32 @@
 
 use super::error::Failure;
 use super::extract::lang;
+use super::guard::{address, caller};
+use super::page::{self, Ctx};
 use crate::app::App;
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument;
+use tsugi_web::render;
+use tsugi_web::view::{ErrorView, PageError};
 
 /// No inline script or style, nothing from elsewhere, no frames.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
 connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// Id of a request: in its log lines, in the answer's header, and on the page that says that it failed.
+#[derive(Debug, Clone)]
+struct RequestId(String);
+
 /// Gives a request its id, and logs how it ended.
-pub async fn trace(request: Request, next: Next) -> Response {
+pub async fn trace(mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::now_v7().simple().to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let began = Instant::now();
     let span = tracing::info_span!("request", request.id = id);
@@ -64,10 +73,12 @@ fn is_program(path: &str) -> bool {
 }
 
 /// Writes an error anew, in the language and form that were asked for.
-pub async fn present(State(_app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let headers: HeaderMap = request.headers().clone();
-    let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
+pub async fn present(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let (mut ctx, headers, path) = (Ctx::of(&parts), parts.headers.clone(), parts.uri.path().to_owned());
+    let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let address = address(&parts.extensions);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
     if response.status() == StatusCode::FORBIDDEN && response.extensions().get::<tower_http::csrf::ProtectionError>().is_some() {
         response = Failure::new(
             StatusCode::FORBIDDEN,
@@ -86,5 +97,23 @@ pub async fn present(State(_app): State<Arc<App>>, request: Request, next: Next)
         }
         return again;
     }
-    (failure.status, failure.words.of(lang).to_owned()).into_response()
+    if ctx.is_fragment {
+        let text = escape(failure.words.of(lang));
+        return page::html(failure.status, format!("<p class=\"form-error\" role=\"alert\">{text}</p>"));
+    }
+    // The guard's finding stayed with the request; looked up anew for this page only.
+    ctx.caller = caller(&app, &headers, address, false).await.ok().flatten();
+    let error = match failure.status {
+        StatusCode::NOT_FOUND => PageError::NotFound,
+        StatusCode::FORBIDDEN if failure.code == "not_allowed" => PageError::NotAllowed,
+        StatusCode::SERVICE_UNAVAILABLE => PageError::Unavailable,
+        status if status.is_server_error() => PageError::Internal { code: id },
+        _ => PageError::BadRequest(failure.words.of(lang).to_owned()),
+    };
+    page::html(failure.status, render::error(&ErrorView { chrome: page::frame(&ctx, 0, None), error }))
+}
+
+/// Text as HTML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -12,6 +12,10 @@ pub mod error;
 pub mod extract;
 pub mod guard;
 mod layers;
+mod live;
+mod page;
+mod pages;
+mod pages_module;
 mod sign;
 pub mod state;
 mod views;
@@ -23,7 +27,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -95,6 +99,36 @@ fn api() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .split_for_parts()
 }
 
+/// Pages and what belongs to them.
+fn site() -> Router<Arc<App>> {
+    let large = Router::new()
+        .route("/clusters/{c}/modules", post(pages_module::add_module))
+        .route("/clusters/{c}/modules/{m}/config", get(pages_module::module_config).post(pages_module::set_module_config))
+        .layer(DefaultBodyLimit::max(MODULE_BYTES_MAX));
+    Router::new()
+        .route("/assets/{name}", get(pages::asset))
+        .route("/setup", get(pages::setup_form).post(pages::setup))
+        .route("/login", get(pages::login_form).post(pages::login))
+        .route("/logout", post(pages::logout))
+        .route("/prefs", post(pages::prefs))
+        .route("/", get(pages::dashboard))
+        .route("/clusters", get(pages::clusters).post(pages::add_cluster))
+        .route("/clusters/new", get(pages::new_cluster))
+        .route("/clusters/{c}", get(pages::cluster))
+        .route("/clusters/{c}/config", get(pages::cluster_config).post(pages::set_cluster_config))
+        .route("/clusters/{c}/join", post(pages::join))
+        .route("/clusters/{c}/nodes/{n}/approve", post(pages::approve))
+        .route("/clusters/{c}/nodes/{n}/remove", post(pages::remove))
+        .route("/clusters/{c}/modules/new", get(pages_module::new_module))
+        .route("/clusters/{c}/modules/{m}", get(pages_module::module))
+        .route("/clusters/{c}/modules/{m}/versions/{v}/apply", post(pages_module::apply_version))
+        .route("/clusters/{c}/modules/{m}/actions/{verb}", get(pages_module::action_form).post(pages_module::action))
+        .route("/events", get(pages::events))
+        .route("/operations/{id}", get(pages::operation))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(large)
+}
+
 /// Routes of the browser and API port.
 pub fn router(app: Arc<App>) -> Router {
     let (api, document) = api();
@@ -104,6 +138,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/openapi.json", get(move || async move { ([("content-type", "application/json")], document) }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/live/snapshot", get(live::snapshot))
+        .route("/live/deltas", get(live::deltas))
+        .route("/ws/live", get(live::socket))
+        .merge(site())
         .route_layer(from_fn_with_state(app.clone(), guard::guard))
         .fallback(|| async { error::Failure::not_found() })
         .method_not_allowed_fallback(|| async {

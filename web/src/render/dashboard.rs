@@ -15,7 +15,7 @@ use tsugi_core::command::Verb;
 const ROWS_MAX: usize = 7;
 
 #[derive(Template)]
-#[template(path = "pages/dashboard.html", blocks = ["count", "tiles", "attention"])]
+#[template(path = "pages/dashboard.html", blocks = ["count", "first", "tiles", "attention"])]
 struct Page<'a> {
     c: &'a Chrome,
     count: String,
@@ -64,14 +64,16 @@ pub fn dashboard(v: &DashboardView) -> String {
     out(&page(v))
 }
 
-/// Its live blocks: `fleet-count`, `tiles`, `attention` and `card-{cluster}` of each cluster.
+/// Its live blocks: `fleet-count`, `tiles`, `attention` and `card-{cluster}` of each cluster; `first-steps` without any.
 pub fn dashboard_blocks(v: &DashboardView) -> Vec<Block> {
     let page = page(v);
-    let mut blocks = vec![
-        Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) },
-        Block { id: "tiles".to_owned(), html: out(&page.as_tiles()) },
-        Block { id: "attention".to_owned(), html: out(&page.as_attention()) },
-    ];
+    let mut blocks = vec![Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) }];
+    if page.clusters_is_empty {
+        blocks.push(Block { id: "first-steps".to_owned(), html: out(&page.as_first()) });
+        return blocks;
+    }
+    blocks.push(Block { id: "tiles".to_owned(), html: out(&page.as_tiles()) });
+    blocks.push(Block { id: "attention".to_owned(), html: out(&page.as_attention()) });
     blocks.extend(page.cards.iter().map(|card| super::card_block(&v.chrome, card)));
     blocks
 }

@@ -220,7 +220,11 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
 fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
     let said = s.and_then(|s| s.reason.as_ref()).map(|r| say::reason(c.lang, r, &m.module, &cell.node));
-    let said = said.or_else(|| s.is_none().then(|| say::refusal(c.lang, &no_news(cell), &m.module, &cell.node)));
+    let said = said.or_else(|| match (s, cell.contact.is_connected()) {
+        (None, true) => Some(say::refusal(c.lang, &Refusal::NotConfigured, &m.module, &cell.node)),
+        (None, false) => Some(say::no_contact(c.lang, &cell.node)),
+        _ => None,
+    });
     let calm = match s.map(|s| (s.state, s.readiness)) {
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
         Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
@@ -258,11 +262,6 @@ fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
         main: [Verb::Start, Verb::Stop].into_iter().filter_map(possible).collect(),
         more: more.into_iter().filter_map(possible).collect(),
     }
-}
-
-/// Why nothing is known of a node.
-fn no_news(cell: &NodeCell) -> Refusal {
-    if cell.contact.is_connected() { Refusal::NotConfigured } else { Refusal::NoContact }
 }
 
 fn checks(c: &Chrome, m: &ModuleView) -> Checks {

@@ -35,7 +35,7 @@ impl PillM {
             percent: fmt::percent(r.bytes_done, r.bytes_total),
             left: match cell.resync_still_ms {
                 Some(_) => Some(c.t(p::STALLED).to_owned()),
-                None => fmt::left(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate),
+                None => fmt::left_short(lang, r.bytes_total.saturating_sub(r.bytes_done), r.rate),
             },
         });
         let mut last_at = None;

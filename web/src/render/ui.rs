@@ -89,11 +89,10 @@ pub(crate) fn plain_stopped() -> Html {
 
 /// Where a command is to be run, and whether it is the last resort.
 pub(crate) fn command_label(c: &Chrome, said: &Said) -> String {
-    let on = said.on.as_ref().map(|node| both!(c.lang, "On {node}:", "{node} 上で："));
-    match (said.is_last_resort(), on) {
-        (true, Some(on)) => format!("{} {on}", c.t(p::LAST_RESORT)),
+    match (said.is_last_resort(), &said.on) {
+        (true, Some(node)) => both!(c.lang, "Last resort (discards data), on {node}:", "最後の手段（データを破棄）、{node} 上で："),
         (true, None) => c.t(p::LAST_RESORT).to_owned(),
-        (false, Some(on)) => on,
+        (false, Some(node)) => both!(c.lang, "On {node}:", "{node} 上で："),
         (false, None) => String::new(),
     }
 }

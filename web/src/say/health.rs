@@ -5,6 +5,7 @@ use crate::both;
 use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
 use crate::fmt;
 use crate::text::{Lang, Text};
+use tsugi_core::ids::NodeName;
 use tsugi_core::module::Mode;
 use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
 
@@ -54,19 +55,7 @@ pub fn headline(lang: Lang, m: &ModuleView) -> Said {
     match m.health {
         HealthView::Conflict => conflict(lang, m),
         HealthView::NotReady => not_ready(lang, m),
-        HealthView::NoContact => {
-            Said::only(both!(lang, "The console has no contact with any node of {module}.", "{module} のどのノードとも通信できません。"))
-                .then(both!(
-                    lang,
-                    "The service may well be running: it does not depend on the console.",
-                    "サービスはコンソールがなくても動き続けるため、稼働している可能性があります。"
-                ))
-                .remedy(both!(
-                    lang,
-                    "Check the nodes, and the network between them and the console.",
-                    "ノードと、コンソールまでのネットワークを確認してください。"
-                ))
-        }
+        HealthView::NoContact => out_of_contact(lang, m),
         HealthView::AtRisk if m.mode() == Mode::Mirror => mirror_at_risk(lang, m),
         HealthView::AtRisk => {
             let (up, all) = up_of(m);
@@ -88,6 +77,60 @@ pub fn headline(lang: Lang, m: &ModuleView) -> Said {
         }
         HealthView::Protected => protected(lang, m),
     }
+}
+
+/// A node of `module` that the console does not hear.
+pub fn no_contact(lang: Lang, node: &NodeName) -> Said {
+    Said::only(both!(
+        lang,
+        "The console has no contact with {node}. What is shown is its last known state.",
+        "{node} と通信できません。表示は最後に分かった状態です。"
+    ))
+    .then(both!(
+        lang,
+        "The service does not depend on the console and may well be running there.",
+        "サービスはコンソールがなくても動き続けるため、稼働している可能性があります。"
+    ))
+    .remedy(both!(
+        lang,
+        "Check {node}, its agent, and the network to the console.",
+        "{node} とそのエージェント、コンソールまでのネットワークを確認してください。"
+    ))
+}
+
+/// Whether the service runs cannot be told: nobody who could is heard.
+fn out_of_contact(lang: Lang, m: &ModuleView) -> Said {
+    let module = &m.module;
+    let lost: Vec<&str> = m.cells.iter().filter(|c| !c.contact.is_connected()).map(|c| c.node.as_str()).collect();
+    let nodes = lost.join(Text { en: " and ", ja: " と " }.in_(lang));
+    let last = m.cells.iter().find(|c| !c.contact.is_connected() && c.is_serving()).map(|c| &c.node);
+    let text = if lost.len() == m.cells.len() {
+        both!(lang, "The console has no contact with any node of {module}.", "{module} のどのノードとも通信できません。")
+    } else {
+        both!(
+            lang,
+            "Whether {module} is being served is not known: there is no contact with {nodes}.",
+            "{nodes} と通信できないため、{module} のサービスが動いているか確認できません。"
+        )
+    };
+    let next = match last {
+        Some(node) => both!(
+            lang,
+            "When last heard, {node} was serving, and it goes on without the console.",
+            "最後の報告では {node} でサービスが動いていました。コンソールがなくても動き続けます。"
+        ),
+        None => Text {
+            en: "The service may well be running: it does not depend on the console.",
+            ja: "サービスはコンソールがなくても動き続けるため、稼働している可能性があります。",
+        }
+        .in_(lang)
+        .to_owned(),
+    };
+    Said::only(text).then(next).remedy(both!(
+        lang,
+        "Check {nodes}, and the network to the console.",
+        "{nodes} と、コンソールまでのネットワークを確認してください。"
+    ))
 }
 
 fn conflict(lang: Lang, m: &ModuleView) -> Said {

@@ -112,8 +112,8 @@ fn remedy(kind: &ProblemKind) -> String {
         ProblemKind::BadValue { expected, .. } => expected_words(expected),
         ProblemKind::BadUnit { allowed, .. } => format!("整数の後に単位（{}）を付けてください。", names(allowed)),
         ProblemKind::TooFine { unit, .. } => format!("`{unit}` 単位の整数にしてください。"),
-        ProblemKind::TooSmall { least, .. } => format!("{least} 以上にしてください。"),
-        ProblemKind::TooLarge { most, .. } => format!("{most} 以下にしてください。"),
+        ProblemKind::TooSmall { least, .. } => at_limit(least, "以上"),
+        ProblemKind::TooLarge { most, .. } => at_limit(most, "以下"),
         ProblemKind::BadAction { allowed, .. } => format!("次のいずれかにしてください：{}", names(allowed)),
         ProblemKind::DuplicateVip { .. } => "どちらか一方を削除してください。".to_owned(),
         ProblemKind::VipIsNode { .. } => "同じネットワークで、どの機器も使っていないアドレスを選んでください。".to_owned(),
@@ -158,7 +158,14 @@ fn unused(why: UnusedReason) -> &'static str {
 
 /// What the reader proposes instead, a half sentence with code in it.
 fn instead_ja(instead: &str) -> String {
-    const KNOWN: [(&str, &str); 6] = [
+    const KNOWN: &[(&str, &str)] = &[
+        ("the action `stopstart`, which does not restart the machine", "動作 `stopstart`（マシンは再起動しません）"),
+        ("the scripts of the module", "モジュールのスクリプト"),
+        ("the order `prim` with acceptance of the loss", "損失を承知したうえでの `prim` の指示"),
+        ("real-time replication", "リアルタイムの複製"),
+        ("`path`, one element for each file or folder", "`path`（ファイルやフォルダーごとに 1 要素）"),
+        ("the name of the service's command", "サービスのコマンド名"),
+        ("a start script that ends when the processes run", "プロセスの起動を確認してから終わる起動スクリプト"),
         ("the virtual address, or a name that DNS gives it", "仮想 IP アドレス、または DNS で付けた名前"),
         ("the `action` of each checker", "各チェッカーの `action`"),
         ("`name` with a network of cluster.xml", "cluster.xml のネットワークを指定した `name`"),
@@ -172,6 +179,17 @@ fn instead_ja(instead: &str) -> String {
     let known = KNOWN.iter().find(|(en, _)| *en == instead).map(|(_, ja)| (*ja).to_owned());
     // The rest are lists of code: `a`, `b` or `c`.
     known.unwrap_or_else(|| instead.replace("`, `", "`、`").replace("` or `", "`、`"))
+}
+
+/// Keeps to a limit; the reader adds a few English words to some limits.
+fn at_limit(limit: &str, side: &str) -> String {
+    if let Some(limit) = limit.strip_suffix(" (or a larger `timeout`)") {
+        return format!("{limit} {side}にするか、`timeout` を大きくしてください。");
+    }
+    match limit.strip_suffix(", the value of `atmax`") {
+        Some(limit) => format!("{limit}（`atmax` の値）{side}にしてください。"),
+        None => format!("{} {side}にしてください。", limit.replace(" bytes", " バイト")).replace("バイト 以", "バイト以"),
+    }
 }
 
 fn expected_words(expected: &Expected) -> String {

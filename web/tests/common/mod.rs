@@ -1,5 +1,5 @@
 //! A fleet with every kind of module, for the gallery and for the tests of the pages.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,0 +1,279 @@
+//! Every word of the domain in both languages: nothing is missing, nothing is left in the other language.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::event::{Event, Level};
+use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
+use tsugi_core::module::{Action, Mode, ScriptName};
+use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
+use tsugi_web::fleet::HealthView;
+use tsugi_web::say::{self, Said};
+use tsugi_web::text::Lang;
+
+fn module() -> ModuleName {
+    ModuleName::new("ledger").unwrap()
+}
+fn n1() -> NodeName {
+    NodeName::new("n1").unwrap()
+}
+fn n2() -> NodeName {
+    NodeName::new("n2").unwrap()
+}
+
+fn is_japanese(text: &str) -> bool {
+    text.chars().any(|c| matches!(c, '\u{3040}'..='\u{30ff}' | '\u{4e00}'..='\u{9fff}'))
+}
+
+/// The pair must be two texts in two languages. `is_sentence`: with a full stop, so that sentences can follow each other.
+fn check(what: &str, en: &str, ja: &str, is_sentence: bool) {
+    assert!(!en.trim().is_empty() && !ja.trim().is_empty(), "{what}");
+    assert!(!is_japanese(en), "{what}: {en}");
+    assert!(is_japanese(ja), "{what}: {ja}");
+    for text in [en, ja] {
+        assert!(!text.contains(['!', '！']), "{what}: {text}");
+        assert!(!text.contains("  ") && !text.contains("{"), "{what}: {text}");
+    }
+    assert!(!ja.contains("。 ") && !ja.contains("、 "), "{what}: {ja}");
+    if is_sentence {
+        assert!(en.ends_with('.') || en.ends_with("why"), "{what}: {en}");
+        assert!(ja.ends_with('。') || ja.ends_with("why"), "{what}: {ja}");
+        // Half-width words stand free in Japanese text; marks and brackets need no space.
+        let chars: Vec<char> = ja.chars().collect();
+        for pair in chars.windows(2) {
+            let glued = |a: char, b: char| a.is_ascii_alphanumeric() && is_japanese(&b.to_string()) && b != '・';
+            assert!(!glued(pair[0], pair[1]) && !glued(pair[1], pair[0]), "{what}: no space at {}{}: {ja}", pair[0], pair[1]);
+        }
+    }
+}
+
+fn check_said(what: &str, say: impl Fn(Lang) -> Said, ends_as_sentence: bool) {
+    let (en, ja) = (say(Lang::En), say(Lang::Ja));
+    check(what, &en.text, &ja.text, ends_as_sentence);
+    assert_eq!((&en.command, &en.on), (&ja.command, &ja.on), "{what}: commands are not translated");
+    for (e, j) in [(&en.next, &ja.next), (&en.remedy, &ja.remedy)] {
+        match (e, j) {
+            (Some(e), Some(j)) => check(what, e, j, ends_as_sentence),
+            (None, None) => {}
+            _ => panic!("{what}: one language says more"),
+        }
+    }
+}
+
+/// The list holds every variant: their debug names are counted against the source of the type.
+fn is_whole<T: std::fmt::Debug>(list: &[T], source: &str, type_name: &str) {
+    let start = source.find(&format!("pub enum {type_name} {{")).unwrap();
+    let body = &source[start..start + source[start..].find("\n}").unwrap()];
+    let declared: BTreeSet<&str> = body
+        .lines()
+        .skip(1)
+        .filter(|l| l.starts_with("    ") && !l.starts_with("     "))
+        .map(str::trim)
+        .filter(|l| l.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|l| l.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap())
+        .collect();
+    let debug: Vec<String> = list.iter().map(|v| format!("{v:?}")).collect();
+    let listed: BTreeSet<&str> = debug.iter().map(|d| d.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap()).collect();
+    assert_eq!(listed, declared, "{type_name}");
+}
+
+const STATE_RS: &str = include_str!("../../core/src/state.rs");
+const EVENT_RS: &str = include_str!("../../core/src/event.rs");
+const COMMAND_RS: &str = include_str!("../../core/src/command.rs");
+
+fn reasons() -> Vec<Reason> {
+    let why = || "why".to_owned();
+    let all = vec![
+        Reason::NeverStarted,
+        Reason::StoppedBy { by: "sato".to_owned() },
+        Reason::Starting,
+        Reason::Stopping,
+        Reason::FirstStart,
+        Reason::DataOlder { newer: Some(n2()), since_unix_ms: None },
+        Reason::DataOlder { newer: None, since_unix_ms: Some(1) },
+        Reason::HalfSynced,
+        Reason::Quarantine,
+        Reason::PeerFirst { peer: n2() },
+        Reason::NoArbiter,
+        Reason::ClaimRejected { owner: Some(n2()) },
+        Reason::ClaimRejected { owner: None },
+        Reason::ArbiterReplaced,
+        Reason::SplitBrain { peer: n2() },
+        Reason::Frozen,
+        Reason::Resyncing,
+        Reason::WaitingForSource { source: n2() },
+        Reason::ScriptFailed { script: ScriptName::StartPrim, code: Some(3) },
+        Reason::ScriptFailed { script: ScriptName::StopPrim, code: None },
+        Reason::CheckFailed { resource: "tcp.web".to_owned(), detail: why() },
+        Reason::LoopLimit { count: 4 },
+        Reason::DataUnusable { detail: why() },
+        Reason::VipFailed { detail: why() },
+        Reason::FailoverOff,
+        Reason::RecordUnusable { detail: why() },
+        Reason::HandOver { to: n2() },
+    ];
+    is_whole(&all, STATE_RS, "Reason");
+    all
+}
+
+fn refusals() -> Vec<Refusal> {
+    let all = vec![
+        Refusal::AlreadyStarted,
+        Refusal::AlreadyStopped,
+        Refusal::Busy,
+        Refusal::NotServing,
+        Refusal::NotProtected,
+        Refusal::PeerServes { peer: n2() },
+        Refusal::PeerDoesNotServe,
+        Refusal::NeedsAcceptLoss,
+        Refusal::HalfSynced,
+        Refusal::NoSuchRole,
+        Refusal::NotConfigured,
+        Refusal::MustBeStopped,
+        Refusal::NoContact,
+    ];
+    is_whole(&all, COMMAND_RS, "Refusal");
+    all
+}
+
+fn events() -> Vec<Event> {
+    let why = || "why".to_owned();
+    let addr = "10.0.0.9".parse().unwrap();
+    let verb = Verb::Swap;
+    let all = vec![
+        Event::AgentStarted,
+        Event::Entered { from: State::Stop, to: State::Wait, readiness: Readiness::NotReady, reason: Some(Reason::FirstStart) },
+        Event::Ordered { verb: verb.clone(), by: "sato".to_owned(), reason: None },
+        Event::Refused { verb, by: "sato".to_owned(), refusal: Refusal::NotProtected },
+        Event::PeerSeen { peer: n2() },
+        Event::PeerLost { peer: n2() },
+        Event::PeerLeft { peer: n2() },
+        Event::SessionLost { session: Session(3), detail: why() },
+        Event::ClaimAsked { expected: Epoch(3) },
+        Event::ClaimAccepted { epoch: Epoch(4) },
+        Event::ClaimRejected { epoch: Epoch(4), owner: Some(n2()) },
+        Event::ClaimRejected { epoch: Epoch(4), owner: None },
+        Event::Grown { epoch: Epoch(5) },
+        Event::Forced { epoch: Epoch(6), by: "sato".to_owned() },
+        Event::ArbiterLost,
+        Event::ArbiterSeen,
+        Event::Frozen,
+        Event::Thawed,
+        Event::ScriptDone { script: ScriptName::StartPrim, code: Some(0), millis: 1200 },
+        Event::ScriptDone { script: ScriptName::StartPrim, code: Some(2), millis: 1200 },
+        Event::ScriptDone { script: ScriptName::StartPrim, code: None, millis: 120_000 },
+        Event::ScriptSaid { script: ScriptName::StartPrim, text: why() },
+        Event::VipRaised { addr },
+        Event::VipDropped { addr },
+        Event::VipFailed { detail: why() },
+        Event::ResyncStarted { session: Session(7) },
+        Event::ResyncDone { session: Session(7), bytes_copied: 12_000_000, files: 12, millis: 65_000 },
+        Event::Resource { name: "tcp.web".to_owned(), health: Health::Down, detail: String::new() },
+        Event::CheckAction { resource: "tcp.web".to_owned(), action: Action::Restart },
+        Event::DataFailed { detail: why() },
+        Event::LoopLimit { count: 4 },
+        Event::Configured { generation: 3 },
+        Event::Unexpected { what: why() },
+    ];
+    is_whole(&all, EVENT_RS, "Event");
+    all
+}
+
+#[test]
+fn reasons_are_worded() {
+    for r in reasons() {
+        check_said(&format!("{r:?}"), |lang| say::reason(lang, &r, &module(), &n1()), true);
+        let short = |lang| say::reason_short(lang, &r);
+        match (short(Lang::En), short(Lang::Ja)) {
+            (Some(en), Some(ja)) => {
+                check(&format!("{r:?} in short"), &en, &ja, false);
+                assert!(en.chars().count() <= 26, "{en} does not fit a cell");
+            }
+            (None, None) => {}
+            other => panic!("{r:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_reason_that_needs_a_person_says_what_to_do() {
+    for r in reasons() {
+        let said = say::reason(Lang::En, &r, &module(), &n1());
+        assert!(said.next.is_some() || said.remedy.is_some(), "{r:?} leaves the reader alone");
+    }
+}
+
+#[test]
+fn commands_name_the_module_and_the_node_to_run_them_on() {
+    let said = say::reason(Lang::Ja, &Reason::DataOlder { newer: Some(n2()), since_unix_ms: None }, &module(), &n1());
+    assert_eq!(said.command.as_deref(), Some("tsugi prim ledger --accept-loss"));
+    assert_eq!(said.on.as_deref(), Some("n1"));
+    assert!(said.is_last_resort());
+    let said = say::reason(Lang::En, &Reason::PeerFirst { peer: n2() }, &module(), &n1());
+    assert_eq!((said.command.as_deref(), said.on.as_deref()), (Some("tsugi start ledger"), Some("n2")));
+    let said = say::reason(Lang::En, &Reason::SplitBrain { peer: n2() }, &module(), &n1());
+    assert_eq!((said.command.as_deref(), said.on), (Some("tsugi second ledger --full-sync"), None));
+    assert_eq!(say::command_line(&Verb::PrimForce, &module()), "tsugi primforce ledger");
+}
+
+#[test]
+fn refusals_are_worded() {
+    for r in refusals() {
+        check_said(&format!("{r:?}"), |lang| say::refusal(lang, &r, &module(), &n1()), true);
+    }
+    check_said("no contact", |lang| say::no_contact(lang, &n1()), true);
+}
+
+#[test]
+fn events_are_worded() {
+    for e in events() {
+        check_said(&format!("{e:?}"), |lang| say::event(lang, &e, &module(), &n1()), true);
+        let said = say::event(Lang::En, &e, &module(), &n1());
+        let concerns_both = matches!(e, Event::Grown { .. });
+        assert!(concerns_both || said.text.contains("n1") || said.text.contains("n2"), "{}: which node", said.text);
+    }
+}
+
+#[test]
+fn small_words_are_worded() {
+    let pair = |what: &str, f: &dyn Fn(Lang) -> String| check(what, &f(Lang::En), &f(Lang::Ja), false);
+    for state in [State::Stop, State::Wait, State::Prim, State::Second, State::Alone, State::Up] {
+        for readiness in [Readiness::Ready, Readiness::Transient, Readiness::NotReady] {
+            for why in [None, Some(Reason::Stopping), Some(Reason::HandOver { to: n2() })] {
+                pair("gloss", &|lang| say::gloss(lang, state, readiness, why.as_ref()).to_owned());
+            }
+            pair("readiness", &|lang| say::readiness(lang, readiness).to_owned());
+        }
+    }
+    for flag in [Flag::Unknown, Flag::Inconsistent, Flag::Stale, Flag::Volatile, Flag::UpToDate] {
+        pair("flag", &|lang| say::flag(lang, flag).to_owned());
+    }
+    for r in [Replication::None, Replication::Off, Replication::Resync, Replication::Synchronous, Replication::Stalled] {
+        pair("replication", &|lang| say::replication(lang, r).to_owned());
+    }
+    for a in [ArbiterView::Unknown, ArbiterView::Reachable, ArbiterView::Unreachable] {
+        pair("arbiter", &|lang| say::arbiter(lang, &a).unwrap().to_owned());
+    }
+    assert_eq!(say::arbiter(Lang::En, &ArbiterView::NotNeeded), None);
+    assert_eq!(say::arbiter(Lang::En, &ArbiterView::Unreachable), Some("no arbiter reachable: automatic failover is off"));
+    for h in [Health::Init, Health::Up, Health::Down, Health::Off] {
+        pair("health", &|lang| say::resource_health(lang, h).1.to_owned());
+    }
+    for a in [Action::NoAction, Action::Wait, Action::Restart, Action::StopStart, Action::Stop] {
+        pair("action", &|lang| say::action(lang, a).to_owned());
+    }
+    for m in [Mode::Mirror, Mode::Farm, Mode::Light] {
+        pair("mode", &|lang| say::mode(lang, m).to_owned());
+    }
+    for l in [Level::Info, Level::Notice, Level::Warning, Level::Critical] {
+        pair("level", &|lang| say::level(lang, l).to_owned());
+    }
+    for h in HealthView::ALL {
+        pair("health", &|lang| say::health_name(lang, h).to_owned());
+        pair("health", &|lang| say::health_hint(lang, h).to_owned());
+    }
+    let verbs = Verb::each().into_iter().chain([Verb::Prim { accept_loss: true }, Verb::Second { full_sync: true }]);
+    for verb in verbs {
+        pair("verb", &|lang| say::verb_name(lang, &verb).to_owned());
+    }
+}

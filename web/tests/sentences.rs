@@ -1,0 +1,200 @@
+//! Headlines, plans and problems: what is built from several facts, in both languages.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use tsugi_core::command::Verb;
+use tsugi_core::module::xml;
+use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
+use tsugi_web::fleet::{Contact, HealthView, ModuleView};
+use tsugi_web::say::{self, Interruption, Target};
+use tsugi_web::text::Lang;
+
+fn is_japanese(text: &str) -> bool {
+    text.chars().any(|c| matches!(c, '\u{3040}'..='\u{30ff}' | '\u{4e00}'..='\u{9fff}'))
+}
+
+fn healthy() -> ModuleView {
+    protected("hq-core", "postgres", "192.168.10.50", ("hq-db1", "192.168.10.11"), ("hq-db2", "192.168.10.12"))
+}
+
+/// A healthy pair, changed.
+fn with(health: HealthView, change: impl FnOnce(&mut ModuleView)) -> ModuleView {
+    let mut m = healthy();
+    m.health = health;
+    change(&mut m);
+    m
+}
+
+fn snapshot_of(m: &mut ModuleView, i: usize) -> &mut tsugi_core::state::Snapshot {
+    m.cells[i].snapshot.as_mut().unwrap()
+}
+
+#[test]
+fn headlines_tell_the_truth_the_consequence_and_the_next_step() {
+    let first = |m: &ModuleView| {
+        let (en, ja) = (say::headline(Lang::En, m), say::headline(Lang::Ja, m));
+        for said in [&en, &ja] {
+            assert!(said.next.is_some() || said.remedy.is_some(), "{}: and then", said.text);
+        }
+        assert!(!is_japanese(&en.text) && is_japanese(&ja.text), "{} / {}", en.text, ja.text);
+        (en.text, ja.text)
+    };
+    assert_eq!(first(&healthy()).0, "postgres runs on hq-db1, and hq-db2 holds the same data.");
+    let (en, ja) = first(&alone_without_contact());
+    assert_eq!(en, "files-osaka runs on one node only (osaka-1).");
+    assert_eq!(ja, "files-osaka は 1 台だけで稼働しています（osaka-1）。");
+    assert_eq!(say::headline(Lang::Ja, &alone_without_contact()).next.as_deref(), Some("今 osaka-1 が止まるとサービスも止まります。"));
+    assert_eq!(first(&resyncing()).0, "mes-db runs on mes-1. Data is being copied to mes-2 (62%).");
+    assert_eq!(first(&stopped()).1, "lab-app はすべてのノードで停止しています。");
+    assert_eq!(first(&farm()).0, "nginx-farm runs on 3 of 4 nodes.");
+    assert_eq!(first(&blocked()).0, "ledger is not serving on any node.");
+
+    let no_arbiter = with(HealthView::AtRisk, |m| snapshot_of(m, 0).arbiter = ArbiterView::Unreachable);
+    assert!(say::headline(Lang::En, &no_arbiter).next.unwrap().starts_with("Automatic failover is off"));
+    let stalled = with(HealthView::AtRisk, |m| snapshot_of(m, 0).replication = Replication::Stalled);
+    assert_eq!(first(&stalled).0, "Writes of postgres on hq-db1 are waiting.");
+    let conflict = with(HealthView::Conflict, |m| snapshot_of(m, 1).state = State::Alone);
+    assert_eq!(first(&conflict).1, "postgres のサービスが hq-db1 と hq-db2 で同時に動いています。");
+    let silent = with(HealthView::NoContact, |m| m.cells.iter_mut().for_each(|c| c.contact = Contact::Lost { since_unix_ms: 1 }));
+    assert_eq!(first(&silent).0, "The console has no contact with any node of postgres.");
+    let half_silent = with(HealthView::NoContact, |m| m.cells[0].contact = Contact::Lost { since_unix_ms: 1 });
+    assert_eq!(first(&half_silent).0, "Whether postgres is being served is not known: there is no contact with hq-db1.");
+    let moving = with(HealthView::InProgress, |m| snapshot_of(m, 0).readiness = Readiness::Transient);
+    first(&moving);
+    let network = with(HealthView::AtRisk, |m| snapshot_of(m, 0).peer.networks[1].is_up = false);
+    assert_eq!(say::headline(Lang::En, &network).next.as_deref(), Some("The heartbeat network replication is down."));
+    let off = with(HealthView::AtRisk, |m| m.def.as_mut().unwrap().is_failover_on = false);
+    assert_eq!(say::headline(Lang::Ja, &off).next.as_deref(), Some("設定で自動フェイルオーバーが無効になっています。"));
+}
+
+#[test]
+fn the_plan_of_a_swap_lists_what_happens_in_order() {
+    let plan = say::plan(Lang::En, &healthy(), &Verb::Swap, &Target::Module, &Interruption::Configured { most_ms: 60_000 });
+    assert_eq!(plan.question, "Swap postgres to hq-db2?");
+    let steps: Vec<_> = plan.steps.iter().map(|s| s.text.as_str()).collect();
+    assert_eq!(
+        steps,
+        [
+            "Stop the application of postgres on hq-db1 (script stop_prim)",
+            "Move 192.168.10.50 to hq-db2",
+            "Start the application of postgres on hq-db2 (script start_prim)",
+            "hq-db1 becomes secondary; protection continues",
+        ]
+    );
+    assert!(plan.interruption.is_some_and(|(_, detail)| detail.contains("1 min 0 s")));
+    assert!(plan.ticks.iter().all(|t| t.is_ok));
+    assert_eq!((plan.blocked, plan.command.as_str(), plan.grade), (None, "tsugi swap postgres", say::Grade::Impact));
+}
+
+#[test]
+fn a_plan_that_cannot_be_carried_out_says_why() {
+    let plan = say::plan(Lang::Ja, &resyncing(), &Verb::Swap, &Target::Module, &Interruption::None);
+    assert_eq!(
+        plan.blocked.as_deref(),
+        Some(
+            "mes-db には最新データを持つセカンダリがないため、切り替えできません。セカンダリが動いていて再同期が終わると、切り替えできます。"
+        )
+    );
+    assert!(plan.ticks.iter().any(|t| !t.is_ok));
+    let lost = Target::Node(alone_without_contact().cells[1].node.clone());
+    let plan = say::plan(Lang::En, &alone_without_contact(), &Verb::Start, &lost, &Interruption::None);
+    assert!(plan.blocked.unwrap().contains("no contact with osaka-2"));
+    let plan = say::plan(Lang::En, &healthy(), &Verb::Start, &Target::Module, &Interruption::None);
+    assert_eq!(plan.blocked.as_deref(), Some("postgres is already running."));
+}
+
+#[test]
+fn stopping_the_module_waits_for_a_person_and_stopping_its_primary_fails_over() {
+    let whole = say::plan(Lang::En, &healthy(), &Verb::Stop, &Target::Module, &Interruption::UntilStarted);
+    assert_eq!(whole.steps[0].text, "hq-db2 stops following", "secondary first");
+    assert_eq!(whole.interruption.unwrap().0, "The service is interrupted until it is started again");
+    let primary = Target::Node(healthy().cells[0].node.clone());
+    let one = say::plan(Lang::En, &healthy(), &Verb::Stop, &primary, &Interruption::Configured { most_ms: 10_000 });
+    assert_eq!(one.steps.last().unwrap().text, "hq-db2 runs without a backup until hq-db1 is started");
+    let one = say::plan(Lang::Ja, &healthy(), &Verb::Stop, &primary, &Interruption::UntilStarted);
+    assert_eq!(one.interruption.unwrap().0, "サービスが一時的に中断することがあります", "the secondary takes over");
+    let secondary = Target::Node(healthy().cells[1].node.clone());
+    let one = say::plan(Lang::En, &healthy(), &Verb::Stop, &secondary, &Interruption::None);
+    assert_eq!(one.interruption, None, "the service goes on");
+}
+
+#[test]
+fn only_what_can_lose_data_is_dangerous() {
+    let grade =
+        |m: &ModuleView, verb: Verb| say::plan(Lang::En, m, &verb, &Target::Node(m.cells[0].node.clone()), &Interruption::None).grade;
+    assert_eq!(grade(&stopped(), Verb::Prim { accept_loss: false }), say::Grade::Impact, "this copy is current");
+    let mut unknown = stopped();
+    snapshot_of(&mut unknown, 0).is_up_to_date = false;
+    assert_eq!(grade(&unknown, Verb::Prim { accept_loss: false }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Prim { accept_loss: true }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::PrimForce), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Second { full_sync: true }), say::Grade::Danger);
+    assert_eq!(grade(&stopped(), Verb::Second { full_sync: false }), say::Grade::Impact);
+    assert_eq!(grade(&stopped(), Verb::Start), say::Grade::Simple);
+}
+
+#[test]
+fn plans_are_worded_for_every_order_and_state() {
+    let verbs = || Verb::each().into_iter().chain([Verb::Prim { accept_loss: true }, Verb::Second { full_sync: true }]);
+    for m in [healthy(), resyncing(), alone_without_contact(), stopped(), blocked(), farm()] {
+        for verb in verbs() {
+            let targets = m.cells.iter().map(|c| Target::Node(c.node.clone())).chain([Target::Module]);
+            for target in targets {
+                let plan = |lang| say::plan(lang, &m, &verb, &target, &Interruption::Configured { most_ms: 5000 });
+                let (en, ja) = (plan(Lang::En), plan(Lang::Ja));
+                assert!(!is_japanese(&en.question) && is_japanese(&ja.question), "{}", ja.question);
+                assert_eq!(en.steps.len(), ja.steps.len());
+                for (e, j) in en.steps.iter().zip(&ja.steps) {
+                    assert!(!is_japanese(&e.text) && is_japanese(&j.text), "{} / {}", e.text, j.text);
+                }
+                assert_eq!(en.blocked.is_some(), ja.blocked.is_some());
+                assert!(!en.question.contains('—') || en.blocked.is_some(), "{}: nobody to order it to", en.question);
+            }
+        }
+    }
+}
+
+/// The documents of the reader's own tests bring every kind of problem.
+#[test]
+fn problems_of_a_configuration_are_worded() {
+    let cases = include_str!("../../core/src/module/xml/cases.txt");
+    let mut count = 0;
+    for case in cases.split("\n## ").skip(1) {
+        let text = case.split_once('\n').unwrap().1.split("\n----").next().unwrap();
+        for problem in xml::parse(text, &xml::ParseContext::default()).problems {
+            count += 1;
+            let view = say::problem(Lang::Ja, "conf/userconfig.xml", &problem);
+            assert!(is_japanese(&view.message) && view.message.ends_with('。'), "{problem}: {}", view.message);
+            let remedy = view.remedy.unwrap();
+            assert!(is_japanese(&remedy), "{problem}: {remedy}");
+            let words = remedy.split('`').step_by(2).flat_map(|part| part.split(['<', '>'])).collect::<String>();
+            assert!(!words.contains(" the ") && !words.contains(" of "), "{problem}: not translated: {remedy}");
+            assert_eq!((view.line, view.column), (problem.place.line, problem.place.column));
+            let english = say::problem(Lang::En, "conf/userconfig.xml", &problem);
+            assert_eq!(english.message, problem.message());
+        }
+    }
+    assert!(count > 60, "only {count} problems were seen");
+}
+
+/// What the reader proposes instead is a half sentence in English; each has its Japanese.
+#[test]
+fn proposals_of_the_reader_are_translated() {
+    use tsugi_core::module::xml::{Place, Problem, ProblemKind, Severity};
+    let rules = include_str!("../../core/src/module/xml/rules.rs");
+    let mut count = 0;
+    for part in rules.split("Some(\"").skip(1) {
+        let instead = part.split("\")").next().unwrap().replace("\\\"", "\"");
+        count += 1;
+        let kind = ProblemKind::NotSupported { what: "x".to_owned(), instead: Some(instead.clone()) };
+        let problem = Problem { place: Place::START, element: String::new(), attribute: None, kind, severity: Severity::Error };
+        let remedy = say::problem_remedy(Lang::Ja, &problem);
+        let proposal = remedy.trim_start_matches("代わりに次を使ってください：");
+        let outside_code = proposal.split('`').step_by(2).collect::<String>();
+        let is_code_only = !outside_code.chars().any(|c| c.is_ascii_alphabetic());
+        assert!(is_japanese(proposal) || is_code_only, "{instead}: {proposal}");
+    }
+    assert!(count > 10, "only {count} were found");
+}
