@@ -295,8 +295,12 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        if let Some(link) = self.link() {
-            let _ = link.send(last, &Msg::Bye, &[]);
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // The end of the session is ours from here: no news for the agent.
+            offer.cancel.store(true, Ordering::Release);
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                let _ = link.send(last, &Msg::Bye, &[]);
+            }
         }
         self.unmount();
         Ok(last)
