@@ -182,6 +182,21 @@ impl Serving {
         Ok(())
     }
 
+    /// The peer is excluded: whatever waits for it goes on. The last number sent.
+    pub fn go_alone(&self) -> u64 {
+        let last = self.link().map_or(0, |l| l.last_lsn());
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            offer.cancel.store(true, Ordering::Release);
+            // First: the end of a resynchronisation holds the gate while it waits for the peer.
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                link.close();
+            }
+        }
+        self.ship.go_alone();
+        self.withdraw();
+        last
+    }
+
     /// Ends the session, without a note.
     pub fn withdraw(&self) {
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).take();

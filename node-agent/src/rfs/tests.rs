@@ -707,7 +707,8 @@ fn figures() {
             file.write_all_at(&data[..4096], n * 4096).unwrap();
             file.sync_data().unwrap();
         });
-        let large = rate(200, &|n| file.write_all_at(&data, n << 20).unwrap());
+        let large =
+            rate(std::env::var("TSUGI_TEST_LARGE").map_or(200, |n| n.parse().unwrap()), &|n| file.write_all_at(&data, n << 20).unwrap());
         let create = rate(1000, &|n| fs::write(d.join(format!("{what}{n}")), "x").unwrap());
         println!("{what}: 4k write {plain:.0}/s, 4k write+fdatasync {synced:.0}/s, 1M write {large:.0} MB/s, create {create:.0}/s");
     };
