@@ -719,3 +719,17 @@ fn figures() {
     pair.arm(1, 1);
     measure("armed", &native);
 }
+
+/// A shell script of your own on the armed mount, both trees compared afterwards:
+/// `TSUGI_TEST_SCRIPT=/path cargo test -p tsugi-agent --lib rfs::tests::own_script -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs a script"]
+fn own_script() {
+    let script = std::env::var("TSUGI_TEST_SCRIPT").unwrap();
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    fs::set_permissions(pair.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let status = std::process::Command::new("sh").arg(script).current_dir(&pair.a.dir).status().unwrap();
+    assert!(status.success());
+    pair.assert_equal();
+}
