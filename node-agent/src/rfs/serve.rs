@@ -310,22 +310,12 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-<<<<<<< HEAD
-        // Everything is acknowledged: from here the end of the connection is no loss, and must not be called one,
-        // or the engine would exclude the very node it hands over to.
-        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            offer.cancel.store(true, Ordering::Release);
-        }
-        if let Some(link) = self.link() {
-            let _ = link.send(last, &Msg::Bye, &[]);
-=======
         if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             // The end of the session is ours from here: no news for the agent.
             offer.cancel.store(true, Ordering::Release);
             if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                 let _ = link.send(last, &Msg::Bye, &[]);
             }
->>>>>>> refs/heads/rfs
         }
         self.unmount();
         Ok(last)
