@@ -30,7 +30,8 @@ impl Browser {
     }
     /// Status, where it leads to, and the text.
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String, String) {
-        let answer = self.client.post(format!("{}{path}", self.base)).header("sec-fetch-site", "same-origin").form(form).send().await.unwrap();
+        let answer =
+            self.client.post(format!("{}{path}", self.base)).header("sec-fetch-site", "same-origin").form(form).send().await.unwrap();
         let to = answer.headers().get(header::LOCATION).map(|l| l.to_str().unwrap().to_owned()).unwrap_or_default();
         (answer.status(), to, answer.text().await.unwrap())
     }
@@ -63,7 +64,14 @@ async fn everything_needed_works_without_scripts() {
     let (status, _) = browser.get("/").await;
     assert_eq!(status, StatusCode::SEE_OTHER);
     browser.page("/setup").await;
-    let set_up = |code: &str, again: &str| vec![("code".to_owned(), code.to_owned()), ("user".into(), "sato".into()), ("password".into(), PASSWORD.into()), ("password2".into(), again.to_owned())];
+    let set_up = |code: &str, again: &str| {
+        vec![
+            ("code".to_owned(), code.to_owned()),
+            ("user".into(), "sato".into()),
+            ("password".into(), PASSWORD.into()),
+            ("password2".into(), again.to_owned()),
+        ]
+    };
     async fn submit(browser: &Browser, form: Vec<(String, String)>) -> (StatusCode, String, String) {
         let form: Vec<(&str, &str)> = form.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         browser.post("/setup", &form).await
@@ -102,7 +110,12 @@ async fn everything_needed_works_without_scripts() {
 
     // Nodes, through the API's helper with a token of this console.
     let token = tsugi_server::auth::new_secret();
-    running.app.store.add_api_token(&tsugi_server::auth::sha256(token.as_bytes()), "test", tsugi_server::auth::Role::Admin, "sato").await.unwrap();
+    running
+        .app
+        .store
+        .add_api_token(&tsugi_server::auth::sha256(token.as_bytes()), "test", tsugi_server::auth::Role::Admin, "sato")
+        .await
+        .unwrap();
     let api_client = client(dir.path(), false);
     let console = Console { running, dir, client: api_client, token };
     let (mut n1, mut n2) = {
@@ -118,7 +131,22 @@ async fn everything_needed_works_without_scripts() {
     assert!(browser.page("/clusters/c1/modules/new").await.contains("%VIP%"));
     assert!(browser.page("/clusters/c1/modules/new?template=postgresql").await.contains("postgres"));
     let wrong = USERCONFIG.replace("one_side_alias", "everywhere").replace('\n', "\r\n");
-    let form = |text: &'static str| move |go: &'static str| vec![("name", "files"), ("node", "n1"), ("node", "n2"), ("userconfig", text), ("script_file", "start_prim"), ("script_text", "#!/bin/sh\r\ntrue\r\n"), ("script_file", "stop_prim"), ("script_text", ""), ("reason", "first"), ("do", go)];
+    let form = |text: &'static str| {
+        move |go: &'static str| {
+            vec![
+                ("name", "files"),
+                ("node", "n1"),
+                ("node", "n2"),
+                ("userconfig", text),
+                ("script_file", "start_prim"),
+                ("script_text", "#!/bin/sh\r\ntrue\r\n"),
+                ("script_file", "stop_prim"),
+                ("script_text", ""),
+                ("reason", "first"),
+                ("do", go),
+            ]
+        }
+    };
     let (status, _, text) = browser.post("/clusters/c1/modules", &form(Box::leak(wrong.into_boxed_str()))("apply")).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(text.contains("data-line=\"6\""), "the problem leads to its line: {text}");
@@ -153,7 +181,8 @@ async fn everything_needed_works_without_scripts() {
     // What can lose data needs the name and a reason.
     let path = "/clusters/c1/modules/files/actions/second";
     let plan = hidden(&browser.page(&format!("{path}?node=n2&full_sync=1")).await, "plan");
-    let (status, _, _) = browser.post(path, &[("node", "n2"), ("full_sync", "1"), ("plan", &plan), ("reason", "broken disk"), ("name", "other")]).await;
+    let (status, _, _) =
+        browser.post(path, &[("node", "n2"), ("full_sync", "1"), ("plan", &plan), ("reason", "broken disk"), ("name", "other")]).await;
     assert_eq!(status, StatusCode::CONFLICT);
     let (status, _, _) = browser.post(path, &[("node", "n2"), ("full_sync", "1"), ("plan", &plan), ("name", "files")]).await;
     assert_eq!(status, StatusCode::CONFLICT);
@@ -191,7 +220,11 @@ where
     tokio::time::timeout(BOUND, next).await.unwrap_or_else(|_| panic!("waited for {kind}"))
 }
 
-async fn listen(console: &Console, query: &str, protocol: &str) -> tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+async fn listen(
+    console: &Console,
+    query: &str,
+    protocol: &str,
+) -> tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_file(console.dir.path().join("ca.crt")).unwrap()).unwrap();
@@ -236,7 +269,8 @@ async fn a_change_reaches_the_page_as_its_own_block() {
     assert_eq!(value["k"], "module");
 
     // The same by polling; and a reader of another life is told to begin again.
-    let (status, delta) = console.call(reqwest::Method::GET, &format!("/live/deltas?{}&format=json", query("all", &epoch)), Value::Null).await;
+    let (status, delta) =
+        console.call(reqwest::Method::GET, &format!("/live/deltas?{}&format=json", query("all", &epoch)), Value::Null).await;
     assert_eq!(status, StatusCode::OK);
     assert!(delta["seq"].as_u64().unwrap() > seq && !delta["items"].as_array().unwrap().is_empty(), "{delta}");
     let (status, _) = console.call(reqwest::Method::GET, &format!("/live/deltas?{}", query("all", "other")), Value::Null).await;

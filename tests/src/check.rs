@@ -272,16 +272,19 @@ impl Pair {
 
     /// Waits until the client is in full work; acknowledged in the last five seconds.
     fn wait_busy(&self, load: &Load, entries: usize) -> Result<usize> {
-        let begin = Instant::now();
         load.wait_for_more(entries.saturating_sub(load.count()), LOAD_BOUND)?;
-        while begin.elapsed() < BUSY_WINDOW {
+        let begin = Instant::now();
+        let busy = loop {
+            let now = Instant::now();
+            let busy = load.count_between(now - BUSY_WINDOW, now);
+            if begin.elapsed() >= BUSY_WINDOW && busy >= BUSY_MIN {
+                break busy;
+            }
+            if begin.elapsed() > LOAD_BOUND {
+                bail!("only {busy} entries in the last {BUSY_WINDOW:?}: the client is not at work (at least {BUSY_MIN})");
+            }
             std::thread::sleep(Duration::from_millis(20));
-        }
-        let now = Instant::now();
-        let busy = load.count_between(now - BUSY_WINDOW, now);
-        if busy < BUSY_MIN {
-            bail!("only {busy} entries in the last {BUSY_WINDOW:?}: the client is not at work (at least {BUSY_MIN})");
-        }
+        };
         Ok(busy)
     }
 }

@@ -182,6 +182,21 @@ impl Serving {
         Ok(())
     }
 
+    /// The peer is excluded: whatever waits for it goes on. The last number sent.
+    pub fn go_alone(&self) -> u64 {
+        let last = self.link().map_or(0, |l| l.last_lsn());
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            offer.cancel.store(true, Ordering::Release);
+            // First: the end of a resynchronisation holds the gate while it waits for the peer.
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                link.close();
+            }
+        }
+        self.ship.go_alone();
+        self.withdraw();
+        last
+    }
+
     /// Ends the session, without a note.
     pub fn withdraw(&self) {
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -295,13 +310,12 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        // Everything is acknowledged: from here the end of the connection is no loss, and must not be called one,
-        // or the engine would exclude the very node it hands over to.
         if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // The end of the session is ours from here: no news for the agent.
             offer.cancel.store(true, Ordering::Release);
-        }
-        if let Some(link) = self.link() {
-            let _ = link.send(last, &Msg::Bye, &[]);
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                let _ = link.send(last, &Msg::Bye, &[]);
+            }
         }
         self.unmount();
         Ok(last)

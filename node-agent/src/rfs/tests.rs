@@ -101,7 +101,8 @@ impl Pair {
     }
 
     fn with(env: &str, not_replicated: &[&str]) -> Self {
-        let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in("/var/tmp").unwrap();
+        let base = std::env::var("TSUGI_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
+        let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in(base).unwrap();
         identities(tmp.path());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (one, two) = (free_port(), free_port());
@@ -239,10 +240,9 @@ impl Pair {
 
     /// Everything but what nobody waits for, the last modification times: those within a bound.
     fn assert_equal(&self) {
-        let a = tree(&self.a.dir);
         let end = Instant::now() + LONG;
         let differs = loop {
-            let b = tree(&self.b.dir);
+            let (a, b) = (tree(&self.a.dir), tree(&self.b.dir));
             let differs = a.iter().find(|(path, object)| b.get(*path) != Some(*object)).map(|(path, object)| {
                 let only_mtime = b.get(path).is_some_and(|there| Seen { mtime: object.mtime, ..there.clone() } == *object);
                 (only_mtime, format!("{} differs at the peer:\n{object:?}\n{:?}", path.display(), b.get(path)))
@@ -687,4 +687,49 @@ fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
     pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
     let there = fs::metadata(pair.b.dir.join("log")).map_or(0, |m| m.len()) / 7;
     assert!(there < acknowledged, "{there} of {acknowledged} records at the peer: the switch had no effect");
+}
+
+/// Figures by hand: `cargo test -p tsugi-agent --lib rfs::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn figures() {
+    let mut pair = Pair::new();
+    let measure = |what: &str, d: &Path| {
+        let file = fs::File::create(d.join("bench")).unwrap();
+        let data = vec![1u8; 1 << 20];
+        let rate = |n: u64, work: &dyn Fn(u64)| {
+            let begun = Instant::now();
+            (0..n).for_each(work);
+            n as f64 / begun.elapsed().as_secs_f64()
+        };
+        let plain = rate(5000, &|n| file.write_all_at(&data[..4096], (n * 7919 % 4096) * 4096).unwrap());
+        let synced = rate(300, &|n| {
+            file.write_all_at(&data[..4096], n * 4096).unwrap();
+            file.sync_data().unwrap();
+        });
+        let large =
+            rate(std::env::var("TSUGI_TEST_LARGE").map_or(200, |n| n.parse().unwrap()), &|n| file.write_all_at(&data, n << 20).unwrap());
+        let create = rate(1000, &|n| fs::write(d.join(format!("{what}{n}")), "x").unwrap());
+        println!("{what}: 4k write {plain:.0}/s, 4k write+fdatasync {synced:.0}/s, 1M write {large:.0} MB/s, create {create:.0}/s");
+    };
+    let native = pair.a.dir.clone();
+    measure("native", &native);
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    measure("alone", &native);
+    pair.arm(1, 1);
+    measure("armed", &native);
+}
+
+/// A shell script of your own on the armed mount, both trees compared afterwards:
+/// `TSUGI_TEST_SCRIPT=/path cargo test -p tsugi-agent --lib rfs::tests::own_script -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs a script"]
+fn own_script() {
+    let script = std::env::var("TSUGI_TEST_SCRIPT").unwrap();
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    fs::set_permissions(pair.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let status = std::process::Command::new("sh").arg(script).current_dir(&pair.a.dir).status().unwrap();
+    assert!(status.success());
+    pair.assert_equal();
 }
