@@ -42,7 +42,7 @@ pub(crate) struct Problems {
     pub warnings_word: String,
     pub rows: Vec<ProblemRow>,
     /// What has happened so far: nothing.
-    pub note: [Text; 2],
+    pub note: (Text, Text),
 }
 
 pub(crate) struct ProblemRow {
@@ -84,8 +84,8 @@ impl Problems {
             warnings_word: both!(c.lang, "{warnings} to note", "注意 {warnings}"),
             rows: all.iter().map(row).collect(),
             note: match xml_field {
-                CLUSTER_FIELD => [p::CHECKED_ON_SAVE, p::CHECKED_ON_SAVE_WHAT],
-                _ => [p::NOTHING_CHANGED, p::NOTHING_CHANGED_WHAT],
+                CLUSTER_FIELD => (p::CHECKED_ON_SAVE, p::CHECKED_ON_SAVE_WHAT),
+                _ => (p::NOTHING_CHANGED, p::NOTHING_CHANGED_WHAT),
             },
         }
     }
