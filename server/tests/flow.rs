@@ -59,7 +59,10 @@ async fn from_set_up_to_a_swap() {
 
     let audit = console.get("/api/v1/audit").await;
     let swap = audit["entries"].as_array().unwrap().iter().find(|e| e["action"] == "swap").unwrap();
-    assert_eq!((&swap["who"], &swap["object"], &swap["result"], &swap["via"]), (&json!("root"), &json!("c1/files"), &json!("ordered"), &json!("api")));
+    assert_eq!(
+        (&swap["who"], &swap["object"], &swap["result"], &swap["via"]),
+        (&json!("root"), &json!("c1/files"), &json!("ordered"), &json!("api"))
+    );
     console.running.stop().await;
 }
 
@@ -202,9 +205,14 @@ async fn events_are_stored_once_and_a_restarted_console_remembers() {
     let client = common::client(dir.path(), false);
     let console = Console { running, dir, client, token };
     let seen = console.get(MODULE).await;
-    assert_eq!((&seen["health"], &seen["nodes"][0]["snapshot"]["state"]), (&json!("no_contact"), &json!("prim")), "last known, with its age");
+    assert_eq!(
+        (&seen["health"], &seen["nodes"][0]["snapshot"]["state"]),
+        (&json!("no_contact"), &json!("prim")),
+        "last known, with its age"
+    );
     // An agent that has everything is sent nothing, and its state appears again.
-    let mut again = Agent::connect_with(&console, "n1", n1.certificate.clone(), BTreeMap::from([(module.clone(), generation)])).await.unwrap();
+    let mut again =
+        Agent::connect_with(&console, "n1", n1.certificate.clone(), BTreeMap::from([(module.clone(), generation)])).await.unwrap();
     again.generation = generation;
     assert!(again.welcome().await);
     again.show(State::Alone, Readiness::Ready).await;

@@ -9,6 +9,8 @@ use tsugi_core::state::{Readiness, Snapshot, State};
 
 /// A call that takes longer has failed.
 const CALL_BOUND: Duration = Duration::from_secs(20);
+/// Another operation on the same module is waited for this long.
+const OPERATION_BOUND: Duration = Duration::from_secs(120);
 /// Between looks at something awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -17,6 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct Api {
     url: String,
     token: Option<String>,
+    ca: Certificate,
     client: reqwest::Client,
     runtime: std::sync::Arc<tokio::runtime::Runtime>,
 }
@@ -37,6 +40,25 @@ pub struct NodeView {
     pub snapshot: Option<Snapshot>,
     /// The console hears it now.
     pub connected: bool,
+}
+
+/// A signed-in browser without a window.
+pub struct Session {
+    api: Api,
+}
+
+impl Session {
+    /// Status and text of a page.
+    pub fn page(&self, path: &str) -> Result<(u16, String)> {
+        self.api.runtime.block_on(async {
+            let answer = self.api.client.get(format!("{}{path}", self.api.url)).send().await.with_context(|| format!("GET {path}"))?;
+            Ok((answer.status().as_u16(), answer.text().await?))
+        })
+    }
+}
+
+fn builder(ca: &Certificate) -> reqwest::ClientBuilder {
+    reqwest::Client::builder().tls_certs_only([ca.clone()]).timeout(CALL_BOUND).no_proxy()
 }
 
 impl ModuleView {
@@ -64,13 +86,10 @@ impl Api {
     pub fn new(url: &str, ca_pem: &[u8]) -> Result<Api> {
         // A second call finds the provider installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .tls_certs_only([Certificate::from_pem(ca_pem).context("the console's CA file is not PEM")?])
-            .timeout(CALL_BOUND)
-            .no_proxy()
-            .build()?;
+        let ca = Certificate::from_pem(ca_pem).context("the console's CA file is not PEM")?;
+        let client = builder(&ca).build()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        Ok(Api { url: url.trim_end_matches('/').to_owned(), token: None, client, runtime: std::sync::Arc::new(runtime) })
+        Ok(Api { url: url.trim_end_matches('/').to_owned(), token: None, ca, client, runtime: std::sync::Arc::new(runtime) })
     }
 
     /// Speaks with this token from now on.
@@ -114,6 +133,14 @@ impl Api {
     pub fn set_up(&self, code: &str, user: &str, password: &str) -> Result<String> {
         let answer = self.must(Method::POST, "/api/v1/setup", Some(&json!({"code": code, "user": user, "password": password})))?;
         Ok(answer["token"].as_str().context("the answer to set-up has no token")?.to_owned())
+    }
+
+    /// A browser's session: cookie instead of token.
+    pub fn sign_in(&self, user: &str, password: &str) -> Result<Session> {
+        let client = builder(&self.ca).cookie_store(true).redirect(reqwest::redirect::Policy::none()).build()?;
+        let api = Api { token: None, client, ..self.clone() };
+        api.must(Method::POST, "/api/v1/login", Some(&json!({"user": user, "password": password})))?;
+        Ok(Session { api })
     }
 
     /// A module as the console sees it now.
@@ -166,12 +193,23 @@ impl Api {
         }
     }
 
-    /// Orders `verb`; the operation's id. A refusal is an error with its words.
+    /// Orders `verb`; the operation's id. While another operation runs on the module the order is repeated, as a
+    /// person would; a refusal is an error with its words.
     pub fn action(&self, cluster: &str, module: &str, verb: &str, node: Option<&str>) -> Result<String> {
         let body = json!({"node": node, "reason": "lab"});
-        let answer = self.must(Method::POST, &format!("/api/v1/clusters/{cluster}/modules/{module}/actions/{verb}"), Some(&body))?;
-        let id = &answer["operation"]["id"];
-        Ok(id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+        let path = format!("/api/v1/clusters/{cluster}/modules/{module}/actions/{verb}");
+        let begin = Instant::now();
+        loop {
+            let (status, answer) = self.call(Method::POST, &path, Some(&body))?;
+            if status.is_success() {
+                let id = &answer["operation"]["id"];
+                return Ok(id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+            }
+            if answer["error"] != "operation_running" || begin.elapsed() > OPERATION_BOUND {
+                bail!("POST {path}: {status}: {answer}");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 

@@ -119,6 +119,13 @@ enum Verb {
         #[arg(long, default_value_t = ENTRIES_MIN)]
         entries: usize,
     },
+    /// Figures; exit status 1 when one does not hold.
+    Bench {
+        name: String,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Set the main job up and keep it running until Ctrl-C.
     Demo {
         #[arg(long, value_enum, default_value = "ledger")]
@@ -204,7 +211,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
                     println!("run {turn} of {times}");
                 }
                 let lab = std::env::var("TSUGI_LAB_NAME").unwrap_or_else(|_| "check".to_owned());
-                let figures = check::run(&CheckPlan { app, scenario, without, lab, entries })?;
+                let figures = check::run(&CheckPlan { app, scenario, without, lab, entries, quiet: false })?;
                 let verdict = if figures.is_good() { "good" } else { "NOT GOOD" };
                 println!(
                     "{verdict}: {} entries acknowledged, {} lost, {:.2} s of interruption (bar {:.1} s)",
@@ -216,6 +223,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 if !figures.is_good() {
                     return Ok(ExitCode::FAILURE);
                 }
+            }
+        }
+        Verb::Bench { name, json } => {
+            if !crate::bench::run(&name, json)? {
+                return Ok(ExitCode::FAILURE);
             }
         }
         Verb::Demo { app } => demo(app)?,

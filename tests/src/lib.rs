@@ -10,10 +10,12 @@
 //! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
 //! | [`sql`] | the same against a real PostgreSQL |
 //! | [`check`] | the main job from set-up to verification, one line per step |
+//! | [`bench`] | figures as rows |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
 pub mod api;
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod lab;

@@ -6,12 +6,14 @@
 
 use super::table::Inode;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Unit of comparison between the two sides.
 pub const BLOCK: u64 = 128 * 1024;
 /// Beyond this many noted blocks a file counts as changed everywhere: 8 GiB in blocks, a few MB of memory.
 const BLOCKS_MAX: usize = 65_536;
+/// Beyond this many objects everything counts as changed: each holds a descriptor until the next pass.
+const OBJECTS_MAX: usize = 4096;
 
 /// Changed parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +44,27 @@ pub struct Changed {
 /// See the module.
 pub struct Dirty {
     session: u64,
-    map: Mutex<HashMap<(u16, u64), Changed>>,
+    map: Mutex<Map>,
+}
+
+#[derive(Default)]
+struct Map {
+    objects: HashMap<(u16, u64), Changed>,
+    everything: bool,
+}
+
+/// What was collected.
+pub enum Collected {
+    /// These objects.
+    Objects(Vec<Changed>),
+    /// Too much to name.
+    Everything,
 }
 
 impl Dirty {
     /// An empty map for a session.
     pub fn new(session: u64) -> Arc<Self> {
-        Arc::new(Self { session, map: Mutex::new(HashMap::new()) })
+        Arc::new(Self { session, map: Mutex::new(Map::default()) })
     }
 
     /// The session that asked for it.
@@ -56,10 +72,26 @@ impl Dirty {
         self.session
     }
 
+    fn map(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn entry(&self, dir: u16, inode: &Arc<Inode>, change: impl FnOnce(&mut Changed)) {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.map();
+        if map.everything {
+            return;
+        }
         let fresh = || Changed { inode: inode.clone(), dir, parts: None, names: false, subtree: false, linked: false };
-        change(map.entry((dir, inode.id)).or_insert_with(fresh));
+        change(map.objects.entry((dir, inode.id)).or_insert_with(fresh));
+        if map.objects.len() > OBJECTS_MAX {
+            map.everything = true;
+            map.objects.clear();
+        }
+    }
+
+    /// The object has no name any more.
+    pub fn removed(&self, dir: u16, inode: &Inode) {
+        self.map().objects.remove(&(dir, inode.id));
     }
 
     /// A range of a file is about to change.
@@ -110,18 +142,22 @@ impl Dirty {
     }
 
     /// Takes what was collected. The caller holds the gate alone.
-    pub fn take(&self) -> Vec<Changed> {
-        std::mem::take(&mut *self.map.lock().unwrap_or_else(PoisonError::into_inner)).into_values().collect()
+    pub fn take(&self) -> Collected {
+        let map = std::mem::take(&mut *self.map());
+        if map.everything { Collected::Everything } else { Collected::Objects(map.objects.into_values().collect()) }
     }
 
-    /// Number of objects and of noted bytes now.
+    /// Number of objects and of noted bytes now; the largest numbers if everything changed.
     pub fn size(&self) -> (usize, u64) {
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = map.values().map(|c| match &c.parts {
+        let map = self.map();
+        if map.everything {
+            return (usize::MAX, u64::MAX);
+        }
+        let bytes = map.objects.values().map(|c| match &c.parts {
             None => 0,
             Some(Parts::Blocks(b)) => b.len() as u64 * BLOCK,
             Some(Parts::Whole) => super::volume::fstat(c.inode.raw()).map_or(0, |st| u64::try_from(st.st_size).unwrap_or(0)),
         });
-        (map.len(), bytes.sum())
+        (map.objects.len(), bytes.sum())
     }
 }

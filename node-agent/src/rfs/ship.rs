@@ -14,7 +14,7 @@ use super::frame::{Msg, Op};
 use super::link::Link;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,7 @@ pub struct Ship {
     deadline: Deadline,
     hold: AtomicBool,
     ended: AtomicBool,
+    brake_us: AtomicU64,
     /// Test-only behaviour.
     pub switches: TestSwitches,
 }
@@ -143,6 +144,7 @@ impl Ship {
             deadline,
             hold: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            brake_us: AtomicU64::new(0),
             switches,
         });
         let weak = Arc::downgrade(&ship);
@@ -165,6 +167,10 @@ impl Ship {
 
     /// Takes the gate for one mutating operation. EIO once serving has ended.
     pub fn enter(&self) -> io::Result<RwLockReadGuard<'_, Mode>> {
+        let brake = self.brake_us.load(Ordering::Relaxed);
+        if brake > 0 {
+            std::thread::sleep(Duration::from_micros(brake));
+        }
         loop {
             if self.hold.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire) {
                 let mut waits = self.waits();
@@ -180,6 +186,11 @@ impl Ship {
                 return Ok(gate);
             }
         }
+    }
+
+    /// Slows every mutating operation down: for a resynchronisation that cannot catch up otherwise.
+    pub fn brake(&self, per_operation: Duration) {
+        self.brake_us.store(u64::try_from(per_operation.as_micros()).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Takes the gate alone: no mutating operation is between its mark or send and its local step.

@@ -4,7 +4,7 @@
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
-use super::dirty::{BLOCK, Changed, Dirty, Parts};
+use super::dirty::{BLOCK, Changed, Collected, Dirty, Parts};
 use super::frame::{Entry, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
@@ -12,7 +12,7 @@ use super::ship::{Phase, Ship};
 use super::table::Inode;
 use super::volume::{self, Stat, mtime};
 use anyhow::{Context, anyhow, bail};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -32,6 +32,10 @@ const PASSES_MAX: u32 = 10;
 const REST_OBJECTS_MAX: usize = 64;
 /// See `REST_OBJECTS_MAX`.
 const REST_BYTES_MAX: u64 = 8 << 20;
+/// First and strongest delay of each mutating operation while a resynchronisation does not catch up.
+const BRAKE_MIN: Duration = Duration::from_micros(500);
+/// See `BRAKE_MIN`.
+const BRAKE_MAX: Duration = Duration::from_millis(20);
 /// The peer answers each piece within this, however slow its disk; silence is noticed earlier.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
@@ -64,6 +68,9 @@ struct Pending {
     pieces: usize,
     all_sent: bool,
 }
+
+/// A name in a directory that has to be looked at next, and its type bits.
+type Below = (Vec<u8>, u32);
 
 fn gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
@@ -116,32 +123,43 @@ impl<'a> Source<'a> {
 
     /// Runs to the armed state. On an error the ship is as it was before.
     pub fn run(mut self) -> anyhow::Result<()> {
+        let done = self.passes();
+        self.ship.brake(Duration::ZERO);
+        done
+    }
+
+    fn passes(&mut self) -> anyhow::Result<()> {
         let dirty = Dirty::new(self.link.session());
         self.ship.close_gate().phase = Phase::Sync(dirty.clone());
         self.report(|p| *p = Resync::default());
-        let volumes = self.volumes;
-        for volume in volumes {
-            self.walk(volume, Vec::new())?;
-        }
+        self.walk_all()?;
         self.finish_pass()?;
+        let mut before = (usize::MAX, u64::MAX);
+        let mut brake = Duration::ZERO;
         for pass in 2..=PASSES_MAX {
-            let (objects, bytes) = dirty.size();
-            tracing::info!(pass, objects, bytes, "resynchronisation: changed meanwhile");
-            if objects <= REST_OBJECTS_MAX && bytes <= REST_BYTES_MAX && self.again.is_empty() {
+            let rest = dirty.size();
+            tracing::info!(pass, objects = rest.0, bytes = rest.1, "resynchronisation: changed meanwhile");
+            if rest.0 <= REST_OBJECTS_MAX && rest.1 <= REST_BYTES_MAX && self.again.is_empty() {
                 break;
             }
+            if pass > 2 && rest.1 >= before.1 / 2 {
+                // More of the same would not end: the application has to give way a little, and more each time.
+                brake = (brake * 2).clamp(BRAKE_MIN, BRAKE_MAX);
+                self.ship.brake(brake);
+            }
+            before = rest;
             self.pass(&dirty)?;
         }
         // What is written out now need not be written while the application is held.
         self.flush(1)?;
         self.pass(&dirty)?;
         let held = Instant::now();
-        let mut mode = self.ship.close_gate();
+        let ship = self.ship;
+        let mut mode = ship.close_gate();
         self.strict = true;
         self.send(&SyncMsg::Strict, &[])?;
         let changed = dirty.take();
-        self.changes(changed)?;
-        self.finish_pass()?;
+        self.collected(changed)?;
         if !self.again.is_empty() {
             bail!("{} objects could not be found for the last pass", self.again.len());
         }
@@ -158,8 +176,26 @@ impl<'a> Source<'a> {
             let _gate = self.ship.close_gate();
             dirty.take()
         };
-        self.changes(changed)?;
+        self.collected(changed)
+    }
+
+    fn collected(&mut self, changed: Collected) -> anyhow::Result<()> {
+        match changed {
+            Collected::Objects(changed) => self.changes(changed)?,
+            Collected::Everything => {
+                self.again.clear();
+                self.walk_all()?;
+            }
+        }
         self.finish_pass()
+    }
+
+    fn walk_all(&mut self) -> anyhow::Result<()> {
+        let volumes = self.volumes;
+        for volume in volumes {
+            self.walk(volume, Vec::new())?;
+        }
+        Ok(())
     }
 
     fn send(&self, msg: &SyncMsg, data: &[u8]) -> anyhow::Result<()> {
@@ -215,7 +251,7 @@ impl<'a> Source<'a> {
     }
 
     /// Sends a directory; returns its subdirectories and the files whose contents travel under these names.
-    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<(Vec<u8>, u32)>>> {
+    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<Below>>> {
         let root_fd = volume.table().root().fd();
         let root = root_fd.as_raw_fd();
         let opened = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY);
@@ -425,8 +461,8 @@ impl<'a> Source<'a> {
 
     /// One pass over what changed.
     fn changes(&mut self, changed: Vec<Changed>) -> anyhow::Result<()> {
-        let mut dirs: BTreeSet<(usize, u16, Vec<u8>)> = BTreeSet::new();
-        let mut trees: Vec<(u16, Vec<u8>)> = Vec::new();
+        // Parents first, so that what is below has where to be.
+        let mut dirs: BTreeMap<(usize, u16, Vec<u8>), Extent> = BTreeMap::new();
         let mut files: Vec<(u16, Vec<u8>, Parts)> = Vec::new();
         let again = std::mem::take(&mut self.again);
         for change in again.into_iter().chain(changed) {
@@ -434,26 +470,37 @@ impl<'a> Source<'a> {
             let Some(path) = self.locate(&volume, &change)? else { continue };
             if change.linked {
                 let parent = path.iter().rposition(|b| *b == b'/').map_or(&[][..], |at| &path[..at]);
-                dirs.insert((depth(parent), change.dir, parent.to_vec()));
+                dirs.entry((depth(parent), change.dir, parent.to_vec())).or_insert(Extent::Names);
             }
             if change.subtree {
-                trees.push((change.dir, path.clone()));
+                dirs.insert((depth(&path), change.dir, path.clone()), Extent::Tree);
             } else if change.names {
-                dirs.insert((depth(&path), change.dir, path.clone()));
+                dirs.entry((depth(&path), change.dir, path.clone())).or_insert(Extent::Names);
             }
             if let Some(parts) = change.parts.filter(|_| change.inode.is_file()) {
                 files.push((change.dir, path, parts));
             }
         }
-        for (_, dir, path) in &dirs {
-            let volume = self.volume(*dir)?.clone();
-            self.directory(&volume, path)?;
-            self.dir_times(&volume, path)?;
-        }
-        trees.sort_by_key(|(_, path)| depth(path));
-        for (dir, path) in trees {
+        let mut walked: BTreeSet<(u16, Vec<u8>)> = BTreeSet::new();
+        let inside = |walked: &BTreeSet<(u16, Vec<u8>)>, dir: u16, path: &[u8]| {
+            let cuts = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+            cuts.chain([path.len()]).any(|at| walked.contains(&(dir, path[..at].to_vec())))
+        };
+        for ((_, dir, path), extent) in dirs {
+            if inside(&walked, dir, &path) {
+                continue;
+            }
             let volume = self.volume(dir)?.clone();
-            self.walk(&volume, path)?;
+            match extent {
+                Extent::Names => {
+                    self.directory(&volume, &path)?;
+                    self.dir_times(&volume, &path)?;
+                }
+                Extent::Tree => {
+                    self.walk(&volume, path.clone())?;
+                    walked.insert((dir, path));
+                }
+            }
         }
         // Links before contents: a file's contents may travel under a name that is linked only now.
         let (links, rest) = std::mem::take(&mut self.later).into_iter().partition(|m| matches!(m, SyncMsg::Link { .. }));
@@ -490,6 +537,13 @@ impl<'a> Source<'a> {
             }
         }
     }
+}
+
+/// How much of a changed directory has to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Names,
+    Tree,
 }
 
 /// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.

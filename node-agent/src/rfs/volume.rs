@@ -400,6 +400,14 @@ pub struct DirName {
 /// Names of an open directory after a position (0 = beginning), as many as one call gives; empty at the end.
 /// The descriptor's position is shared: the caller keeps others away meanwhile.
 pub fn read_dir_from(fd: RawFd, position: i64) -> io::Result<Vec<DirName>> {
+    match read_dir_raw(fd, position) {
+        // A removed directory has no names; file systems say so in different ways.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) && fstat(fd)?.st_nlink == 0 => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+fn read_dir_raw(fd: RawFd, position: i64) -> io::Result<Vec<DirName>> {
     // Enough for about a thousand names per call.
     let mut buf = vec![0u8; 64 * 1024];
     seek(fd, position, libc::SEEK_SET)?;
@@ -427,7 +435,10 @@ pub fn read_dir_from(fd: RawFd, position: i64) -> io::Result<Vec<DirName>> {
 
 /// All names of a directory but `.` and `..`, sorted. `dir` may be `O_PATH`.
 pub fn list_dir(dir: RawFd) -> io::Result<Vec<DirName>> {
-    let open = openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+    let open = match openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) && fstat(dir)?.st_nlink == 0 => return Ok(Vec::new()),
+        result => result?,
+    };
     let mut all = Vec::new();
     let mut position = 0;
     loop {
@@ -452,6 +463,14 @@ pub fn remove_tree(dir: RawFd, name: &CStr) -> io::Result<()> {
         remove_tree(sub.as_raw_fd(), &cstr(&entry.name)?)?;
     }
     unlinkat(dir, name, libc::AT_REMOVEDIR)
+}
+
+/// How many descriptors this process may have.
+pub fn descriptors_max() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives for the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
 }
 
 /// `CLOCK_BOOTTIME` in nanoseconds: the clock of every deadline.

@@ -138,6 +138,11 @@ async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, ve
     let until = Instant::now() + watch_for;
     if is_in_turn {
         for at in 0..operation.nodes.len() {
+            // Stopping the node that serves while its follower stays would be a takeover, not a stop.
+            if operation.nodes[..at].iter().any(|p| p.state != Progress::Succeeded) {
+                (operation.nodes[at].state, operation.nodes[at].why) = (Progress::Failed, Some(Note::NotBegun));
+                continue;
+            }
             operation.nodes[at].state = Progress::Running;
             record(app, &operation).await;
             let (state, why) = one_node(app, module, &operation.id, &verb, &operation.nodes[at].node.clone(), &operation, until).await;

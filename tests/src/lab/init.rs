@@ -203,6 +203,7 @@ fn build_root(config: &HostConfig) -> Result<()> {
     let bin = root.join(BIN_IN_HOST.trim_start_matches('/'));
     mount_at(Some(&config.bin_dir.display().to_string()), &bin, NO_SOURCE, MsFlags::MS_BIND, NO_SOURCE)?;
     make_run(&root.join("run"));
+    install(&config.bin_dir, &root.join("usr/bin"))?;
 
     let disk = root.join("srv/host");
     mount_at(Some(&config.device.display().to_string()), &disk, Some("ext4"), MsFlags::MS_NOATIME, NO_SOURCE)?;
@@ -253,6 +254,18 @@ fn fill_dev(dev: &Path) -> Result<()> {
     mount_at(Some("tmpfs"), &dev.join("shm"), Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
     for (link, target) in [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         std::os::unix::fs::symlink(target, dev.join(link))?;
+    }
+    Ok(())
+}
+
+/// Where the packages put them: scripts of modules find programs only on the usual path.
+fn install(bin_dir: &Path, usr_bin: &Path) -> Result<()> {
+    for name in ["tsugi-agent", "tsugi-server", "tsugi", "tsugi-ledger"] {
+        if bin_dir.join(name).exists() {
+            let link = usr_bin.join(name);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(Path::new(BIN_IN_HOST).join(name), &link).with_context(|| format!("{}", link.display()))?;
+        }
     }
     Ok(())
 }

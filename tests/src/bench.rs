@@ -1,0 +1,193 @@
+//! Figures as rows: what it is, what it may be, whether that holds. `./dev bench NAME --json` prints one object a
+//! line.
+
+use crate::check::{self, App, CheckPlan, Scenario};
+use crate::lab::{CONSOLE, Lab, ns};
+use crate::setup::CLUSTER;
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Power failures in the demo's bench; the row is their median, the bar holds for the worst.
+const FAILURES: usize = 3;
+/// Time over which idle processes are watched.
+const IDLE_WINDOW: Duration = Duration::from_secs(20);
+/// Requests per page.
+const REQUESTS: usize = 50;
+
+/// A figure.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Name of the bench.
+    pub bench: &'static str,
+    /// What is measured.
+    pub row: String,
+    /// Of `ours`, `peers` and `bar`.
+    pub unit: &'static str,
+    /// `higher` or `lower`.
+    pub better: &'static str,
+    /// Median of the runs.
+    pub ours: f64,
+    /// The same of others, measured in the same session.
+    pub peers: BTreeMap<String, f64>,
+    /// Ours to the best peer's.
+    pub ratio: Option<f64>,
+    /// What it may be.
+    pub bar: Option<f64>,
+    /// It is.
+    pub holds: bool,
+    /// Every run.
+    pub runs: Vec<f64>,
+}
+
+impl Row {
+    /// A row where less is better, against a fixed bar that every run must keep.
+    fn at_most(bench: &'static str, row: &str, unit: &'static str, bar: f64, runs: Vec<f64>) -> Row {
+        let holds = !runs.is_empty() && runs.iter().all(|v| *v <= bar);
+        Row {
+            bench,
+            row: row.to_owned(),
+            unit,
+            better: "lower",
+            ours: median(&runs),
+            peers: BTreeMap::new(),
+            ratio: None,
+            bar: Some(bar),
+            holds,
+            runs,
+        }
+    }
+}
+
+/// The middle value; of an even number the higher of the two, so that nothing looks better than it is.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs a bench; `json` prints objects, otherwise a table. True if every row holds.
+pub fn run(name: &str, json: bool) -> Result<bool> {
+    let rows = match name {
+        "demo" => demo(json)?,
+        _ => bail!("there is no bench `{name}`: demo"),
+    };
+    for row in &rows {
+        if json {
+            println!("{}", serde_json::to_string(row)?);
+        } else {
+            let bar = row.bar.map(|b| format!(" (bar {b})")).unwrap_or_default();
+            let verdict = if row.holds { "holds" } else { "DOES NOT HOLD" };
+            println!("{:<44} {:>10.2} {:<4}{bar} {verdict}", row.row, row.ours, row.unit);
+        }
+    }
+    Ok(rows.iter().all(|r| r.holds))
+}
+
+fn demo(quiet: bool) -> Result<Vec<Row>> {
+    const BENCH: &str = "demo";
+    let lab = std::env::var("TSUGI_LAB_NAME").unwrap_or_else(|_| "bench".to_owned());
+    let mut rows = idle(BENCH, &lab, quiet)?;
+    let (mut gaps, mut lost, mut swaps) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..FAILURES {
+        let plan = CheckPlan {
+            app: App::Ledger,
+            scenario: Scenario::PrimaryKilled,
+            without: None,
+            lab: lab.clone(),
+            entries: check::ENTRIES_MIN,
+            quiet,
+        };
+        let figures = check::run(&plan)?;
+        gaps.push(figures.interruption_seconds);
+        lost.push(figures.lost.len() as f64);
+        swaps.push(figures.swap_seconds);
+    }
+    let bar = check::interruption_bar().as_secs_f64();
+    rows.push(Row::at_most(BENCH, "interruption by a power failure of the primary", "s", bar, gaps));
+    rows.push(Row::at_most(BENCH, "interruption by a swap", "s", bar, swaps));
+    rows.push(Row::at_most(BENCH, "confirmed entries lost", "", 0.0, lost));
+    Ok(rows)
+}
+
+/// What the parts cost while nothing happens.
+fn idle(bench: &'static str, lab: &str, quiet: bool) -> Result<Vec<Row>> {
+    let pair = check::Pair::start(lab, App::Ledger, BTreeMap::new(), quiet)?;
+    let before: Vec<_> = ["n1", "n2"].iter().map(|h| usage(&pair.lab, h, "tsugi-agent")).collect::<Result<_>>()?;
+    std::thread::sleep(IDLE_WINDOW);
+    let after: Vec<_> = ["n1", "n2"].iter().map(|h| usage(&pair.lab, h, "tsugi-agent")).collect::<Result<_>>()?;
+    let cpu = before.iter().zip(&after).map(|(b, a)| (a.cpu_seconds - b.cpu_seconds) / IDLE_WINDOW.as_secs_f64() * 100.0).collect();
+    let rss = after.iter().map(|a| a.rss_mib).collect();
+    let console = usage(&pair.lab, CONSOLE, "tsugi-server")?;
+    let mut rows = vec![
+        Row::at_most(bench, "agent with one module, idle: memory of all its processes", "MiB", 50.0, rss),
+        Row::at_most(bench, "agent with one module, idle: share of a core", "%", 1.0, cpu),
+        Row::at_most(bench, "console, idle: memory", "MiB", 150.0, vec![console.rss_mib]),
+    ];
+    let info = pair.lab.info()?;
+    let note = |key: &str| info.notes.get(key).and_then(|v| v.as_str()).map(str::to_owned).with_context(|| format!("no note {key}"));
+    let session = pair.api.sign_in(&note("user")?, &note("password")?)?;
+    for (row, path) in [("dashboard", "/".to_owned()), ("module page", format!("/clusters/{CLUSTER}/modules/{}", pair.module))] {
+        let mut times = Vec::new();
+        for _ in 0..REQUESTS {
+            let begin = Instant::now();
+            let (status, _) = session.page(&path)?;
+            if status != 200 {
+                bail!("{path} answers {status}");
+            }
+            times.push(begin.elapsed().as_secs_f64() * 1000.0);
+        }
+        // One row per page: the slowest of fifty says more of the machine than of the page.
+        let mut row = Row::at_most(bench, &format!("{row}, request to last byte"), "ms", 100.0, times);
+        row.holds = row.ours <= 100.0;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+struct Usage {
+    rss_mib: f64,
+    cpu_seconds: f64,
+}
+
+/// Memory and processor time of every process of a host that runs `program`.
+fn usage(lab: &Lab, host: &str, program: &str) -> Result<Usage> {
+    let init = lab.info()?.hosts.get(host).and_then(|h| h.init).with_context(|| format!("{host} is off"))?;
+    let mut sum = Usage { rss_mib: 0.0, cpu_seconds: 0.0 };
+    let mut found = 0;
+    // SAFETY: plain library call.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64;
+    for pid in ns::processes_of(init)? {
+        let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let name = String::from_utf8_lossy(name.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+        if name.rsplit('/').next() != Some(program) {
+            continue;
+        }
+        found += 1;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.trim().split(' ').next()?.parse::<f64>().ok());
+        sum.rss_mib += kib.unwrap_or_default() / 1024.0;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+        let time = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or_default();
+        sum.cpu_seconds += (time(11) + time(12)) / ticks;
+    }
+    if found == 0 {
+        bail!("no {program} runs on {host}");
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_holds_only_if_every_run_keeps_the_bar() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert!(Row::at_most("b", "r", "s", 2.0, vec![1.0, 2.0]).holds);
+        assert!(!Row::at_most("b", "r", "s", 2.0, vec![1.0, 2.1, 1.0]).holds);
+        assert!(!Row::at_most("b", "r", "s", 2.0, vec![]).holds, "nothing measured is nothing shown");
+    }
+}
