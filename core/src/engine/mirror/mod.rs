@@ -61,7 +61,10 @@ struct Asking {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Force {
     by: String,
+    /// `--accept-loss`: this copy may be older than another.
     accepts_loss: bool,
+    /// `primforce`: this copy, whatever its own flag says.
+    overrides_flag: bool,
 }
 
 /// The engine of a mirror module on one node.
