@@ -12,6 +12,8 @@ mod order;
 mod plan;
 mod serve;
 mod view;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use super::{Effect, Input, MirrorConfig, Outcome, Saved, Ticket, Timer};
