@@ -1,6 +1,7 @@
 //! `tsugi-server`: the central console.
 
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tsugi_server::Config;
@@ -34,7 +35,9 @@ enum Task {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours for a person, plain text for the journal.
+    let is_person = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_person).with_writer(std::io::stderr).init();
     let Task::Run { data, listen, agents, name } = Cli::parse().command;
     // A name may be given with its port, as it stands in the address bar; the certificate holds only the host.
     let names = name.iter().flat_map(|n| hosts_of(n)).collect();

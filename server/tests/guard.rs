@@ -1,5 +1,7 @@
 //! Who may do what, and what other sites' pages may not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Console, PASSWORD, client};

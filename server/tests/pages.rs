@@ -1,5 +1,7 @@
 //! Pages as a browser without scripts uses them, and the stream a browser with scripts listens to.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{BOUND, CLUSTER_XML, Console, PASSWORD, USERCONFIG, client, config};

@@ -315,7 +315,7 @@ async fn action_view(app: &App, ctx: &Ctx, asked: &Asked, reason: String, error:
         module: views::module(&stored, &state),
         verb: asked.verb.clone(),
         target: views::target(asked.node.as_ref()),
-        interruption: views::interruption(&asked.verb, state.def.as_ref()),
+        interruption: views::interruption(app, &asked.verb, &state).await?,
         reason,
         error,
         plan_hash: views::plan_hash(&state, &asked.verb, asked.node.as_ref()),

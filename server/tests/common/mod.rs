@@ -1,5 +1,6 @@
 //! A console on ephemeral ports, a client for its API, and a pretend agent over real TLS and WebSocket.
 
+#![allow(clippy::unwrap_used)]
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
