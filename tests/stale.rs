@@ -95,8 +95,10 @@ fn a_half_level_copy_is_not_served_when_its_source_dies() {
     pair.lab.net("n1", "n2", Network::Private, Quality { rate_kbit: 8_000, ..Quality::default() }).unwrap_err();
     pair.lab.boot("n2").unwrap();
     pair.lab.net("n1", "n2", Network::Private, Quality { rate_kbit: 8_000, ..Quality::default() }).unwrap();
-    pair.wait("n2 to be brought level", BOUND, |v| v.nodes["n2"].snapshot.as_ref().is_some_and(|s| s.resync.is_some() || s.flag == Flag::Inconsistent))
-        .unwrap();
+    pair.wait("n2 to be brought level", BOUND, |v| {
+        v.nodes["n2"].snapshot.as_ref().is_some_and(|s| s.resync.is_some() || s.flag == Flag::Inconsistent)
+    })
+    .unwrap();
     pair.lab.kill("n1").unwrap();
     let acked = load.stop().unwrap();
     pair.lab.heal().unwrap();

@@ -137,26 +137,35 @@ const LAYERS: &[Layers] = &[
         layers: &[
             &["main", "bin"],
             &["agent"],
-            &["console", "local", "enroll", "runner"],
+            &["local", "enroll"],
+            &["runner"],
             &["hands"],
+            // The runner hands snapshots and events to the link to the console, which keeps the latter by the store.
+            &["console"],
             &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter"],
             &["tls"],
             &["config", "clock", "procfs"],
         ],
-        sideways: &[],
+        // What the hands did comes back into the runner's inbox.
+        sideways: &[("hands", "runner")],
     },
     Layers {
         folder: "server",
         layers: &[
             &["main"],
-            &["app"],
-            &["http", "agents", "arbiter"],
+            &["http", "agents"],
+            &["actions"],
             &["deploy"],
-            &["fleet", "auth", "pki"],
+            &["app"],
+            &["fleet", "arbiter"],
             &["store"],
+            &["net"],
+            &["pki"],
+            &["auth"],
             &["config", "words"],
         ],
-        sideways: &[],
+        // An operation is a type of `actions` that is also kept and held.
+        sideways: &[("app", "actions"), ("store", "actions")],
     },
 ];
 

@@ -44,13 +44,13 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let What::Data = args.what {
-        return tsugi_agent::rfs::process::data_main();
-    }
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
+    if let What::Data = args.what {
+        return tsugi_agent::rfs::process::data_main();
+    }
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("the TLS provider was set twice"))?;
     // Two workers: one may wait for the record's disk while the other keeps the beats going.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

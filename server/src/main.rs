@@ -1,7 +1,8 @@
 //! `tsugi-server`: the central console.
 
 use clap::{Parser, Subcommand};
-use std::net::SocketAddr;
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tsugi_server::Config;
 
@@ -34,35 +35,40 @@ enum Task {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours for a person, plain text for the journal.
+    let is_person = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_person).with_writer(std::io::stderr).init();
     let Task::Run { data, listen, agents, name } = Cli::parse().command;
     // A name may be given with its port, as it stands in the address bar; the certificate holds only the host.
-    let names = name.iter().map(|n| host_of(n)).collect();
+    let names = name.iter().flat_map(|n| hosts_of(n)).collect();
     tsugi_server::run(Config { data, listen, agents, names }).await
 }
 
-/// `console.example.com:9453` → `console.example.com`; `[::1]:9453` → `::1`.
-fn host_of(name: &str) -> String {
+/// Names of `console.example.com`, `console.example.com:9453`, `[::1]:9453`, `console:192.0.2.10` without ports.
+fn hosts_of(name: &str) -> Vec<String> {
     if let Ok(addr) = name.parse::<SocketAddr>() {
-        return addr.ip().to_string();
+        return vec![addr.ip().to_string()];
     }
     let bare = name.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<std::net::IpAddr>().is_ok() {
-        return bare.to_owned();
+    if bare.parse::<IpAddr>().is_ok() {
+        return vec![bare.to_owned()];
     }
-    name.split(':').next().unwrap_or(name).to_owned()
+    let (host, rest) = name.split_once(':').unwrap_or((name, ""));
+    let address = rest.parse::<IpAddr>().ok().map(|a| a.to_string());
+    std::iter::once(host.to_owned()).chain(address).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::host_of;
+    use super::hosts_of;
 
     #[test]
     fn a_name_is_taken_with_or_without_its_port() {
-        assert_eq!(host_of("console.example.com:9453"), "console.example.com");
-        assert_eq!(host_of("console"), "console");
-        assert_eq!(host_of("10.0.0.1:9453"), "10.0.0.1");
-        assert_eq!(host_of("[::1]:9453"), "::1");
-        assert_eq!(host_of("::1"), "::1");
+        assert_eq!(hosts_of("console.example.com:9453"), ["console.example.com"]);
+        assert_eq!(hosts_of("console"), ["console"]);
+        assert_eq!(hosts_of("console:192.0.2.10"), ["console", "192.0.2.10"]);
+        assert_eq!(hosts_of("10.0.0.1:9453"), ["10.0.0.1"]);
+        assert_eq!(hosts_of("[::1]:9453"), ["::1"]);
+        assert_eq!(hosts_of("::1"), ["::1"]);
     }
 }

@@ -1,5 +1,7 @@
 //! From set-up to a finished swap, over real TLS, HTTP and WebSocket.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Agent, BOUND, Console, USERCONFIG, agents_call, config};
@@ -54,12 +56,19 @@ async fn from_set_up_to_a_swap() {
     let answer = console.must(Method::POST, &format!("{MODULE}/actions/swap"), json!({"plan_hash": plan["plan_hash"]})).await;
     n1.take_order(None).await;
     n1.show(State::Second, Readiness::Transient).await;
+    console.wait(MODULE, |m| m["nodes"][0]["snapshot"]["state"] == "second").await;
     n2.show(State::Prim, Readiness::Ready).await;
-    console.operation(&answer, "succeeded").await;
+    let swap = console.operation(&answer, "succeeded").await;
+    assert!(swap["interrupted_ms"].is_u64(), "the time without service is measured: {swap}");
+    let plan = console.must(Method::POST, &format!("{MODULE}/actions/swap?dry_run=true"), json!({})).await;
+    assert!(plan["interruption"]["detail"].as_str().unwrap().contains("Last 1 times"), "… and foretells the next one: {plan}");
 
     let audit = console.get("/api/v1/audit").await;
     let swap = audit["entries"].as_array().unwrap().iter().find(|e| e["action"] == "swap").unwrap();
-    assert_eq!((&swap["who"], &swap["object"], &swap["result"], &swap["via"]), (&json!("root"), &json!("c1/files"), &json!("ordered"), &json!("api")));
+    assert_eq!(
+        (&swap["who"], &swap["object"], &swap["result"], &swap["via"]),
+        (&json!("root"), &json!("c1/files"), &json!("ordered"), &json!("api"))
+    );
     console.running.stop().await;
 }
 
@@ -202,9 +211,14 @@ async fn events_are_stored_once_and_a_restarted_console_remembers() {
     let client = common::client(dir.path(), false);
     let console = Console { running, dir, client, token };
     let seen = console.get(MODULE).await;
-    assert_eq!((&seen["health"], &seen["nodes"][0]["snapshot"]["state"]), (&json!("no_contact"), &json!("prim")), "last known, with its age");
+    assert_eq!(
+        (&seen["health"], &seen["nodes"][0]["snapshot"]["state"]),
+        (&json!("no_contact"), &json!("prim")),
+        "last known, with its age"
+    );
     // An agent that has everything is sent nothing, and its state appears again.
-    let mut again = Agent::connect_with(&console, "n1", n1.certificate.clone(), BTreeMap::from([(module.clone(), generation)])).await.unwrap();
+    let mut again =
+        Agent::connect_with(&console, "n1", n1.certificate.clone(), BTreeMap::from([(module.clone(), generation)])).await.unwrap();
     again.generation = generation;
     assert!(again.welcome().await);
     again.show(State::Alone, Readiness::Ready).await;

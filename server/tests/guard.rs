@@ -1,5 +1,7 @@
 //! Who may do what, and what other sites' pages may not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Console, PASSWORD, client};
@@ -101,8 +103,35 @@ async fn another_sites_page_can_neither_post_nor_listen() {
 
     let answer = browser.post(console.url("/api/v1/logout")).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    let me = client(console.dir.path(), false).get(console.url("/api/v1/me")).header("cookie", cookie.split(';').next().unwrap()).send().await.unwrap();
+    let me = client(console.dir.path(), false)
+        .get(console.url("/api/v1/me"))
+        .header("cookie", cookie.split(';').next().unwrap())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(me.status(), StatusCode::UNAUTHORIZED, "the session is gone on the server, whatever the browser keeps");
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_token_and_a_changed_user_are_out_at_once() {
+    let console = Console::start().await;
+    let token =
+        console.must(Method::POST, "/api/v1/tokens", json!({"name": "ci", "role": "monitor"})).await["token"].as_str().unwrap().to_owned();
+    assert_eq!(console.call_as(&token, Method::GET, "/api/v1/clusters", Value::Null).await.0, StatusCode::OK);
+    let tokens = console.get("/api/v1/tokens").await;
+    let id = tokens["tokens"].as_array().unwrap().iter().find(|t| t["name"] == "ci").unwrap()["id"].as_str().unwrap();
+    console.must(Method::DELETE, &format!("/api/v1/tokens/{id}"), Value::Null).await;
+    assert_eq!(console.call_as(&token, Method::GET, "/api/v1/clusters", Value::Null).await.0, StatusCode::UNAUTHORIZED);
+
+    console.must(Method::POST, "/api/v1/users", json!({"name": "mori", "password": PASSWORD, "role": "control"})).await;
+    let browser = client(console.dir.path(), true);
+    browser.post(console.url("/api/v1/login")).json(&json!({"user": "mori", "password": PASSWORD})).send().await.unwrap();
+    assert_eq!(browser.get(console.url("/api/v1/me")).send().await.unwrap().status(), StatusCode::OK);
+    console.must(Method::PUT, "/api/v1/users/mori", json!({"disabled": true})).await;
+    assert_eq!(browser.get(console.url("/api/v1/me")).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let (status, answer) = console.call(Method::PUT, "/api/v1/users/root", json!({"role": "monitor"})).await;
+    assert_eq!((status, &answer["error"]), (StatusCode::CONFLICT, &json!("last_admin")));
     console.running.stop().await;
 }
 
@@ -110,7 +139,8 @@ async fn another_sites_page_can_neither_post_nor_listen() {
 async fn the_set_up_works_once_and_wrong_passwords_say_nothing() {
     let console = Console::start().await;
     assert!(!console.dir.path().join("setup-code").exists(), "a used code is gone");
-    let (status, answer) = console.call_as("", Method::POST, "/api/v1/setup", json!({"code": "x", "user": "b", "password": PASSWORD})).await;
+    let (status, answer) =
+        console.call_as("", Method::POST, "/api/v1/setup", json!({"code": "x", "user": "b", "password": PASSWORD})).await;
     assert_eq!((status, &answer["error"]), (StatusCode::FORBIDDEN, &json!("setup_done")));
     let mut answers = Vec::new();
     for user in ["root", "nobody"] {

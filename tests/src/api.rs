@@ -9,6 +9,8 @@ use tsugi_core::state::{Readiness, Snapshot, State};
 
 /// A call that takes longer has failed.
 const CALL_BOUND: Duration = Duration::from_secs(20);
+/// Another operation on the same module is waited for this long.
+const OPERATION_BOUND: Duration = Duration::from_secs(120);
 /// Between looks at something awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -191,12 +193,23 @@ impl Api {
         }
     }
 
-    /// Orders `verb`; the operation's id. A refusal is an error with its words.
+    /// Orders `verb`; the operation's id. While another operation runs on the module the order is repeated, as a
+    /// person would; a refusal is an error with its words.
     pub fn action(&self, cluster: &str, module: &str, verb: &str, node: Option<&str>) -> Result<String> {
         let body = json!({"node": node, "reason": "lab"});
-        let answer = self.must(Method::POST, &format!("/api/v1/clusters/{cluster}/modules/{module}/actions/{verb}"), Some(&body))?;
-        let id = &answer["operation"]["id"];
-        Ok(id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+        let path = format!("/api/v1/clusters/{cluster}/modules/{module}/actions/{verb}");
+        let begin = Instant::now();
+        loop {
+            let (status, answer) = self.call(Method::POST, &path, Some(&body))?;
+            if status.is_success() {
+                let id = &answer["operation"]["id"];
+                return Ok(id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+            }
+            if answer["error"] != "operation_running" || begin.elapsed() > OPERATION_BOUND {
+                bail!("POST {path}: {status}: {answer}");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 

@@ -249,36 +249,42 @@ impl Pair {
         runtime.block_on(ledger::read_copy(copy.path())).with_context(|| format!("the file on {host}"))
     }
 
-    /// Looks for every acknowledged entry through the virtual address and in the files of `hosts`.
+    /// Looks for every acknowledged entry through the virtual address and in the files of `hosts`. One line per
+    /// entry that is missing or changed in any of these places, the first place named.
     pub fn verify(&self, acked: &[Acked], hosts: &[&str]) -> Vec<String> {
-        let mut lost = Vec::new();
-        match self.read_all() {
-            Ok(found) => lost.extend(load::lost(acked, &found).into_iter().map(|l| format!("over {VIP}: {l}"))),
-            Err(error) => lost.push(format!("over {VIP}: nothing can be read: {error:#}")),
-        }
+        let mut places = vec![(format!("over {VIP}"), self.read_all())];
         if self.app == App::Ledger {
-            for host in hosts {
-                match self.read_file(host) {
-                    Ok(found) => lost.extend(load::lost(acked, &found).into_iter().map(|l| format!("in the file on {host}: {l}"))),
-                    Err(error) => lost.push(format!("in the file on {host}: {error:#}")),
-                }
+            places.extend(hosts.iter().map(|host| (format!("in the file on {host}"), self.read_file(host))));
+        }
+        let mut lost = BTreeMap::new();
+        for (place, found) in places {
+            // A place that cannot be read holds nothing.
+            let (found, why) = match found {
+                Ok(found) => (found, String::new()),
+                Err(error) => (Vec::new(), format!(" ({error:#})")),
+            };
+            for line in load::lost(acked, &found) {
+                lost.entry(line).or_insert_with(|| format!("{place}{why}"));
             }
         }
-        lost
+        lost.into_iter().map(|(line, place)| format!("{place}: {line}")).collect()
     }
 
     /// Waits until the client is in full work; acknowledged in the last five seconds.
     fn wait_busy(&self, load: &Load, entries: usize) -> Result<usize> {
-        let begin = Instant::now();
         load.wait_for_more(entries.saturating_sub(load.count()), LOAD_BOUND)?;
-        while begin.elapsed() < BUSY_WINDOW {
+        let begin = Instant::now();
+        let busy = loop {
+            let now = Instant::now();
+            let busy = load.count_between(now - BUSY_WINDOW, now);
+            if begin.elapsed() >= BUSY_WINDOW && busy >= BUSY_MIN {
+                break busy;
+            }
+            if begin.elapsed() > LOAD_BOUND {
+                bail!("only {busy} entries in the last {BUSY_WINDOW:?}: the client is not at work (at least {BUSY_MIN})");
+            }
             std::thread::sleep(Duration::from_millis(20));
-        }
-        let now = Instant::now();
-        let busy = load.count_between(now - BUSY_WINDOW, now);
-        if busy < BUSY_MIN {
-            bail!("only {busy} entries in the last {BUSY_WINDOW:?}: the client is not at work (at least {BUSY_MIN})");
-        }
+        };
         Ok(busy)
     }
 }

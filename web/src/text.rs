@@ -214,6 +214,9 @@ phrases! {
     NOTHING_CHANGED = "Nothing has been changed yet.", "まだ何も変更していません。";
     NOTHING_CHANGED_WHAT = "Nodes receive it only when it is applied; every version is kept.", "ノードへの配布は適用時に行います。すべての版が保存され、前の版に戻せます。";
 
+    CHECKED_ON_SAVE = "It is checked when you save.", "保存するときに検査します。";
+    CHECKED_ON_SAVE_WHAT = "A text with problems is not stored, and nothing changes.", "問題がある場合は保存されず、何も変わりません。";
+
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
@@ -289,7 +292,7 @@ phrases! {
     OP_RUNNING = "Running", "実行中";
     OP_SUCCEEDED = "Finished", "完了しました";
     OP_FAILED = "Did not complete", "完了しませんでした";
-    OP_UNKNOWN = "Unknown: contact was lost; it is decided when the node returns", "不明：通信が切れました。ノードの復帰時に判定します";
+    OP_UNKNOWN = "Unknown: there is no contact; it is decided when the node connects", "不明：通信できません。ノードの接続時に判定します";
     TO_MODULE = "To the module", "モジュールへ";
 
     // Events

@@ -59,10 +59,11 @@
     toSay = setTimeout(() => { if (said) put($("announce"), lead.textContent.trim()); said = text; lastSaid = Date.now(); }, wait);
   }
   function apply(items) {
-    /* Blocks are those of the whole page; a filtered one is asked for with its filter. */
-    if (location.search && (items || []).length) { reload(); return; }
+    if (!items || !items.length) return;
+    /* The stream sends the blocks of the whole page; one with a filter is fetched as it is. */
+    if (location.search) { reload(); return; }
     let isWhole = true;
-    for (const item of items || []) {
+    for (const item of items) {
       const el = $(item.id);
       if (el) morph(el, item.html); else isWhole = false;
     }
@@ -70,12 +71,15 @@
     if (!isWhole) reload();
   }
 
-  /* The page anew, without losing place or focus; at most one at a time and one in two seconds. What comes sooner waits. */
-  let reloading = false, lastReload = 0, toReload = 0;
-  async function reload() {
-    const wait = reloading ? 500 : lastReload + 2000 - Date.now();
-    clearTimeout(toReload);
-    if (wait > 0) { toReload = setTimeout(reload, wait); return; }
+  /* The page anew, without losing place or focus; one at a time, at most one in two seconds, and none is forgotten. */
+  let reloading = false, lastReload = 0, laterReload = 0;
+  async function reload(isReset) {
+    const wait = lastReload + 2000 - Date.now();
+    if (reloading || wait > 0) {
+      clearTimeout(laterReload);
+      laterReload = setTimeout(() => reload(isReset), Math.max(wait, 500));
+      return;
+    }
     reloading = true;
     lastReload = Date.now();
     try {
@@ -89,7 +93,7 @@
       at.epoch = page.body.dataset.epoch;
       at.seq = Number(page.body.dataset.seq);
       heard();
-      if (!isPolling) restart();
+      if (isReset && !isPolling) restart();
     } catch { /* the next frame or attempt brings it */ } finally { reloading = false; }
   }
 
@@ -132,7 +136,7 @@
   }
   function take(frame) {
     heard();
-    if (frame.t === "reset") { reload(); return; }
+    if (frame.t === "reset") { reload(true); return; }
     if (frame.t === "delta") apply(frame.items);
     if (typeof frame.seq === "number") at.seq = Math.max(at.seq, frame.seq);
   }

@@ -61,6 +61,8 @@ fn headlines_tell_the_truth_the_consequence_and_the_next_step() {
     assert_eq!(first(&silent).0, "The console has no contact with any node of postgres.");
     let half_silent = with(HealthView::NoContact, |m| m.cells[0].contact = Contact::Lost { since_unix_ms: 1 });
     assert_eq!(first(&half_silent).0, "Whether postgres is being served is not known: there is no contact with hq-db1.");
+    let new = with(HealthView::NoContact, |m| m.cells.iter_mut().for_each(|c| c.contact = Contact::Never));
+    assert_eq!(first(&new).0, "No node of postgres has connected yet.");
     let moving = with(HealthView::InProgress, |m| snapshot_of(m, 0).readiness = Readiness::Transient);
     first(&moving);
     let network = with(HealthView::AtRisk, |m| snapshot_of(m, 0).peer.networks[1].is_up = false);

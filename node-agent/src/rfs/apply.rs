@@ -14,8 +14,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Descriptors kept open for writing; the others keep only their `O_PATH` one.
-const OPEN_FILES_MAX: usize = 4096;
+/// Descriptors kept open for writing at most; the others keep only their `O_PATH` one.
+const OPEN_FILES_MAX: u64 = 4096;
+/// Share of the descriptors this process may have that is used so.
+const OPEN_FILES_SHARE: u64 = 8;
 /// Flushes at the same time; the kernel merges them in its journal.
 const FLUSH_THREADS: usize = 4;
 /// Flushes that may wait; more wait in the stream.
@@ -31,6 +33,7 @@ pub struct Applier {
     roots: Arc<Vec<OwnedFd>>,
     objects: HashMap<Fid, Object>,
     open_order: VecDeque<Fid>,
+    open_max: usize,
     flushes: Option<SyncSender<Flush>>,
     threads: Vec<JoinHandle<()>>,
     failure: Arc<Mutex<Option<String>>>,
@@ -60,6 +63,7 @@ impl Applier {
             roots,
             objects: HashMap::new(),
             open_order: VecDeque::new(),
+            open_max: usize::try_from(OPEN_FILES_MAX.min(volume::descriptors_max() / OPEN_FILES_SHARE)).unwrap_or(1),
             flushes: Some(tx),
             threads,
             failure,
@@ -79,7 +83,7 @@ impl Applier {
             return Ok(object.path.as_raw_fd());
         }
         if fid.id == super::table::ROOT {
-            return Ok(self.root(fid.dir)?);
+            return self.root(fid.dir);
         }
         Err(anyhow!("the stream names an object ({}, {}) it never introduced", fid.dir, fid.id))
     }
@@ -104,7 +108,7 @@ impl Applier {
         let open = Arc::new(volume::reopen(object.path.as_raw_fd(), flags)?);
         object.open = Some(open.clone());
         self.open_order.push_back(fid);
-        if self.open_order.len() > OPEN_FILES_MAX
+        if self.open_order.len() > self.open_max
             && let Some(oldest) = self.open_order.pop_front()
             && let Some(object) = self.objects.get_mut(&oldest)
         {
@@ -169,7 +173,9 @@ impl Applier {
             set_times(self.path(fid)?, None, mtime).context("cannot set times")?;
         }
         if self.ack_in_memory || self.no_fsync {
-            return Ok(self.link.send(lsn, &Msg::Durable, &[])?);
+            // A broken link says nothing about this copy; its receiver notices.
+            let _ = self.link.send(lsn, &Msg::Durable, &[]);
+            return Ok(());
         }
         let fd = self.open(fid)?;
         let queue = self.flushes.as_ref().ok_or_else(|| anyhow!("the session is ending"))?;

@@ -200,7 +200,7 @@ impl Follower {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(End::Stopped);
             }
-            let frame = match inbox.next().map_err(anyhow::Error::from)? {
+            let frame = match inbox.receive().map_err(anyhow::Error::from)? {
                 Some(frame) => frame,
                 None => {
                     link.check_silence()?;

@@ -22,8 +22,15 @@ pub type Shipped<T> = io::Result<(T, Option<Ticket>)>;
 
 /// Flags of open(2) that are ours: the kernel gives absolute offsets, sends an fsync after synchronous writes,
 /// and truncates by itself; alignment differs between caller and file.
-const OPEN_FLAGS_STRIPPED: i32 =
-    libc::O_APPEND | libc::O_DIRECT | libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOFOLLOW;
+const OPEN_FLAGS_STRIPPED: i32 = libc::O_APPEND
+    | libc::O_DIRECT
+    | libc::O_CREAT
+    | libc::O_EXCL
+    | libc::O_NOCTTY
+    | libc::O_TRUNC
+    | libc::O_SYNC
+    | libc::O_DSYNC
+    | libc::O_NOFOLLOW;
 
 /// An open file.
 pub struct Handle {
@@ -88,7 +95,14 @@ fn write_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 
 impl Volume {
     /// Serves the tree below an open directory. `excluded` are relative paths that are not replicated.
-    pub fn new(index: u16, name: &str, root: OwnedFd, excluded: &[String], ship: Arc<Ship>, on_disk_failure: OnDiskFailure) -> io::Result<Self> {
+    pub fn new(
+        index: u16,
+        name: &str,
+        root: OwnedFd,
+        excluded: &[String],
+        ship: Arc<Ship>,
+        on_disk_failure: OnDiskFailure,
+    ) -> io::Result<Self> {
         Ok(Self {
             index,
             name: name.to_owned(),
@@ -247,6 +261,7 @@ impl Volume {
 
     fn add_handle(&self, fd: OwnedFd, inode: Arc<Inode>) -> u64 {
         let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        inode.opened();
         write_lock(&self.files).insert(fh, Arc::new(Handle { fd, inode }));
         fh
     }
@@ -429,6 +444,7 @@ impl Volume {
     /// Closes a file. The peer learns the modification time the writes through this handle ended with.
     pub fn release(&self, fh: u64) {
         let Some(h) = write_lock(&self.files).remove(&fh) else { return };
+        h.inode.closed();
         if !h.inode.set_touched(false) {
             return;
         }
@@ -451,7 +467,11 @@ impl Volume {
         let live = match &carrier {
             Carrier::Live(link) => self.bind(link, &inode)?.then_some(*link),
             Carrier::Marks(dirty) => {
-                if attr.size.is_some() { dirty.whole(self.index, &inode) } else { dirty.attributes(self.index, &inode) }
+                if attr.size.is_some() {
+                    dirty.whole(self.index, &inode)
+                } else {
+                    dirty.attributes(self.index, &inode)
+                }
                 if !inode.is_dir() && !inode.is_file() {
                     // Links and device nodes travel with their directory.
                     dirty.linked(self.index, &inode);
@@ -706,6 +726,21 @@ impl Volume {
             None => self.unsent(&mode, &from),
         };
         Ok(((), ticket))
+    }
+
+    /// Parent and name of up to `count` files nobody uses, for asking the kernel to forget them.
+    pub fn idle_names(&self, count: usize) -> Vec<(u64, Vec<u8>)> {
+        let root = self.table.root();
+        let locate = |inode: Arc<Inode>| {
+            let path = inode.path(root).ok()?;
+            let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
+                None => return Some((super::table::ROOT, path)),
+                Some(at) => (&path[..at], path[at + 1..].to_vec()),
+            };
+            let fd = volume::open_beneath(root.fd().as_raw_fd(), parent, libc::O_PATH | libc::O_NOFOLLOW).ok()?;
+            Some((volume::fstat(fd.as_raw_fd()).ok()?.st_ino, name))
+        };
+        self.table.idle(count).into_iter().filter_map(locate).collect()
     }
 
     /// Flushes the file system below.

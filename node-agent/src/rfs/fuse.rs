@@ -444,4 +444,3 @@ fn sized(value: io::Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
         Ok(v) => reply.data(&v),
     }
 }
-

@@ -210,31 +210,33 @@ impl Drop for Link {
 pub struct Inbox {
     link: Arc<Link>,
     raw: Vec<u8>,
+    /// Grows to the largest backlog and stays: filling fresh memory with zeros would cost more than decrypting.
     plain: Vec<u8>,
     read: usize,
+    end: usize,
 }
 
 impl Inbox {
     /// Receives from a link.
     pub fn new(link: Arc<Link>) -> Self {
         // One TLS record is 16 KiB; a write of 1 MiB comes in a few calls.
-        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0 }
+        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0, end: 0 }
     }
 
     /// Whether a whole frame is here already.
     pub fn has_more(&self) -> bool {
-        matches!(frame::complete(&self.plain[self.read..]), Ok(Some(_)) | Err(_))
+        matches!(frame::complete(&self.plain[self.read..self.end]), Ok(Some(_)) | Err(_))
     }
 
     /// The next frame; `None` if nothing came for a tick.
-    pub fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
-        if self.plain.is_empty() {
+    pub fn receive(&mut self) -> io::Result<Option<Frame<'_>>> {
+        if self.end == 0 {
             // The first frame may have come with the end of the handshake and wait inside the TLS connection.
             let link = self.link.clone();
             self.decrypt(&mut lock(&link.tls))?;
         }
         let length = loop {
-            if let Some(length) = frame::complete(&self.plain[self.read..])? {
+            if let Some(length) = frame::complete(&self.plain[self.read..self.end])? {
                 break length;
             }
             if !self.fill()? {
@@ -258,7 +260,7 @@ impl Inbox {
             if begun.elapsed() > HANDSHAKE_MAX {
                 bail!("the peer did not answer within {} s", HANDSHAKE_MAX.as_secs());
             }
-            match self.next()? {
+            match self.receive()? {
                 None => {}
                 Some(f) => match f.msg {
                     Msg::Ping => link.send(0, &Msg::Pong, &[])?,
@@ -271,7 +273,8 @@ impl Inbox {
 
     fn fill(&mut self) -> io::Result<bool> {
         if self.read > 0 {
-            self.plain.drain(..self.read);
+            self.plain.copy_within(self.read..self.end, 0);
+            self.end -= self.read;
             self.read = 0;
         }
         let got = match (&self.link.socket).read(&mut self.raw) {
@@ -298,9 +301,12 @@ impl Inbox {
         let state = tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let waiting = state.plaintext_bytes_to_read();
         if waiting > 0 {
-            let start = self.plain.len();
-            self.plain.resize(start + waiting, 0);
-            tls.reader().read_exact(&mut self.plain[start..])?;
+            let end = self.end + waiting;
+            if self.plain.len() < end {
+                self.plain.resize(end.next_power_of_two(), 0);
+            }
+            tls.reader().read_exact(&mut self.plain[self.end..end])?;
+            self.end = end;
         }
         if state.peer_has_closed() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));

@@ -16,6 +16,26 @@ fn c(path: &str) -> anyhow::Result<CString> {
     CString::new(path).with_context(|| format!("the path {path:?} contains a NUL"))
 }
 
+/// The path the mount table knows. The last component is never looked into: behind a dead mount that fails.
+fn real(path: &str) -> PathBuf {
+    let mut path = PathBuf::from(path);
+    // As many links in a row as the kernel itself follows.
+    for _ in 0..40 {
+        match (std::fs::read_link(&path), path.parent()) {
+            (Ok(target), Some(parent)) => path = parent.join(target),
+            _ => break,
+        }
+    }
+    match (path.parent().map(std::fs::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path,
+    }
+}
+
+fn real_c(path: &str) -> anyhow::Result<CString> {
+    Ok(volume::cstr(real(path).as_os_str().as_encoded_bytes())?)
+}
+
 /// Opens a replicated directory, before anything covers it.
 pub fn open_dir(path: &str) -> anyhow::Result<OwnedFd> {
     volume::openat(libc::AT_FDCWD, c(path)?.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY, 0).with_context(|| {
@@ -28,7 +48,7 @@ pub fn mount_fuse(path: &str, name: &str) -> anyhow::Result<OwnedFd> {
     let device = volume::openat(libc::AT_FDCWD, c"/dev/fuse", libc::O_RDWR, 0)
         .context("cannot open /dev/fuse; load the kernel module with `modprobe fuse`")?;
     let options = c(&format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other", device.as_raw_fd()))?;
-    let (source, target) = (c(&format!("tsugi:{name}"))?, c(path)?);
+    let (source, target) = (c(&format!("tsugi:{name}"))?, real_c(path)?);
     // SAFETY: all strings are NUL-terminated and outlive the call.
     let rc = unsafe {
         libc::mount(
@@ -52,7 +72,7 @@ pub fn unmount_fuse(path: &str) -> io::Result<()> {
 }
 
 fn unmount(path: &str, flags: i32) -> io::Result<()> {
-    let target = CString::new(path).map_err(|_| volume::errno(libc::EINVAL))?;
+    let target = real_c(path).map_err(|_| volume::errno(libc::EINVAL))?;
     // SAFETY: the string is valid for the call.
     if unsafe { libc::umount2(target.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -63,7 +83,7 @@ fn marker(run_dir: &Path, module: &str, index: usize) -> PathBuf {
 
 /// Puts a read-only view over a directory, so that nobody but the applier, which holds a descriptor, writes to it.
 pub fn hide(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow::Result<()> {
-    let target = c(path)?;
+    let target = real_c(path)?;
     let mount = |flags: libc::c_ulong| {
         // SAFETY: the strings are valid for the call, the other arguments may be null for a bind mount.
         let rc = unsafe { libc::mount(target.as_ptr(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
@@ -113,7 +133,8 @@ struct Mounted {
 /// The mount that is visible at exactly this path, if it is a mount point.
 fn top_mount(path: &str) -> anyhow::Result<Option<Mounted>> {
     let table = std::fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    let wanted = path.trim_end_matches('/').as_bytes();
+    let wanted = real(path);
+    let wanted = wanted.as_os_str().as_encoded_bytes();
     let mut top = None;
     for line in table.split(|b| *b == b'\n') {
         let mut fields = line.split(|b| *b == b' ');
@@ -151,6 +172,19 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_named_through_a_link_is_covered_and_uncovered() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("real/", &link).unwrap();
+        hide(link.to_str().unwrap(), run.path(), "m", 0).unwrap();
+        assert!(std::fs::write(link.join("x"), "x").is_err());
+        unhide(link.to_str().unwrap(), run.path(), "m", 0).unwrap();
+        std::fs::write(link.join("x"), "x").unwrap();
+    }
 
     #[test]
     fn a_hidden_directory_is_read_only_until_uncovered() {

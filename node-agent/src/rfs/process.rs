@@ -167,13 +167,7 @@ impl Process {
                 self.serving()?.offer(epoch.0, session.0)?;
                 Ok(Some(0))
             }
-            ReplicaOrder::GoAlone { .. } => {
-                let serving = self.serving()?;
-                let last = serving.link().map_or(0, |l| l.last_lsn());
-                serving.ship().go_alone();
-                serving.withdraw();
-                Ok(Some(last))
-            }
+            ReplicaOrder::GoAlone { .. } => Ok(Some(self.serving()?.go_alone())),
             ReplicaOrder::Follow { session, .. } => self.follow(epoch.0, session.0).map(Some),
             ReplicaOrder::CloseSession { .. } => match std::mem::replace(&mut self.role, Role::Idle) {
                 Role::Serving(serving) => {

@@ -11,9 +11,11 @@ use super::mounts;
 use super::ship::{Ship, TestSwitches};
 use super::sync::{Progress, Source};
 use super::tls::Identity;
+use super::volume;
 use anyhow::{Context, bail};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +26,10 @@ use tsugi_core::replica::ReplicaNote;
 
 /// Measured: 4 serve an eight-job load as well as 8; the two more keep reads going while others wait a moment.
 const FUSE_THREADS: usize = 6;
+/// Files known at the same time at most: the memory of a descriptor and a table entry is about 1 KB.
+const KNOWN_FILES_MAX: usize = 400_000;
+/// How often their number is looked at.
+const TRIM_EVERY: Duration = Duration::from_millis(100);
 /// How often a waiting listener looks whether its offer is withdrawn.
 const ACCEPT_POLL: Duration = Duration::from_millis(50);
 /// Binding again while the last listener's port is being freed.
@@ -120,6 +126,7 @@ impl Serving {
                 return Err(e).with_context(|| format!("the kernel refused the mount over {path}"));
             }
         };
+        trim_in_background(&volume, session.notifier(), ending.clone())?;
         let (notes, ending) = (agent.clone(), ending.clone());
         let thread = std::thread::Builder::new().name(format!("fuse-{index}")).spawn(move || {
             let ended = session.run();
@@ -173,6 +180,21 @@ impl Serving {
         })?;
         *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Offer { cancel, link: slot, thread });
         Ok(())
+    }
+
+    /// The peer is excluded: whatever waits for it goes on. The last number sent.
+    pub fn go_alone(&self) -> u64 {
+        let last = self.link().map_or(0, |l| l.last_lsn());
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            offer.cancel.store(true, Ordering::Release);
+            // First: the end of a resynchronisation holds the gate while it waits for the peer.
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                link.close();
+            }
+        }
+        self.ship.go_alone();
+        self.withdraw();
+        last
     }
 
     /// Ends the session, without a note.
@@ -288,8 +310,12 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        if let Some(link) = self.link() {
-            let _ = link.send(last, &Msg::Bye, &[]);
+        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // The end of the session is ours from here: no news for the agent.
+            offer.cancel.store(true, Ordering::Release);
+            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                let _ = link.send(last, &Msg::Bye, &[]);
+            }
         }
         self.unmount();
         Ok(last)
@@ -314,8 +340,31 @@ impl Serving {
     }
 }
 
+/// Keeps the number of known files, each of which costs a descriptor here and at the peer, below a share of what
+/// this process may open: the kernel is asked to forget files that nobody uses.
+fn trim_in_background(served: &Arc<Volume>, notifier: fuser::Notifier, ending: Arc<AtomicBool>) -> anyhow::Result<()> {
+    // Half of a half: until the kernel has forgotten, a burst of new files adds to it.
+    let known_max = usize::try_from(volume::descriptors_max() / 4).unwrap_or(KNOWN_FILES_MAX).min(KNOWN_FILES_MAX);
+    let served = Arc::downgrade(served);
+    std::thread::Builder::new().name("trim".into()).spawn(move || {
+        loop {
+            std::thread::sleep(TRIM_EVERY);
+            let Some(volume) = served.upgrade().filter(|_| !ending.load(Ordering::Acquire)) else { return };
+            let known = volume.table().len();
+            if known <= known_max {
+                continue;
+            }
+            for (parent, name) in volume.idle_names(known - known_max * 3 / 4) {
+                // Not known to the kernel any more: then it forgets it by itself.
+                let _ = notifier.inval_entry(fuser::INodeNo(parent), std::ffi::OsStr::from_bytes(&name));
+            }
+        }
+    })?;
+    Ok(())
+}
+
 fn volume_sync(dir: &std::fs::File) -> std::io::Result<()> {
-    super::volume::syncfs(dir.as_raw_fd())
+    volume::syncfs(dir.as_raw_fd())
 }
 
 fn listen(at: std::net::SocketAddr, cancel: &AtomicBool) -> anyhow::Result<TcpListener> {
@@ -330,7 +379,10 @@ fn listen(at: std::net::SocketAddr, cancel: &AtomicBool) -> anyhow::Result<TcpLi
                 tries += 1;
                 std::thread::sleep(ACCEPT_POLL);
             }
-            Err(e) => return Err(e).with_context(|| format!("cannot listen on {at} for the peer; is the address of this node, and is the port free?")),
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("cannot listen on {at} for the peer; is the address of this node, and is the port free?"));
+            }
         }
     }
 }
@@ -340,7 +392,7 @@ fn receive(mut inbox: Inbox, link: &Arc<Link>, ship: &Ship, answers: &SyncSender
     let mut applied = 0;
     let mut durable = Vec::new();
     loop {
-        let frame = match inbox.next()? {
+        let frame = match inbox.receive()? {
             Some(frame) => frame,
             None => {
                 link.check_silence()?;
@@ -364,4 +416,3 @@ fn receive(mut inbox: Inbox, link: &Arc<Link>, ship: &Ship, answers: &SyncSender
         }
     }
 }
-

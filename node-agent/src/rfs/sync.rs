@@ -69,6 +69,9 @@ struct Pending {
     all_sent: bool,
 }
 
+/// A name in a directory that has to be looked at next, and its type bits.
+type Below = (Vec<u8>, u32);
+
 fn gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
 }
@@ -248,7 +251,7 @@ impl<'a> Source<'a> {
     }
 
     /// Sends a directory; returns its subdirectories and the files whose contents travel under these names.
-    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<(Vec<u8>, u32)>>> {
+    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<Below>>> {
         let root_fd = volume.table().root().fd();
         let root = root_fd.as_raw_fd();
         let opened = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY);

@@ -218,12 +218,14 @@ impl SyncTarget {
             libc::S_IFREG => Ok(fd),
             _ => Err(volume::errno(libc::ENOENT)),
         });
-        let opened = opened.map_err(|e| if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) { volume::errno(libc::ENOENT) } else { e });
+        let opened =
+            opened.map_err(|e| if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) { volume::errno(libc::ENOENT) } else { e });
         let fd = self.tolerate(opened, "cannot open", path)?;
         if let Some(fd) = &fd
             && volume::fstat(fd.as_raw_fd())?.st_size.unsigned_abs() != size
         {
-            volume::truncate(fd.as_raw_fd(), size).with_context(|| format!("cannot set the length of {}", String::from_utf8_lossy(path)))?;
+            volume::truncate(fd.as_raw_fd(), size)
+                .with_context(|| format!("cannot set the length of {}", String::from_utf8_lossy(path)))?;
         }
         self.files.insert(id, OpenFile { fd, size });
         Ok(())

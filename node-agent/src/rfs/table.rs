@@ -32,6 +32,8 @@ pub struct Inode {
     gone: AtomicBool,
     /// Contents changed since the peer was told the modification time.
     touched: AtomicBool,
+    /// Open handles.
+    opens: AtomicU64,
 }
 
 impl std::fmt::Debug for Inode {
@@ -52,6 +54,7 @@ impl Inode {
             bound: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             touched: AtomicBool::new(false),
+            opens: AtomicU64::new(0),
         })
     }
 
@@ -94,6 +97,16 @@ impl Inode {
     /// Notes that contents changed (true) or that the peer was told the time (false); returns what it was.
     pub fn set_touched(&self, touched: bool) -> bool {
         self.touched.swap(touched, Ordering::AcqRel)
+    }
+
+    /// A handle was opened.
+    pub fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A handle was closed.
+    pub fn closed(&self) {
+        self.opens.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// It got a further name.
@@ -240,6 +253,23 @@ impl Table {
         let inode = map.entry(id).or_insert_with(|| Inode::new(id, volume::kind(&st), local, fd)).clone();
         inode.lookups.fetch_add(1, Ordering::AcqRel);
         Ok((inode, st))
+    }
+
+    /// Number of objects known.
+    pub fn len(&self) -> usize {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether only the root is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() <= 1
+    }
+
+    /// Up to so many objects the kernel may be asked to forget: nothing open, no directories, since somebody may
+    /// stand in them.
+    pub fn idle(&self, count: usize) -> Vec<Arc<Inode>> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().filter(|i| !i.is_dir() && i.opens.load(Ordering::Acquire) == 0).take(count).cloned().collect()
     }
 
     /// An object known already, without counting.

@@ -51,6 +51,7 @@ struct Node {
 struct Pair {
     runtime: tokio::runtime::Runtime,
     tmp: tempfile::TempDir,
+    done: Arc<AtomicBool>,
     a: Node,
     b: Node,
 }
@@ -100,7 +101,8 @@ impl Pair {
     }
 
     fn with(env: &str, not_replicated: &[&str]) -> Self {
-        let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in("/var/tmp").unwrap();
+        let base = std::env::var("TSUGI_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
+        let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in(base).unwrap();
         identities(tmp.path());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (one, two) = (free_port(), free_port());
@@ -131,7 +133,23 @@ impl Pair {
         };
         let a = start("n1", "n2", one, two);
         let b = start("n2", "n1", two, one);
-        Self { runtime, a, b, tmp }
+        // A test that hangs in a system call on the mount could not even be killed: let the call fail instead.
+        let (pids, done) = ([a.process.pid(), b.process.pid()], Arc::new(AtomicBool::new(false)));
+        let over = done.clone();
+        std::thread::spawn(move || {
+            let end = Instant::now() + LONG * 3;
+            while Instant::now() < end {
+                if over.load(Ordering::Acquire) {
+                    return;
+                }
+                std::thread::sleep(QUIET);
+            }
+            for pid in pids {
+                // SAFETY: plain call on processes this test started.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        });
+        Self { runtime, a, b, tmp, done }
     }
 
     fn ok(&mut self, who: Who, order: ReplicaOrder) -> Lsn {
@@ -181,7 +199,8 @@ impl Pair {
         }
         let end = Instant::now() + LONG;
         loop {
-            if let Some(lost) = node.held.iter().find(|e| matches!(e, DataEvent::Note(ReplicaNote::SessionLost { .. } | ReplicaNote::ApplyFailed { .. })))
+            if let Some(lost) =
+                node.held.iter().find(|e| matches!(e, DataEvent::Note(ReplicaNote::SessionLost { .. } | ReplicaNote::ApplyFailed { .. })))
                 && (what == "Armed" || what == "Level")
             {
                 let lost = lost.clone();
@@ -221,10 +240,9 @@ impl Pair {
 
     /// Everything but what nobody waits for, the last modification times: those within a bound.
     fn assert_equal(&self) {
-        let a = tree(&self.a.dir);
         let end = Instant::now() + LONG;
         let differs = loop {
-            let b = tree(&self.b.dir);
+            let (a, b) = (tree(&self.a.dir), tree(&self.b.dir));
             let differs = a.iter().find(|(path, object)| b.get(*path) != Some(*object)).map(|(path, object)| {
                 let only_mtime = b.get(path).is_some_and(|there| Seen { mtime: object.mtime, ..there.clone() } == *object);
                 (only_mtime, format!("{} differs at the peer:\n{object:?}\n{:?}", path.display(), b.get(path)))
@@ -243,6 +261,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
         self.a.process.kill();
         self.b.process.kill();
         if std::env::var("TSUGI_TEST_KEEP_LOG").is_ok() {
@@ -357,7 +376,8 @@ fn what_the_application_does_is_at_the_peer_when_it_is_done() {
     let sparse = fs::File::create(d.join("sparse")).unwrap();
     sparse.write_all_at(b"end", 5_000_000).unwrap();
     volume::fallocate(sparse.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE, 4_999_000, 1001).unwrap();
-    volume::mknodat(libc::AT_FDCWD, &volume::cstr(d.join("fifo").as_os_str().as_encoded_bytes()).unwrap(), libc::S_IFIFO | 0o640, 0).unwrap();
+    volume::mknodat(libc::AT_FDCWD, &volume::cstr(d.join("fifo").as_os_str().as_encoded_bytes()).unwrap(), libc::S_IFIFO | 0o640, 0)
+        .unwrap();
     // A file removed while open goes on for its owner, and does not disturb the peer.
     let mut open = fs::File::create(d.join("temporary")).unwrap();
     fs::remove_file(d.join("temporary")).unwrap();
@@ -495,8 +515,7 @@ fn a_dead_peer_stops_writes_until_it_is_excluded() {
     let files: Vec<_> = (0..12).map(|n| fs::File::create(d.join(format!("f{n}"))).unwrap()).collect();
     pair.b.process.kill();
     pair.note(Who::A, "SessionLost", |n| matches!(n, ReplicaNote::SessionLost { .. }));
-    let writes: Vec<_> =
-        files.into_iter().map(|f| aside(move || f.write_all_at(b"during", 0).map_err(|e| e.raw_os_error()))).collect();
+    let writes: Vec<_> = files.into_iter().map(|f| aside(move || f.write_all_at(b"during", 0).map_err(|e| e.raw_os_error()))).collect();
     assert!(writes[0].recv_timeout(QUIET).is_err(), "a write was acknowledged without the peer");
     // Reads go on, whatever number of writers wait.
     let read = aside({
@@ -612,6 +631,46 @@ fn excluded_paths_stay_on_each_node() {
 }
 
 #[test]
+fn more_files_than_descriptors_are_no_problem() {
+    // The child's limit is what this process has; the shell lowers it.
+    let mut pair = Pair::with("ulimit -n 4000;", &[]);
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    for n in 0..9000 {
+        fs::write(d.join(format!("f{n}")), "x").unwrap();
+    }
+    assert_eq!(fs::read_dir(&d).unwrap().count(), 9000);
+    fs::write(d.join("f0"), "again").unwrap();
+    pair.assert_equal();
+}
+
+#[test]
+fn everyday_programs_work_on_the_mount() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let d = pair.a.dir.clone();
+    let script = r#"
+set -e
+mkdir src && for i in $(seq 60); do mkdir -p src/d$i; seq $i 500 > src/d$i/file; ln -s file src/d$i/link; done
+tar cf all.tar src && mkdir out && tar xf all.tar -C out && diff -r src out/src
+rm -rf src
+if command -v git > /dev/null; then
+    git init -q repo && cd repo && cp -a ../out/src . && git add -A
+    git -c user.name=t -c user.email=t@example.org commit -qm one && git gc -q && git fsck && cd .. && git clone -q repo clone && rm -rf repo
+fi
+if command -v sqlite3 > /dev/null; then
+    for mode in wal delete; do
+        { echo "pragma journal_mode=$mode; create table t$mode(a);"; for i in $(seq 100); do echo "insert into t$mode values($i);"; done; } | sqlite3 db$mode > /dev/null
+        test "$(sqlite3 db$mode "select count(*) from t$mode; pragma integrity_check;" | tr '\n' ' ')" = "100 ok "
+    done
+fi
+"#;
+    let out = std::process::Command::new("sh").arg("-c").arg(script).current_dir(&d).output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    pair.assert_equal();
+}
+
+#[test]
 fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
     // The negative control: with the switch, the same steps as in `a_dead_peer…` must lose data, or the other
     // tests prove nothing.
@@ -628,4 +687,49 @@ fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
     pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
     let there = fs::metadata(pair.b.dir.join("log")).map_or(0, |m| m.len()) / 7;
     assert!(there < acknowledged, "{there} of {acknowledged} records at the peer: the switch had no effect");
+}
+
+/// Figures by hand: `cargo test -p tsugi-agent --lib rfs::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn figures() {
+    let mut pair = Pair::new();
+    let measure = |what: &str, d: &Path| {
+        let file = fs::File::create(d.join("bench")).unwrap();
+        let data = vec![1u8; 1 << 20];
+        let rate = |n: u64, work: &dyn Fn(u64)| {
+            let begun = Instant::now();
+            (0..n).for_each(work);
+            n as f64 / begun.elapsed().as_secs_f64()
+        };
+        let plain = rate(5000, &|n| file.write_all_at(&data[..4096], (n * 7919 % 4096) * 4096).unwrap());
+        let synced = rate(300, &|n| {
+            file.write_all_at(&data[..4096], n * 4096).unwrap();
+            file.sync_data().unwrap();
+        });
+        let large =
+            rate(std::env::var("TSUGI_TEST_LARGE").map_or(200, |n| n.parse().unwrap()), &|n| file.write_all_at(&data, n << 20).unwrap());
+        let create = rate(1000, &|n| fs::write(d.join(format!("{what}{n}")), "x").unwrap());
+        println!("{what}: 4k write {plain:.0}/s, 4k write+fdatasync {synced:.0}/s, 1M write {large:.0} MB/s, create {create:.0}/s");
+    };
+    let native = pair.a.dir.clone();
+    measure("native", &native);
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    measure("alone", &native);
+    pair.arm(1, 1);
+    measure("armed", &native);
+}
+
+/// A shell script of your own on the armed mount, both trees compared afterwards:
+/// `TSUGI_TEST_SCRIPT=/path cargo test -p tsugi-agent --lib rfs::tests::own_script -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs a script"]
+fn own_script() {
+    let script = std::env::var("TSUGI_TEST_SCRIPT").unwrap();
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    fs::set_permissions(pair.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let status = std::process::Command::new("sh").arg(script).current_dir(&pair.a.dir).status().unwrap();
+    assert!(status.success());
+    pair.assert_equal();
 }

@@ -69,7 +69,8 @@ impl Identity {
     /// After the handshake: is this certificate the expected peer's?
     pub fn check_peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> anyhow::Result<()> {
         let first = certificates.and_then(<[_]>::first).ok_or_else(|| anyhow!("the peer showed no certificate"))?;
-        let (_, cert) = x509_parser::parse_x509_certificate(first.as_ref()).map_err(|e| anyhow!("the peer's certificate is not readable: {e}"))?;
+        let (_, cert) =
+            x509_parser::parse_x509_certificate(first.as_ref()).map_err(|e| anyhow!("the peer's certificate is not readable: {e}"))?;
         let name = cert.subject().iter_common_name().next().and_then(|a| a.as_str().ok()).unwrap_or("");
         let cluster = cert.subject().iter_organization().next().and_then(|a| a.as_str().ok()).unwrap_or("");
         if name != self.peer || cluster != self.cluster {

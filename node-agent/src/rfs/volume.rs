@@ -465,6 +465,14 @@ pub fn remove_tree(dir: RawFd, name: &CStr) -> io::Result<()> {
     unlinkat(dir, name, libc::AT_REMOVEDIR)
 }
 
+/// How many descriptors this process may have.
+pub fn descriptors_max() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives for the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
+}
+
 /// `CLOCK_BOOTTIME` in nanoseconds: the clock of every deadline.
 pub fn boottime_ns() -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -154,6 +154,11 @@ pub fn observe(verb: &Verb, before: Option<&Snapshot>, node: &NodeName, reports:
     if rests && has_moved { Seen::Stuck(Note::Blocked { reason: now.reason.clone() }) } else { Seen::GoingOn }
 }
 
+/// A node serves, settled.
+pub fn is_served(reports: &[Report]) -> bool {
+    reports.iter().filter_map(Report::now).any(|s| s.state.is_serving() && s.readiness == Readiness::Ready)
+}
+
 /// Least and most time an order is watched.
 const WATCH_MIN: Duration = Duration::from_secs(120);
 const WATCH_MAX: Duration = Duration::from_secs(3600);

@@ -141,6 +141,9 @@ pub struct Operation {
     pub ended_unix_ms: Option<u64>,
     /// How far.
     pub state: Progress,
+    /// How long no node served while it went on, as observed; absent where nothing served before.
+    #[serde(default)]
+    pub interrupted_ms: Option<u64>,
     /// The nodes' parts, in the order they are done.
     pub nodes: Vec<NodePart>,
 }
@@ -159,6 +162,7 @@ impl Operation {
             created_unix_ms: crate::store::now_ms() as u64,
             ended_unix_ms: None,
             state: Progress::Queued,
+            interrupted_ms: None,
             nodes: nodes.iter().map(|n| NodePart { node: n.clone(), state: Progress::Queued, why: None, problems: Vec::new() }).collect(),
         }
     }

@@ -134,10 +134,18 @@ async fn end(app: &App, mut operation: Operation) {
 /// Orders one node after the other where the order matters (stop), else all at once.
 async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, verb: Verb, watch_for: Duration) {
     operation.state = Progress::Running;
+    let (watching, watched) = tokio::sync::oneshot::channel::<()>();
+    let outage = matches!(verb, Verb::Swap | Verb::Restart | Verb::StopStart)
+        .then(|| tokio::spawn(measure_outage(app.clone(), module.clone(), watched)));
     let is_in_turn = verb == Verb::Stop;
     let until = Instant::now() + watch_for;
     if is_in_turn {
         for at in 0..operation.nodes.len() {
+            // Stopping the node that serves while its follower stays would be a takeover, not a stop.
+            if operation.nodes[..at].iter().any(|p| p.state != Progress::Succeeded) {
+                (operation.nodes[at].state, operation.nodes[at].why) = (Progress::Failed, Some(Note::NotBegun));
+                continue;
+            }
             operation.nodes[at].state = Progress::Running;
             record(app, &operation).await;
             let (state, why) = one_node(app, module, &operation.id, &verb, &operation.nodes[at].node.clone(), &operation, until).await;
@@ -161,7 +169,39 @@ async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, ve
             record(app, &operation).await;
         }
     }
+    drop(watching);
+    if let Some(outage) = outage {
+        operation.interrupted_ms = outage.await.ok().flatten();
+    }
     end(app, operation).await;
+}
+
+/// How long no node served, from now until `until` closes; `None` if none served to begin with.
+async fn measure_outage(app: Arc<App>, module: Module, until: tokio::sync::oneshot::Receiver<()>) -> Option<u64> {
+    let is_served = |fleet: &crate::fleet::Fleet| choose::is_served(&fleet.reports(&module.cluster, &module.name, &module.nodes));
+    let mut changes = app.fleet.watch();
+    if !is_served(&app.fleet) {
+        return None;
+    }
+    let mut until = std::pin::pin!(until);
+    let (mut since, mut total): (Option<Instant>, Duration) = (None, Duration::ZERO);
+    loop {
+        let is_over = tokio::select! {
+            _ = &mut until => true,
+            changed = changes.changed() => changed.is_err(),
+        };
+        match (is_served(&app.fleet), since) {
+            (false, None) => since = Some(Instant::now()),
+            (true, Some(began)) => {
+                total += began.elapsed();
+                since = None;
+            }
+            _ => {}
+        }
+        if is_over {
+            return Some((total + since.map_or(Duration::ZERO, |s| s.elapsed())).as_millis() as u64);
+        }
+    }
 }
 
 /// One node's part: send, take the answer, watch.

@@ -94,7 +94,7 @@ pub fn operation_json(operation: &Operation, lang: Lang) -> Value {
     json!({
         "id": operation.id, "cluster": operation.cluster, "module": operation.module, "verb": operation.verb, "what": operation.what,
         "state": operation.state, "by": operation.by, "reason": operation.reason, "created_unix_ms": operation.created_unix_ms,
-        "ended_unix_ms": operation.ended_unix_ms, "nodes": nodes, "message": words::operation(operation).of(lang),
+        "ended_unix_ms": operation.ended_unix_ms, "interrupted_ms": operation.interrupted_ms, "nodes": nodes, "message": words::operation(operation).of(lang),
     })
 }
 
@@ -176,7 +176,7 @@ async fn dry_run(app: &App, lang: Lang, cluster: &ClusterName, name: &ModuleName
     let stored = clusters::cluster(app, cluster).await?;
     let state = state::module(app, cluster, name).await?;
     let view = views::module(&stored, &state);
-    let interruption = views::interruption(verb, state.def.as_ref());
+    let interruption = views::interruption(app, verb, &state).await?;
     let plan = say::plan(lang, &view, verb, &views::target(node), &interruption);
     let targets = choose::targets(verb, node, &state.reports);
     let mut preconditions: Vec<Value> = plan.ticks.iter().map(|t| json!({ "ok": t.is_ok, "text": t.text })).collect();

@@ -1,12 +1,13 @@
 //! API: set-up, sign-in, users, tokens, audit log.
 
 use super::error::{Failure, Result};
-use super::extract::{Body, Query};
+use super::extract::{Body, Names, Query};
 use super::guard::{Caller, From};
 use super::sign;
 use crate::app::App;
 use crate::auth::{Role, new_secret, sha256};
 use crate::store::audit::{Audit, AuditEntry};
+use crate::store::tokens::ApiToken;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -109,6 +110,70 @@ pub async fn add_token(
     app.store.add_api_token(&sha256(token.as_bytes()), &body.name, body.role, &caller.name).await?;
     audit(&app, &caller, "token.add", &body.name).await?;
     Ok((StatusCode::CREATED, Json(TokenAnswer { token })))
+}
+
+/// API tokens.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Tokens {
+    /// Newest first.
+    tokens: Vec<ApiToken>,
+}
+
+/// Every API token, without its secret.
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "auth", responses((status = 200, body = Tokens)))]
+pub async fn tokens(State(app): State<Arc<App>>) -> Result<Json<Tokens>> {
+    Ok(Json(Tokens { tokens: app.store.api_tokens().await? }))
+}
+
+/// Revokes an API token.
+#[utoipa::path(delete, path = "/api/v1/tokens/{id}", params(("id" = String, Path)), tag = "auth", responses((status = 204), (status = 404)))]
+pub async fn remove_token(State(app): State<Arc<App>>, caller: Caller, Names(id): Names<String>) -> Result<StatusCode> {
+    let name = app.store.remove_api_token(&id).await?.ok_or_else(Failure::not_found)?;
+    audit(&app, &caller, "token.remove", &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What to change of a user; absent = as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct UserChange {
+    /// Password.
+    #[serde(default)]
+    password: Option<String>,
+    /// What they may do.
+    #[serde(default)]
+    role: Option<Role>,
+    /// May not sign in.
+    #[serde(default)]
+    disabled: Option<bool>,
+}
+
+/// Changes a user and ends their sessions.
+#[utoipa::path(put, path = "/api/v1/users/{name}", params(("name" = String, Path)), request_body = UserChange, tag = "auth",
+    responses((status = 204), (status = 404), (status = 409, description = "the last administrator")))]
+pub async fn change_user(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Names(name): Names<String>,
+    Body(body): Body<UserChange>,
+) -> Result<StatusCode> {
+    if !app.store.users().await?.iter().any(|u| u.name == name) {
+        return Err(Failure::not_found());
+    }
+    let hash = match body.password {
+        Some(password) if !sign::is_password(&password) => return Err(sign::NotSigned::WeakPassword.into()),
+        Some(password) => Some(app.passwords.hash(password).await.map_err(|e| Failure::internal(e.as_ref()))?),
+        None => None,
+    };
+    if !app.store.change_user(&name, hash.as_deref(), body.role, body.disabled).await? {
+        return Err(Failure::conflict(
+            "last_admin",
+            "Nobody could administer the console any more; make another administrator first.",
+            "管理者がいなくなります。先に別の管理者を作成してください。",
+        ));
+    }
+    let detail = serde_json::json!({ "role": body.role, "disabled": body.disabled, "password": hash.is_some() });
+    audit_with(&app, &caller, "user.change", &name, None, detail).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A user.

@@ -137,7 +137,7 @@ pub async fn approve(app: &App, caller: &Caller, name: &ClusterName, node: &Node
     Ok(())
 }
 
-/// Forgets a node that no module lives on.
+/// Forgets a node's enrolment. Its modules stay: a replacement machine may enrol under the same name.
 pub async fn remove(app: &App, caller: &Caller, name: &ClusterName, node: &NodeName) -> Result<()> {
     cluster(app, name).await?;
     if !app.store.remove_node(name, node).await? {

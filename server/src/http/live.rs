@@ -23,8 +23,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tsugi_core::ids::ModuleName;
 use tsugi_web::live_ids::{Block, Scope};
@@ -72,6 +73,40 @@ enum Form {
     Json,
 }
 
+/// A block, rendered.
+#[derive(Debug)]
+pub struct Rendered {
+    id: String,
+    html: String,
+    hash: [u8; 32],
+}
+
+/// Scope, language and role: what decides how a block looks.
+type Look = (String, &'static str, &'static str);
+/// Rendered once, awaited by everybody who wants the same.
+type Cell = Arc<OnceCell<Arc<Vec<Rendered>>>>;
+/// Pages rendered for the newest change that are kept for other viewers; more looks than that are rendered anew.
+const LOOKS_MAX: usize = 64;
+
+/// Blocks of live pages as of the newest change, shared by all their viewers: two hundred dashboards cost one.
+#[derive(Debug, Default)]
+pub struct RenderedPages(Mutex<BTreeMap<Look, (u64, Cell)>>);
+
+impl RenderedPages {
+    /// The place of a page as of change `seq`; an older one gives way.
+    fn cell(&self, look: Look, seq: u64) -> Cell {
+        let mut pages = self.0.lock().expect("nobody panics while holding this lock");
+        if pages.len() >= LOOKS_MAX && !pages.contains_key(&look) {
+            pages.clear();
+        }
+        let (at, cell) = pages.entry(look).or_insert_with(|| (seq, Cell::default()));
+        if *at < seq {
+            (*at, *cell) = (seq, Cell::default());
+        }
+        cell.clone()
+    }
+}
+
 /// Who watches what.
 struct Viewer {
     app: Arc<App>,
@@ -84,14 +119,17 @@ struct Viewer {
 
 fn scope_of(text: &str) -> Result<Scope> {
     let text = if text.is_empty() { "all" } else { text };
-    text.parse().map_err(|_| Failure::bad_request("There is no such scope; see the live stream's description.", "そのようなスコープはありません。"))
+    text.parse()
+        .map_err(|_| Failure::bad_request("There is no such scope; see the live stream's description.", "そのようなスコープはありません。"))
 }
 
 /// Whether `topic` can show on a page of that scope.
 fn concerns(scope: &Scope, topic: &Topic) -> bool {
     let (cluster, module) = match topic {
         Topic::Inventory { cluster } | Topic::Node { cluster, .. } => (cluster, None),
-        Topic::Module { cluster, module, .. } | Topic::Work { cluster, module } | Topic::Events { cluster, module } => (cluster, Some(module)),
+        Topic::Module { cluster, module, .. } | Topic::Work { cluster, module } | Topic::Events { cluster, module } => {
+            (cluster, Some(module))
+        }
         Topic::Operation { id } => return matches!(scope, Scope::Operation(wanted) if wanted == id),
     };
     let is_events = matches!(topic, Topic::Events { .. });
@@ -113,11 +151,9 @@ impl Viewer {
         }
         match self.form {
             Form::Html => {
-                let blocks = self.blocks().await?;
                 let mut items = Vec::new();
-                for block in blocks {
-                    let hash = sha256(block.html.as_bytes());
-                    if self.has.insert(block.id.clone(), hash) != Some(hash) {
+                for block in self.shared_blocks().await?.iter() {
+                    if self.has.insert(block.id.clone(), block.hash) != Some(block.hash) {
                         items.push(json!({ "id": block.id, "html": block.html }));
                     }
                 }
@@ -127,7 +163,21 @@ impl Viewer {
         }
     }
 
-    /// The page's blocks as they are now.
+    /// The page's blocks as they are now, rendered once for everybody who sees the same.
+    async fn shared_blocks(&self) -> Result<Arc<Vec<Rendered>>> {
+        let look = (self.scope.to_string(), self.ctx.lang.code(), self.ctx.caller.as_ref().map_or("", |c| c.role.word()));
+        let seq = self.app.fleet.seq();
+        let cell = self.app.rendered.cell(look, seq);
+        let blocks = cell
+            .get_or_try_init(|| async {
+                let blocks = self.blocks().await?.into_iter();
+                let rendered = |b: Block| Rendered { hash: sha256(b.html.as_bytes()), id: b.id, html: b.html };
+                Ok::<_, Error>(Arc::new(blocks.map(rendered).collect::<Vec<_>>()))
+            })
+            .await?;
+        Ok(blocks.clone())
+    }
+
     async fn blocks(&self) -> Result<Vec<Block>> {
         let (app, ctx) = (&self.app, &self.ctx);
         Ok(match &self.scope {
@@ -147,9 +197,9 @@ impl Viewer {
             match topic {
                 Topic::Module { cluster, module, .. } | Topic::Work { cluster, module } => {
                     let key = ("module", format!("{cluster}/{module}"));
-                    if !items.contains_key(&key) {
+                    if let std::collections::btree_map::Entry::Vacant(free) = items.entry(key) {
                         let value = found(state::module(&self.app, cluster, module).await)?.map(|m| m.json(&self.app));
-                        items.insert(key, json!(value));
+                        free.insert(json!(value));
                     }
                 }
                 Topic::Node { cluster, node } => {
@@ -493,7 +543,9 @@ mod tests {
         let (c1, m, n) = (ClusterName::new("c1").unwrap(), ModuleName::new("m").unwrap(), NodeName::new("n").unwrap());
         let module = Topic::Module { cluster: c1.clone(), module: m.clone(), node: n.clone() };
         let of = |text: &str| text.parse::<Scope>().unwrap();
-        for (scope, expected) in [("all", true), ("cluster:c1", true), ("module:c1/m", true), ("module:c1/x", false), ("cluster:c2", false), ("events", false)] {
+        for (scope, expected) in
+            [("all", true), ("cluster:c1", true), ("module:c1/m", true), ("module:c1/x", false), ("cluster:c2", false), ("events", false)]
+        {
             assert_eq!(concerns(&of(scope), &module), expected, "{scope}");
         }
         let node = Topic::Node { cluster: c1.clone(), node: n };

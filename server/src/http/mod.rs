@@ -12,7 +12,7 @@ pub mod error;
 pub mod extract;
 pub mod guard;
 mod layers;
-mod live;
+pub mod live;
 mod page;
 mod pages;
 mod pages_module;
@@ -78,7 +78,9 @@ fn api() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(api_auth::login))
         .routes(routes!(api_auth::logout))
         .routes(routes!(api_auth::me))
-        .routes(routes!(api_auth::add_token))
+        .routes(routes!(api_auth::tokens, api_auth::add_token))
+        .routes(routes!(api_auth::remove_token))
+        .routes(routes!(api_auth::change_user))
         .routes(routes!(api_auth::users, api_auth::add_user))
         .routes(routes!(api_auth::audit_log))
         .routes(routes!(api_clusters::list, api_clusters::add))

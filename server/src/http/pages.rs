@@ -262,7 +262,8 @@ pub async fn set_cluster_config(State(app): State<Arc<App>>, ctx: Ctx, Names(nam
 
 /// The newest events of a cluster or module, newest first.
 pub async fn newest(app: &App, cluster: &ClusterName, module: Option<&ModuleName>) -> Result<Vec<EventView>> {
-    let filter = Filter { cluster: Some(cluster.as_str()), module: module.map(ModuleName::as_str), limit: EVENTS_SHOWN, ..Filter::default() };
+    let filter =
+        Filter { cluster: Some(cluster.as_str()), module: module.map(ModuleName::as_str), limit: EVENTS_SHOWN, ..Filter::default() };
     Ok(app.store.events(&filter).await?.into_iter().rev().map(views::event).collect())
 }
 
@@ -278,7 +279,13 @@ pub async fn cluster(State(app): State<Arc<App>>, ctx: Ctx, Names(name): Names<C
 }
 
 /// `POST /clusters/{c}/join`: the token is shown in the answer and never again.
-pub async fn join(State(app): State<Arc<App>>, mut ctx: Ctx, Names(name): Names<ClusterName>, headers: HeaderMap, _form: Fields) -> Result<Response> {
+pub async fn join(
+    State(app): State<Arc<App>>,
+    mut ctx: Ctx,
+    Names(name): Names<ClusterName>,
+    headers: HeaderMap,
+    _form: Fields,
+) -> Result<Response> {
     let join = work::join(&app, ctx.caller()?, &name, None, &headers).await?;
     // The switches of the page lead back to the page, not to this POST.
     ctx.path = format!("/clusters/{name}");
@@ -318,7 +325,9 @@ pub async fn events(State(app): State<Arc<App>>, ctx: Ctx, Query(query): Query<E
 
 /// The events' facts.
 pub async fn events_view(app: &App, ctx: &Ctx, query: &EventsQuery) -> Result<EventsView> {
-    let level = [Level::Info, Level::Notice, Level::Warning, Level::Critical].into_iter().find(|l| crate::store::events::level_word(*l) == query.level);
+    let level = [Level::Info, Level::Notice, Level::Warning, Level::Critical]
+        .into_iter()
+        .find(|l| crate::store::events::level_word(*l) == query.level);
     let filter = EventFilter { cluster: query.cluster.parse().ok(), module: query.module.parse().ok(), level };
     let before = query.before.parse().ok();
     // Live only where new events belong at the top of what is shown.

@@ -132,16 +132,17 @@ pub async fn new_module(
     let stored = work::cluster(&app, &cluster).await?;
     let all = templates::all();
     let chosen = all.iter().find(|t| t.id == query.template).or(all.first()).ok_or_else(Failure::not_found)?;
-    let typed = Typed {
-        userconfig: chosen.userconfig.to_owned(),
-        scripts: chosen.scripts.clone().into_iter().collect(),
-        reason: String::new(),
-    };
+    let typed =
+        Typed { userconfig: chosen.userconfig.to_owned(), scripts: chosen.scripts.clone().into_iter().collect(), reason: String::new() };
     // A cluster of two leaves no choice; otherwise it is the administrator's.
     let nodes = Some(stored.def.nodes()).filter(|n| n.len() == 2).unwrap_or_default();
     let template = Some(chosen.id.clone());
-    editor(&app, &ctx, Editor { cluster, module: None, name: String::new(), nodes, typed, problems: None, version: 0, is_running: false, template })
-        .await
+    editor(
+        &app,
+        &ctx,
+        Editor { cluster, module: None, name: String::new(), nodes, typed, problems: None, version: 0, is_running: false, template },
+    )
+    .await
 }
 
 /// Problems to show beside the form, or an error that has no place there.
@@ -187,8 +188,12 @@ pub async fn add_module(State(app): State<Arc<App>>, ctx: Ctx, Names(cluster): N
             }
         }
     };
-    editor(&app, &ctx, Editor { cluster, module: None, name, nodes, typed, problems: Some(problems), version: 0, is_running: false, template: None })
-        .await
+    editor(
+        &app,
+        &ctx,
+        Editor { cluster, module: None, name, nodes, typed, problems: Some(problems), version: 0, is_running: false, template: None },
+    )
+    .await
 }
 
 fn is_running(state: &state::ModuleState) -> bool {
@@ -196,7 +201,11 @@ fn is_running(state: &state::ModuleState) -> bool {
 }
 
 /// `GET /clusters/{c}/modules/{m}/config`.
-pub async fn module_config(State(app): State<Arc<App>>, ctx: Ctx, Names((cluster, name)): Names<(ClusterName, ModuleName)>) -> Result<Response> {
+pub async fn module_config(
+    State(app): State<Arc<App>>,
+    ctx: Ctx,
+    Names((cluster, name)): Names<(ClusterName, ModuleName)>,
+) -> Result<Response> {
     let state = state::module(&app, &cluster, &name).await?;
     let newest = app.store.version(&cluster, &name, None).await?.ok_or_else(Failure::not_found)?;
     let typed = Typed { userconfig: newest.userconfig, scripts: newest.scripts.into_iter().collect(), reason: String::new() };
@@ -306,7 +315,7 @@ async fn action_view(app: &App, ctx: &Ctx, asked: &Asked, reason: String, error:
         module: views::module(&stored, &state),
         verb: asked.verb.clone(),
         target: views::target(asked.node.as_ref()),
-        interruption: views::interruption(&asked.verb, state.def.as_ref()),
+        interruption: views::interruption(app, &asked.verb, &state).await?,
         reason,
         error,
         plan_hash: views::plan_hash(&state, &asked.verb, asked.node.as_ref()),
@@ -355,7 +364,8 @@ pub async fn action(
     }
     let plan_hash = Some(form.text("plan")).filter(|p| !p.is_empty());
     let caller = ctx.caller()?;
-    let ordered = api_actions::order(&app, caller, &asked.cluster, &asked.name, asked.verb.clone(), asked.node.clone(), reason, plan_hash).await;
+    let ordered =
+        api_actions::order(&app, caller, &asked.cluster, &asked.name, asked.verb.clone(), asked.node.clone(), reason, plan_hash).await;
     match ordered {
         Ok(_) => Ok(go(&ctx, &format!("/clusters/{}/modules/{}", asked.cluster, asked.name))),
         Err(failure) => match failure.code {

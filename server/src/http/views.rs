@@ -11,7 +11,6 @@ use crate::store::events::StoredEvent;
 use tsugi_core::command::Verb;
 use tsugi_core::health::ModuleHealth;
 use tsugi_core::ids::{ClusterName, NodeName};
-use tsugi_core::module::ModuleDef;
 use tsugi_web::fleet::{Approval, ClusterView, Contact, HealthView, ModuleView, NodeCell, NodeView};
 use tsugi_web::say::{Interruption, Target};
 use tsugi_web::view::{EventView, NodeOutcome, OperationKind, OperationState, OperationView, VersionView};
@@ -161,16 +160,29 @@ pub fn version(version: &crate::store::modules::ModuleVersion, state: &ModuleSta
     }
 }
 
-/// Expected interruption of an order: by the configured time-outs.
-pub fn interruption(verb: &Verb, def: Option<&ModuleDef>) -> Interruption {
+/// Operations looked at for the expected interruption, and how many of the newest fitting ones count.
+const HISTORY_MAX: u32 = 50;
+const MEASURED_MAX: usize = 5;
+
+/// Expected interruption of an order: as measured the last times, else by the configured time-outs.
+pub async fn interruption(app: &App, verb: &Verb, state: &ModuleState) -> Result<Interruption> {
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => Interruption::None,
-        Verb::Stop => Interruption::UntilStarted,
-        Verb::Restart | Verb::Swap | Verb::StopStart => match def.and_then(|d| d.user.as_ref()) {
-            Some(user) => Interruption::Configured { most_ms: (user.start_timeout + user.stop_timeout).as_millis() as u64 },
-            None => Interruption::None,
-        },
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => return Ok(Interruption::None),
+        Verb::Stop => return Ok(Interruption::UntilStarted),
+        Verb::Restart | Verb::Swap | Verb::StopStart => {}
     }
+    let past = app.store.operations(Some((&state.module.cluster, &state.module.name)), HISTORY_MAX).await?;
+    let is_alike = |o: &&Operation| o.verb == verb.word() && o.state == Progress::Succeeded;
+    let mut measured: Vec<u64> = past.iter().filter(is_alike).filter_map(|o| o.interrupted_ms).take(MEASURED_MAX).collect();
+    measured.sort_unstable();
+    if let (Some(&least_ms), Some(&most_ms)) = (measured.first(), measured.last()) {
+        let median_ms = measured[measured.len() / 2];
+        return Ok(Interruption::Measured { median_ms, least_ms, most_ms, count: measured.len() as u32 });
+    }
+    Ok(match state.def.as_ref().and_then(|d| d.user.as_ref()) {
+        Some(user) => Interruption::Configured { most_ms: (user.start_timeout + user.stop_timeout).as_millis() as u64 },
+        None => Interruption::None,
+    })
 }
 
 /// Target of an order.

@@ -8,6 +8,21 @@ use tsugi_core::ids::ClusterName;
 /// Life of a join token: long enough to walk to the machine, short enough not to lie about.
 pub const JOIN_TOKEN_MS: i64 = 60 * 60 * 1000;
 
+/// An API token as listed.
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
+pub struct ApiToken {
+    /// Number, to revoke it.
+    pub id: String,
+    /// Name, as in the audit log.
+    pub name: String,
+    /// What its bearer may do.
+    pub role: Role,
+    /// Who made it.
+    pub by: String,
+    /// When.
+    pub created_unix_ms: i64,
+}
+
 impl Store {
     /// Keeps an API token's hash.
     pub async fn add_api_token(&self, secret_hash: &[u8], token_name: &str, role: Role, by: &str) -> Result<String> {
@@ -24,6 +39,29 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(id)
+    }
+
+    /// API tokens without their secrets, newest first.
+    pub async fn api_tokens(&self) -> Result<Vec<ApiToken>> {
+        let rows = sqlx::query("SELECT id, name, role, by, created_ms FROM api_token ORDER BY id DESC").fetch_all(self.read()).await?;
+        let one = |r: &sqlx::sqlite::SqliteRow| {
+            Ok(ApiToken {
+                id: r.try_get("id")?,
+                name: r.try_get("name")?,
+                role: Role::of_word(r.try_get("role")?),
+                by: r.try_get("by")?,
+                created_unix_ms: r.try_get("created_ms")?,
+            })
+        };
+        rows.iter().map(one).collect()
+    }
+
+    /// Revokes an API token; its name, if there was one.
+    pub async fn remove_api_token(&self, id: &str) -> Result<Option<String>> {
+        let mut tx = self.write().await?;
+        let row = sqlx::query("DELETE FROM api_token WHERE id = ? RETURNING name").bind(id).fetch_optional(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(row.map(|r| r.try_get(0)).transpose()?)
     }
 
     /// Name and role of an API token.

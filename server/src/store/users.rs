@@ -40,6 +40,34 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Changes what is given, and ends the user's sessions; false if there is no such user, or if nobody but them
+    /// could administer the console.
+    pub async fn change_user(
+        &self,
+        name: &str,
+        password_hash: Option<&str>,
+        role: Option<Role>,
+        is_disabled: Option<bool>,
+    ) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE user SET password = coalesce(?, password), role = coalesce(?, role), is_disabled = coalesce(?, is_disabled) WHERE name = ?",
+        )
+        .bind(password_hash)
+        .bind(role.map(Role::word))
+        .bind(is_disabled.map(i64::from))
+        .bind(name)
+        .execute(&mut *tx)
+        .await?;
+        let admins = sqlx::query("SELECT 1 FROM user WHERE role = 'admin' AND is_disabled = 0 LIMIT 1").fetch_optional(&mut *tx).await?;
+        if done.rows_affected() != 1 || admins.is_none() {
+            return Ok(false);
+        }
+        sqlx::query("DELETE FROM session WHERE user = ?").bind(name).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Everybody, by name.
     pub async fn users(&self) -> Result<Vec<User>> {
         let rows = sqlx::query("SELECT name, role, is_disabled, signed_in_ms FROM user ORDER BY name").fetch_all(self.read()).await?;

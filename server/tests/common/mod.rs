@@ -1,5 +1,6 @@
 //! A console on ephemeral ports, a client for its API, and a pretend agent over real TLS and WebSocket.
 
+#![allow(clippy::unwrap_used)]
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
@@ -150,7 +151,14 @@ impl Console {
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
         let secret = token.rsplit('.').next().unwrap();
-        let (status, answer) = agents_call(self.running.agents, self.dir.path(), None, "/agent/v1/enroll", json!({"token": secret, "node": node, "csr_pem": csr})).await;
+        let (status, answer) = agents_call(
+            self.running.agents,
+            self.dir.path(),
+            None,
+            "/agent/v1/enroll",
+            json!({"token": secret, "node": node, "csr_pem": csr}),
+        )
+        .await;
         if status != 200 {
             return Err((StatusCode::from_u16(status).unwrap(), answer));
         }
@@ -207,7 +215,13 @@ async fn connect(to: SocketAddr, dir: &std::path::Path, certificate: Option<&Nod
 }
 
 /// A POST on the agents' port, with or without a client certificate.
-pub async fn agents_call(to: SocketAddr, dir: &std::path::Path, certificate: Option<&NodeCertificate>, path: &str, body: Value) -> (u16, Value) {
+pub async fn agents_call(
+    to: SocketAddr,
+    dir: &std::path::Path,
+    certificate: Option<&NodeCertificate>,
+    path: &str,
+    body: Value,
+) -> (u16, Value) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut tls = connect(to, dir, certificate).await.unwrap();
     let body = body.to_string();
@@ -253,8 +267,15 @@ impl Agent {
         };
         let node = NodeName::new(node).unwrap();
         let mut agent = Agent { node: node.clone(), certificate, socket, generation: 0, since: 1 };
-        let hello =
-            AgentMsg::Hello { protocol: PROTOCOL, agent_version: "test".into(), node, boot: LifeId(1), os: "Test OS".into(), cluster_generation: 0, modules };
+        let hello = AgentMsg::Hello {
+            protocol: PROTOCOL,
+            agent_version: "test".into(),
+            node,
+            boot: LifeId(1),
+            os: "Test OS".into(),
+            cluster_generation: 0,
+            modules,
+        };
         agent.say(&hello).await;
         Ok(agent)
     }

@@ -1,6 +1,6 @@
 //! `/clusters/{c}` and its cluster.xml.
 
-use super::editor::{Gutter, Problems};
+use super::editor::{CLUSTER_FIELD, Gutter, Problems};
 use super::parts::{Card, EventRow, contact};
 use super::{card_block, out, ui};
 use crate::both;
@@ -160,6 +160,6 @@ pub fn cluster_config(v: &ClusterConfigView) -> String {
         name: &v.name,
         xml: &v.xml,
         gutter: Gutter::of(&v.xml, &v.problems),
-        problems: Problems::of(c, problems, "xml"),
+        problems: Problems::of(c, problems, CLUSTER_FIELD),
     })
 }

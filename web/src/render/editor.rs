@@ -11,6 +11,9 @@ use askama::Template;
 /// Lines an empty editor shows.
 const ROWS_MIN: usize = 12;
 
+/// Id of the field with cluster.xml.
+pub(crate) const CLUSTER_FIELD: &str = "xml";
+
 /// Numbers beside a text.
 pub(crate) struct Gutter {
     pub rows: usize,
@@ -38,6 +41,8 @@ pub(crate) struct Problems {
     pub errors_word: String,
     pub warnings_word: String,
     pub rows: Vec<ProblemRow>,
+    /// What has happened so far: nothing.
+    pub note: (Text, Text),
 }
 
 pub(crate) struct ProblemRow {
@@ -78,6 +83,10 @@ impl Problems {
             errors_word: both!(c.lang, "{errors} to correct", "要修正 {errors}"),
             warnings_word: both!(c.lang, "{warnings} to note", "注意 {warnings}"),
             rows: all.iter().map(row).collect(),
+            note: match xml_field {
+                CLUSTER_FIELD => (p::CHECKED_ON_SAVE, p::CHECKED_ON_SAVE_WHAT),
+                _ => (p::NOTHING_CHANGED, p::NOTHING_CHANGED_WHAT),
+            },
         }
     }
 }

@@ -4,7 +4,7 @@ use super::operation::OperationM;
 use super::parts::{Button, EventRow, PillM, action_href, kind, module_verbs, verb_icon, with_dots};
 use super::topology::Topology;
 use super::{out, ui};
-use crate::fleet::{HealthView, ModuleView, NodeCell};
+use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
 use crate::live_ids::Block;
 use crate::say::{self, Interruption, Mark, Said, Target};
 use crate::text as p;
@@ -220,10 +220,11 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
 fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
     let said = s.and_then(|s| s.reason.as_ref()).map(|r| say::reason(c.lang, r, &m.module, &cell.node));
-    let said = said.or_else(|| match (s, cell.contact.is_connected()) {
-        (None, true) => Some(say::refusal(c.lang, &Refusal::NotConfigured, &m.module, &cell.node)),
-        (None, false) => Some(say::no_contact(c.lang, &cell.node)),
-        _ => None,
+    let said = said.or_else(|| match (s, cell.contact) {
+        (Some(_), _) => None,
+        (None, Contact::Connected) => Some(say::refusal(c.lang, &Refusal::NotConfigured, &m.module, &cell.node)),
+        (None, Contact::Lost { .. }) => Some(say::no_contact(c.lang, &cell.node)),
+        (None, Contact::Never) => Some(say::never_connected(c.lang, &cell.node)),
     });
     let calm = match s.map(|s| (s.state, s.readiness)) {
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),

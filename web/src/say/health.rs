@@ -98,9 +98,29 @@ pub fn no_contact(lang: Lang, node: &NodeName) -> Said {
     ))
 }
 
+/// A node that never connected to the console.
+pub fn never_connected(lang: Lang, node: &NodeName) -> Said {
+    Said::only(both!(lang, "{node} has not connected to the console yet.", "{node} はまだコンソールに接続していません。"))
+        .then(both!(lang, "The configuration reaches it when it connects.", "接続すると、設定が自動で配布されます。"))
+        .remedy(both!(
+            lang,
+            "Install its agent, enrol it and approve it on the cluster's page.",
+            "エージェントを導入して登録し、クラスターのページで承認してください。"
+        ))
+}
+
 /// Whether the service runs cannot be told: nobody who could is heard.
 fn out_of_contact(lang: Lang, m: &ModuleView) -> Said {
     let module = &m.module;
+    if m.cells.iter().all(|c| c.contact == Contact::Never) {
+        return Said::only(both!(lang, "No node of {module} has connected yet.", "{module} のノードはまだ 1 台も接続していません。"))
+            .then(both!(lang, "The configuration reaches each node when it connects.", "ノードが接続すると、設定が自動で配布されます。"))
+            .remedy(both!(
+                lang,
+                "Install the agents, enrol them and approve the nodes on the cluster's page.",
+                "エージェントを導入して登録し、クラスターのページで承認してください。"
+            ));
+    }
     let lost: Vec<&str> = m.cells.iter().filter(|c| !c.contact.is_connected()).map(|c| c.node.as_str()).collect();
     let nodes = lost.join(Text { en: " and ", ja: " と " }.in_(lang));
     let last = m.cells.iter().find(|c| !c.contact.is_connected() && c.is_serving()).map(|c| &c.node);

@@ -89,7 +89,10 @@ pub fn pill(lang: Lang, cell: &NodeCell) -> Pill {
         (_, Contact::Lost { .. } | Contact::Never) => Pill {
             mark: Mark::Unknown,
             word: Text { en: "Unknown", ja: "不明" }.in_(lang).to_owned(),
-            gloss: Text { en: "no contact", ja: "通信なし" }.in_(lang).to_owned(),
+            gloss: match cell.contact {
+                Contact::Never => Text { en: "never connected", ja: "未接続" }.in_(lang).to_owned(),
+                _ => Text { en: "no contact", ja: "通信なし" }.in_(lang).to_owned(),
+            },
             is_solid: false,
             is_unprotected: false,
             degraded: None,

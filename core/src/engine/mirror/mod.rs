@@ -12,6 +12,8 @@ mod order;
 mod plan;
 mod serve;
 mod view;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use super::{Effect, Input, MirrorConfig, Outcome, Saved, Ticket, Timer};
@@ -61,7 +63,10 @@ struct Asking {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Force {
     by: String,
+    /// `--accept-loss`: this copy may be older than another.
     accepts_loss: bool,
+    /// `primforce`: this copy, whatever its own flag says.
+    overrides_flag: bool,
 }
 
 /// The engine of a mirror module on one node.

@@ -63,13 +63,11 @@ impl Mirror {
             Verb::Swap => self.swap(out),
             Verb::StopStart => self.stop_start(out),
             Verb::Prim { accept_loss } => {
-                let is_newest = self.is_flag_good() && self.saved.in_sync.contains(&self.cfg.me);
-                // The copy the record knows as current needs no force.
-                self.force = (!is_newest).then_some(Force { by, accepts_loss: accept_loss });
+                self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false });
                 self.start(out);
             }
             Verb::PrimForce => {
-                self.force = Some(Force { by, accepts_loss: true });
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: true });
                 self.start(out);
             }
             Verb::Second { full_sync } => {

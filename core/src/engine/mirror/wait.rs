@@ -205,8 +205,7 @@ impl Mirror {
             out.push(Effect::Report(Event::ArbiterSeen));
         }
         self.arbiter = ArbiterView::Reachable;
-        let is_other_store = self.saved.arbiter != LifeId(0) && self.saved.arbiter != answer.record.instance;
-        if is_other_store && self.force.is_none() {
+        if !self.is_own_store(&answer.record) && self.force.is_none() {
             return self.on_other_arbiter(out);
         }
         match self.phase {
@@ -214,6 +213,11 @@ impl Mirror {
             Phase::Serving | Phase::Leaving => self.on_record_serving(&asking.request, answer, out),
             Phase::Stopped | Phase::Idle | Phase::Following => {}
         }
+    }
+
+    /// The store this node last agreed with, or the first it meets.
+    fn is_own_store(&self, record: &Record) -> bool {
+        self.saved.arbiter == LifeId(0) || self.saved.arbiter == record.instance
     }
 
     fn on_other_arbiter(&mut self, out: &mut Vec<Effect>) {
@@ -238,7 +242,8 @@ impl Mirror {
         let record = answer.record;
         let intent = self.saved.intent.clone();
         if intent.as_ref().is_some_and(|i| self.is_claim_ours(i, &record)) || self.is_claim_ours(request, &record) {
-            return self.on_won(&record, out);
+            let is_forced = matches!(intent.as_ref().unwrap_or(request), ArbiterRequest::Force { .. });
+            return self.on_won(&record, is_forced, out);
         }
         let is_resolved = match &intent {
             None => true,
@@ -252,7 +257,13 @@ impl Mirror {
             self.saved.intent = None;
             self.save(out);
         }
-        if let Some(force) = self.force.clone() {
+        // A person's decision overrides the record only where the record would refuse: a copy that it names as
+        // current is claimed like any other.
+        let is_known = self.is_me_in(&record) && self.is_flag_good() && self.is_own_store(&record);
+        // Without consent to a loss only a record that does not exist yet may be written by force.
+        let is_new = record.version == Epoch(0) || !self.is_own_store(&record);
+        let is_forcing = |f: &super::Force| f.overrides_flag || !is_known && (f.accepts_loss || is_new);
+        if let Some(force) = self.force.clone().filter(is_forcing) {
             let gen_id = self.new_gen(record.version);
             return self.ask(ArbiterRequest::Force { expected: record.version, gen_id, by: force.by }, out);
         }
@@ -264,15 +275,17 @@ impl Mirror {
                 self.saved.flag = Flag::Stale;
                 self.save(out);
             }
+            self.force = None;
             return self.block(Reason::DataOlder { newer: record.owner, since_unix_ms: None }, true, out);
         }
         if !self.is_flag_good() {
+            self.force = None;
             let reason = self.reason_not_good(None);
             return self.block(reason, true, out);
         }
         let is_mine_alone = record.owner.as_ref() == Some(&self.cfg.me) && record.in_sync == BTreeSet::from([self.cfg.me.clone()]);
         if is_mine_alone && self.saved.intent.is_none() {
-            return self.on_won(&record, out);
+            return self.on_won(&record, false, out);
         }
         if self.is_quarantined || self.is_bound && !self.is_mutant_no_promise() {
             self.phase = Phase::Idle;
@@ -282,8 +295,8 @@ impl Mirror {
     }
 
     /// The record names this node alone: it may serve.
-    fn on_won(&mut self, record: &Record, out: &mut Vec<Effect>) {
-        let forced = self.force.take();
+    fn on_won(&mut self, record: &Record, is_forced: bool, out: &mut Vec<Effect>) {
+        let forced = self.force.take().filter(|_| is_forced);
         self.saved.arbiter = record.instance;
         self.saved.epoch = record.version;
         self.saved.in_sync = record.in_sync.clone();
