@@ -3,6 +3,8 @@
 //! Every shipped module is accepted without a remark; a shipped configuration with one slip in it is refused whole,
 //! with the sentence the manual shows.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,8 @@
 //!
 //! Needs root.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

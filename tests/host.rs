@@ -2,6 +2,8 @@
 //!
 //! Needs root. One lab after another, so that times can be measured.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};

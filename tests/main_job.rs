@@ -3,6 +3,8 @@
 //! Each test is one run of `./dev demo --check`. `./dev test --long main_job` runs the ordinary failure five times
 //! in a row. Needs root.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 use std::sync::{Mutex, PoisonError};
 use tsugi_tests::check::{self, App, CheckPlan, ENTRIES_MIN, Figures, Scenario, Without};
 

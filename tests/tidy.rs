@@ -1,5 +1,7 @@
 //! House rules that neither the compiler nor clippy can keep.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

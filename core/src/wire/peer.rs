@@ -56,6 +56,8 @@ pub struct Status {
     pub in_sync: BTreeSet<NodeName>,
     /// This node owned the record at `epoch`.
     pub is_owner: bool,
+    /// Life of the arbiter's store that `epoch` is a version of; epochs of different stores say nothing of each other.
+    pub arbiter: LifeId,
     /// An arbiter request is unresolved.
     pub has_intent: bool,
     /// Newest session number stored.

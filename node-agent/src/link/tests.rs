@@ -24,6 +24,7 @@ fn status(epoch: u64) -> Status {
         lineage: Vec::new(),
         in_sync: BTreeSet::new(),
         is_owner: true,
+        arbiter: LifeId(1),
         has_intent: false,
         session: Session(0),
         offer: None,

@@ -15,6 +15,8 @@ impl Mirror {
     pub(super) fn follow(&mut self, session: Session, peer: &Status, out: &mut Vec<Effect>) {
         self.saved.session = session;
         self.saved.flag = Flag::Inconsistent;
+        // The newest version this node knows of; the flag says what the copy is worth.
+        self.saved.epoch = self.saved.epoch.max(peer.epoch);
         self.saved.is_owner = false;
         self.saved.is_clean = false;
         self.saved.released = None;
@@ -41,6 +43,10 @@ impl Mirror {
             Async::Second => Flag::Volatile,
         };
         self.is_volatile_mine = true;
+        // A promise of an earlier session says nothing of this one.
+        self.is_bound = false;
+        out.push(Effect::StopTimer(Timer::PromiseGiven));
+        self.saved.arbiter = peer.arbiter;
         self.saved.epoch = peer.epoch;
         self.saved.gen_id = peer.gen_id;
         self.saved.lineage = peer.lineage.clone();
@@ -112,6 +118,7 @@ impl Mirror {
     /// The primary's record names both: this node is the ready secondary.
     fn adopt(&mut self, peer: &Status, out: &mut Vec<Effect>) {
         if self.saved.epoch != peer.epoch || self.saved.in_sync != peer.in_sync {
+            self.saved.arbiter = peer.arbiter;
             self.saved.epoch = peer.epoch;
             self.saved.in_sync = peer.in_sync.clone();
             self.saved.is_owner = false;

@@ -266,7 +266,8 @@ impl Mirror {
             ReplicaNote::Level { session } => self.on_level(session, out),
             ReplicaNote::SessionLost { session, detail } => self.on_session_lost(session, detail, out),
             ReplicaNote::ApplyFailed { session, detail } => self.on_apply_failed(session, detail, out),
-            ReplicaNote::DiskFailed { detail } | ReplicaNote::Died { detail } => self.on_data_failed(detail, out),
+            ReplicaNote::DiskFailed { detail } => self.on_data_failed(detail, false, out),
+            ReplicaNote::Died { detail } => self.on_data_failed(detail, true, out),
         }
     }
 

@@ -48,11 +48,16 @@ impl Mirror {
         self.next_step(out);
     }
 
+    /// A release is under way or to come in this plan.
+    pub(super) fn is_releasing(&self) -> bool {
+        matches!(self.running, Some((_, Step::Release))) || self.plan.contains(&Step::Release)
+    }
+
     pub(super) fn is_planning(&self) -> bool {
         self.running.is_some()
     }
 
-    fn next_step(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn next_step(&mut self, out: &mut Vec<Effect>) {
         let Some(step) = self.plan.pop_front() else {
             self.running = None;
             self.on_plan_done(out);
@@ -116,7 +121,9 @@ impl Mirror {
             // Leaving goes on whatever fails: what counts is the proof at its end (unmounted, address gone).
             (Phase::Leaving, Step::Release) => {
                 self.plan.push_front(Step::Abandon);
-                self.goal = Goal::Blocked { reason, is_retried: true };
+                if !matches!(self.goal, Goal::Stopped { .. }) {
+                    self.goal = Goal::Blocked { reason, is_retried: true };
+                }
                 self.next_step(out);
             }
             (Phase::Leaving, _) => self.next_step(out),
@@ -125,9 +132,15 @@ impl Mirror {
                 let steps = self.steps_out("stopwait", State::Wait, true);
                 self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
             }
-            (Phase::Claiming, _) => {
-                // Without the closed session no claim may leave.
-                self.block(reason, true, out);
+            (Phase::Claiming, _) => self.block(reason, true, out),
+            (Phase::Following, Step::CloseSession) if self.goal == Goal::Claim => {
+                // Something may still be applied, or what was applied may not be on the disk: this copy is out.
+                self.saved.flag = Flag::Stale;
+                self.save(out);
+                self.following = None;
+                self.is_level = false;
+                self.is_session_lost = false;
+                self.block(reason, false, out);
             }
             (Phase::Following, _) => self.next_step(out),
             (Phase::Stopped | Phase::Idle, _) => {
@@ -148,7 +161,8 @@ impl Mirror {
                 self.phase = Phase::Idle;
             }
             Goal::Serving => {
-                let state = if self.saved.in_sync.len() > 1 { State::Prim } else { State::Alone };
+                let is_pair = self.requires.is_some() && self.saved.intent.is_none() && self.is_peer_recorded();
+                let state = if is_pair { State::Prim } else { State::Alone };
                 self.enter(state, Readiness::Ready, None, out);
             }
             Goal::Following => self.enter(State::Second, Readiness::Ready, None, out),
@@ -188,7 +202,9 @@ impl Mirror {
             self.saved.released = Some(self.saved.epoch);
         }
         // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
-        let keeps_flag = was_serving || matches!(self.blocked_goal(), Some(Reason::FailoverOff));
+        // And with the primary gone there is nobody who could go on alone by this node's word: the record decides.
+        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
+        let keeps_flag = was_serving || is_last || matches!(self.blocked_goal(), Some(Reason::FailoverOff));
         if !keeps_flag && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) && self.state == State::Second {
             // Excludes itself before the primary may go on alone without the arbiter.
             self.saved.flag = Flag::Stale;
@@ -224,6 +240,11 @@ impl Mirror {
     pub(super) fn leave(&mut self, steps: impl IntoIterator<Item = Step>, action: &'static str, goal: Goal, out: &mut Vec<Effect>) {
         let reason = if action == "swap" { Reason::HandOver { to: self.cfg.peer.clone() } } else { Reason::Stopping };
         self.phase = if self.state == State::Second { Phase::Following } else { Phase::Leaving };
+        let steps: Vec<Step> = steps.into_iter().collect();
+        if steps.contains(&Step::Abandon) {
+            // Nothing is acknowledged from here, whatever the next steps take.
+            out.push(Effect::Disentitle);
+        }
         self.enter(self.state, Readiness::Transient, Some(reason), out);
         self.start_plan(steps, goal, out);
     }

@@ -5,11 +5,11 @@
 
 use super::plan::{Goal, Step};
 use super::{Mirror, Phase};
-use crate::engine::{Effect, Ticket, Timer, VipPlan};
+use crate::engine::{Effect, Outcome, Ticket, Timer, VipPlan};
 use crate::event::Event;
-use crate::ids::Session;
+use crate::ids::{Lsn, Session};
 use crate::module::DefaultPrim;
-use crate::replica::ReplicaOrder;
+use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
 use crate::wire::peer::Status;
@@ -36,8 +36,14 @@ impl Mirror {
     pub(super) fn tend(&mut self, out: &mut Vec<Effect>) {
         let peer = self.peer.clone().filter(|_| self.is_contact);
         let peer = peer.as_deref();
-        if self.phase == Phase::Serving && peer.is_some_and(|p| p.is_serving && p.epoch > self.saved.epoch) {
+        let is_superseded = |p: &Status| p.epoch > self.saved.epoch && p.arbiter == self.saved.arbiter && p.is_owner;
+        if self.phase == Phase::Serving && peer.is_some_and(is_superseded) {
             return self.step_down(out);
+        }
+        // On the way out a claim has one use only: to let a release end that waits for a peer that is gone. And a node
+        // that has stepped down has no right to ask for anything.
+        if !self.saved.is_owner || self.phase == Phase::Leaving && !self.is_releasing() {
+            return;
         }
         if let Some(session) = self.requires {
             if self.has_left(session, peer) && !self.is_session_lost {
@@ -71,8 +77,10 @@ impl Mirror {
     /// The peer itself says that it is not the acknowledging follower of `session` any more.
     fn has_left(&self, session: Session, peer: Option<&Status>) -> bool {
         let Some(peer) = peer else { return false };
-        // Before it was level its own word is older than the barrier that made us require it.
-        self.is_peer_recorded() && peer.session >= session && peer.level != Some(session)
+        // A requirement never waits for a node that does not follow. While it follows, its word may be older than the
+        // barrier that made us require it, until the record names it.
+        let is_following = peer.state == State::Second;
+        peer.session >= session && (!is_following || self.is_peer_recorded() && peer.level != Some(session))
     }
 
     /// The follower is gone: exclude it, then stop requiring it.
@@ -167,10 +175,14 @@ impl Mirror {
     }
 
     /// The final barrier of the resynchronisation is passed: from here the peer is required.
-    pub(super) fn on_armed(&mut self, session: Session, _out: &mut Vec<Effect>) {
+    pub(super) fn on_armed(&mut self, session: Session, out: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Serving | Phase::Leaving) && self.offer == Some(session) {
             self.requires = Some(session);
             self.is_session_lost = false;
+        } else if matches!(self.phase, Phase::Serving | Phase::Leaving) {
+            // The process requires a session this engine has given up: set its writers free.
+            let job = self.new_job();
+            out.push(Effect::Replica(job, ReplicaOrder::GoAlone { epoch: self.saved.epoch }));
         }
     }
 
@@ -236,6 +248,10 @@ impl Mirror {
             return;
         }
         self.is_session_lost = true;
+        if self.phase == Phase::Leaving && self.is_releasing() {
+            // The release has this long to be set free by the arbiter; then it is broken off.
+            out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
+        }
         if !self.is_peer_recorded() || self.is_frozen || self.phase != Phase::Serving {
             return;
         }
@@ -248,6 +264,12 @@ impl Mirror {
     }
 
     pub(super) fn on_frozen_too_long(&mut self, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Leaving && self.is_releasing() {
+            // Nothing unacknowledged is acknowledged by this; the application has stopped already or never will.
+            let goal = self.goal.clone();
+            let steps = self.steps_abandon("stopwait");
+            return self.start_plan(steps, goal, out);
+        }
         if self.is_frozen && self.phase == Phase::Serving {
             let steps = self.steps_abandon("stopwait");
             self.leave(steps, "stopwait", Goal::Blocked { reason: Reason::NoArbiter, is_retried: true }, out);
@@ -260,6 +282,12 @@ impl Mirror {
         self.saved.is_owner = false;
         self.save(out);
         if self.phase == Phase::Leaving {
+            if self.is_releasing() {
+                // The release would wait for ever for a peer that owns the record now.
+                let goal = self.goal.clone();
+                let steps = self.steps_abandon("stopwait");
+                self.start_plan(steps, goal, out);
+            }
             return;
         }
         let steps = self.steps_abandon("stopwait");
@@ -268,7 +296,7 @@ impl Mirror {
     }
 
     /// This node's disk or data process failed.
-    pub(super) fn on_data_failed(&mut self, detail: String, out: &mut Vec<Effect>) {
+    pub(super) fn on_data_failed(&mut self, detail: String, is_dead: bool, out: &mut Vec<Effect>) {
         out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
         let reason = Reason::DataUnusable { detail };
         match self.phase {
@@ -282,9 +310,20 @@ impl Mirror {
                     self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
                 }
             }
+            // Already on its way out for another reason, which stays the reason.
+            Phase::Following if self.is_planning() && self.goal != Goal::Following => {
+                if is_dead && matches!(self.running, Some((_, Step::CloseSession))) {
+                    self.on_step_done(closed_by_death(), out);
+                }
+            }
             Phase::Following => {
                 let steps = self.steps_unfollow("stopwait", State::Wait);
                 self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+            }
+            Phase::Leaving if is_dead && matches!(self.running, Some((_, Step::Release | Step::Abandon))) => {
+                // Its answer never comes; with the process the mount is gone, which is what was asked for.
+                self.running = None;
+                self.next_step(out);
             }
             Phase::Stopped | Phase::Idle | Phase::Claiming | Phase::Leaving => {}
         }
@@ -298,7 +337,7 @@ impl Mirror {
                 self.is_offer_paused = true;
                 out.push(Effect::SetTimer(Timer::Backoff, super::wait::BACKOFF));
             }
-            Phase::Serving | Phase::Following => self.on_data_failed(detail, out),
+            Phase::Serving | Phase::Following => self.on_data_failed(detail, false, out),
             _ => {}
         }
     }
@@ -307,6 +346,8 @@ impl Mirror {
     pub(super) fn on_failback(&mut self, out: &mut Vec<Effect>) {
         if self.is_swappable() {
             self.swap(out);
+        } else if self.state == State::Prim {
+            out.push(Effect::SetTimer(Timer::Failback, FAILBACK_DELAY));
         }
     }
 
@@ -319,4 +360,9 @@ impl Mirror {
         let steps = self.steps_out("swap", State::Second, true);
         self.leave(steps, "swap", Goal::HandedOver, out);
     }
+}
+
+/// A process that is gone applies nothing any more.
+fn closed_by_death() -> Outcome {
+    Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) })
 }

@@ -124,6 +124,7 @@ fn primary(session: u64) -> Status {
         lineage: Vec::new(),
         in_sync: set(&["a", "b"]),
         is_owner: true,
+        arbiter: LifeIdOf::STORE,
         has_intent: false,
         session: Session(session),
         offer: None,

@@ -37,6 +37,7 @@ impl Mirror {
             lineage: self.saved.lineage.iter().copied().take(LINEAGE_SENT_MAX).collect(),
             in_sync: self.saved.in_sync.clone(),
             is_owner: self.saved.is_owner,
+            arbiter: self.saved.arbiter,
             has_intent: self.saved.intent.is_some(),
             session: self.saved.session,
             offer: self.offer,

@@ -91,7 +91,8 @@ impl Mirror {
                 }
                 let mine = (self.saved.epoch, self.saved.is_owner);
                 let theirs = (peer.epoch, peer.is_owner);
-                let is_me = mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
+                // A peer that may not start is no reason to wait; the record lets only one of us in.
+                let is_me = !peer.is_fit || mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
                 if is_me { Standing::Me } else { Standing::Peer }
             }
         }
@@ -112,7 +113,8 @@ impl Mirror {
             self.phase = Phase::Claiming;
             return self.pursue_claim(out);
         }
-        if self.is_flag_good() && peer.epoch < self.saved.epoch {
+        let is_same_store = peer.arbiter == self.saved.arbiter;
+        if self.is_flag_good() && is_same_store && peer.epoch < self.saved.epoch {
             // The peer serves under an older record; it steps down when it hears of ours.
             return self.enter(State::Wait, Readiness::Transient, Some(Reason::PeerFirst { peer: self.cfg.peer.clone() }), out);
         }

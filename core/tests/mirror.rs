@@ -1,0 +1,296 @@
+//! Statements about a node whose scripts take time and whose orders fail: what the explored world takes for granted.
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tsugi_core::command::{Command, Verb};
+use tsugi_core::engine::{Effect, Input, Mirror, MirrorConfig, Outcome, Saved, Ticket, Timer};
+use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, NodeName, Session};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::{Flag, Readiness, State};
+use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest, Record};
+use tsugi_core::wire::peer::Status;
+
+fn name(n: &str) -> NodeName {
+    NodeName::new(n).unwrap()
+}
+
+struct Node {
+    engine: Mirror,
+    record: Record,
+    me: NodeName,
+    /// Scripts are not answered.
+    holds_scripts: bool,
+    /// The arbiter is not answered.
+    holds_arbiter: bool,
+    fails: fn(&ReplicaOrder) -> bool,
+    asked: Vec<ArbiterRequest>,
+    orders: Vec<ReplicaOrder>,
+    steps: u32,
+}
+
+impl Node {
+    fn new(me: &str, peer: &str, instance: u128) -> Node {
+        let mut cfg = MirrorConfig::new(name(me), name(peer));
+        cfg.loop_interval = Duration::ZERO;
+        let engine = Mirror::new(cfg, Saved::default(), 12345);
+        Node {
+            engine,
+            record: Record::empty(LifeId(instance)),
+            me: name(me),
+            holds_scripts: false,
+            holds_arbiter: false,
+            fails: |_| false,
+            asked: Vec::new(),
+            orders: Vec::new(),
+            steps: 0,
+        }
+    }
+    fn feed(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        let mut rounds = 0;
+        while !inputs.is_empty() {
+            rounds += 1;
+            if rounds > 40 {
+                return;
+            }
+            self.steps += 1;
+            let mut out = Vec::new();
+            self.engine.step(inputs.remove(0), &mut out);
+            for e in out {
+                match e {
+                    Effect::Run(job, _) if !self.holds_scripts => inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 })),
+                    Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+                    Effect::Replica(job, order) => {
+                        let answer = if (self.fails)(&order) {
+                            ReplicaAnswer::Failed { detail: "EIO".into() }
+                        } else {
+                            ReplicaAnswer::Done { last: Lsn(0) }
+                        };
+                        self.orders.push(order);
+                        inputs.push(Input::Done(job, Outcome::Replica(answer)));
+                    }
+                    Effect::Ask(job, request) => {
+                        self.asked.push(request.clone());
+                        if !self.holds_arbiter {
+                            inputs.push(self.answer(job, &request));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    fn answer(&mut self, job: JobId, request: &ArbiterRequest) -> Input {
+        let changed = self.record.apply(&self.me, request);
+        let is_accepted = changed.is_some();
+        if let Some(r) = changed {
+            self.record = r;
+        }
+        Input::Done(job, Outcome::Arbiter(Some(ArbiterAnswer { is_accepted, record: self.record.clone() })))
+    }
+    fn order(&mut self, verb: Verb) {
+        self.feed(Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None }));
+    }
+    fn hear(&mut self, status: &Status, answers: Option<u64>) {
+        self.feed(Input::Heard { status: Box::new(status.clone()), answers: answers.map(Ticket) });
+    }
+}
+
+fn waiting(me: &str) -> Status {
+    let mut n = Node::new(me, "x", 7);
+    n.feed(Input::Boot);
+    n.order(Verb::Start);
+    n.engine.status()
+}
+
+/// `a` is PRIM with `b` in sync; the newest status of `b` beside it.
+fn prim() -> (Node, Status) {
+    let mut a = Node::new("a", "b", 7);
+    a.feed(Input::Boot);
+    a.order(Verb::Prim { accept_loss: false });
+    assert_eq!((a.engine.state(), a.engine.readiness()), (State::Alone, Readiness::Ready));
+    let mut b = waiting("b");
+    a.hear(&b, None);
+    b.state = State::Second;
+    b.readiness = Readiness::Transient;
+    b.session = Session(1);
+    b.flag = Flag::Inconsistent;
+    a.hear(&b, Some(1));
+    a.feed(Input::Replica(ReplicaNote::Armed { session: Session(1) }));
+    b.level = Some(Session(1));
+    b.flag = Flag::UpToDate;
+    b.readiness = Readiness::Ready;
+    b.is_promise = true;
+    b.epoch = Epoch(1);
+    b.gen_id = a.engine.saved().gen_id;
+    a.hear(&b, Some(2));
+    assert_eq!((a.engine.state(), a.engine.readiness()), (State::Prim, Readiness::Ready));
+    assert_eq!(a.record.in_sync, BTreeSet::from([name("a"), name("b")]));
+    a.asked.clear();
+    a.orders.clear();
+    (a, b)
+}
+
+#[test]
+fn a_primary_whose_disk_failed_does_not_exclude_the_good_secondary_while_its_stop_scripts_run() {
+    let (mut a, mut b) = prim();
+    a.holds_scripts = true;
+    a.feed(Input::Replica(ReplicaNote::DiskFailed { detail: "EIO".into() }));
+    assert!(matches!(a.orders.last(), Some(ReplicaOrder::Abandon { .. })));
+    // The link went with the mount: b promises no more; its last promise runs out while the script runs.
+    b.is_promise = false;
+    a.hear(&b, Some(3));
+    a.feed(Input::Timer(Timer::PromiseHeld));
+    assert!(a.record.in_sync.contains(&name("b")), "the only good copy was excluded: {:?} {:?}", a.asked, a.record);
+}
+
+#[test]
+fn a_primary_that_lost_the_record_does_not_go_on_asking_for_it() {
+    let (mut a, mut b) = prim();
+    a.holds_arbiter = true;
+    a.feed(Input::Timer(Timer::PeerSilent));
+    a.feed(Input::Timer(Timer::PromiseHeld));
+    assert_eq!(a.asked.len(), 1);
+    a.record.version = Epoch(3);
+    a.record.owner = Some(name("b"));
+    a.record.in_sync = BTreeSet::from([name("b")]);
+    b.is_serving = true;
+    b.epoch = Epoch(3);
+    b.state = State::Alone;
+    a.holds_arbiter = false;
+    a.holds_scripts = true;
+    // Its request is answered late (no answer, then the retry).
+    let out_job = a.asked.len();
+    a.feed(Input::Done(last_job(&a), Outcome::Arbiter(None)));
+    a.feed(Input::Timer(Timer::ArbiterRetry));
+    assert!(a.asked.len() <= out_job + 1, "{} requests while the stop scripts run", a.asked.len());
+}
+
+/// Jobs are numbered from 1; the engine drops answers to any other, so all of them may be tried.
+fn last_job(a: &Node) -> JobId {
+    for n in (1..200).rev() {
+        let mut probe = a.engine.clone();
+        let mut out = Vec::new();
+        probe.step(Input::Done(JobId(n), Outcome::Arbiter(None)), &mut out);
+        if out.iter().any(|e| matches!(e, Effect::SetTimer(Timer::ArbiterRetry, _))) {
+            return JobId(n);
+        }
+    }
+    panic!("no request is under way");
+}
+
+#[test]
+fn a_stop_whose_release_fails_still_ends_in_stop() {
+    let (mut a, _) = prim();
+    a.fails = |o| matches!(o, ReplicaOrder::Release { .. });
+    a.order(Verb::Stop);
+    assert_eq!(a.engine.state(), State::Stop);
+}
+
+#[test]
+fn the_death_of_the_data_process_ends_a_release() {
+    let (mut a, _) = prim();
+    // The release is never answered: the process died in it.
+    let mut out = Vec::new();
+    a.holds_scripts = true;
+    let mut inputs = vec![Input::Command(Command { id: String::new(), verb: Verb::Stop, by: "root".into(), reason: None })];
+    while let Some(i) = inputs.pop() {
+        out.clear();
+        a.engine.step(i, &mut out);
+        for e in &out {
+            match e {
+                Effect::Run(j, _) => inputs.push(Input::Done(*j, Outcome::Script { code: Some(0), millis: 0 })),
+                Effect::Vip(j, _) => inputs.push(Input::Done(*j, Outcome::Vip(Ok(())))),
+                _ => {}
+            }
+        }
+    }
+    a.holds_scripts = false;
+    a.feed(Input::Replica(ReplicaNote::Died { detail: "killed".into() }));
+    assert!(!a.engine.is_serving(), "still {:?} {:?}", a.engine.state(), a.engine.readiness());
+}
+
+fn serving_a(epoch: u64) -> Status {
+    let mut s = waiting("a");
+    s.state = State::Alone;
+    s.readiness = Readiness::Ready;
+    s.is_serving = true;
+    s.flag = Flag::UpToDate;
+    s.epoch = Epoch(epoch);
+    s.is_owner = true;
+    s.in_sync = BTreeSet::from([name("a")]);
+    s.session = Session(1);
+    s.offer = Some(Session(1));
+    s.gen_id = tsugi_core::ids::Gen(9);
+    s
+}
+
+/// `b` is the level, promising secondary of `a`.
+fn second(instance: u128) -> (Node, Status) {
+    let mut b = Node::new("b", "a", instance);
+    b.feed(Input::Boot);
+    b.order(Verb::Start);
+    let mut a = serving_a(1);
+    b.hear(&a, None);
+    assert_eq!(b.engine.state(), State::Second);
+    b.feed(Input::Replica(ReplicaNote::Level { session: Session(1) }));
+    a.requires = Some(Session(1));
+    b.hear(&a, None);
+    a.epoch = Epoch(2);
+    a.in_sync = BTreeSet::from([name("a"), name("b")]);
+    a.state = State::Prim;
+    b.hear(&a, None);
+    assert_eq!(b.engine.readiness(), Readiness::Ready);
+    b.record.version = Epoch(2);
+    b.record.owner = Some(name("a"));
+    b.record.in_sync = a.in_sync.clone();
+    b.asked.clear();
+    (b, a)
+}
+
+#[test]
+fn no_claim_leaves_when_what_was_applied_could_not_be_flushed() {
+    let (mut b, _) = second(7);
+    b.fails = |o| matches!(o, ReplicaOrder::CloseSession { .. });
+    b.feed(Input::Timer(Timer::PromiseGiven));
+    b.feed(Input::Timer(Timer::PeerSilent));
+    assert!(b.asked.is_empty(), "asked {:?}", b.asked);
+}
+
+#[test]
+fn a_session_left_before_it_was_level_is_closed_under_an_epoch_the_data_process_accepts() {
+    let mut b = Node::new("b", "a", 7);
+    b.feed(Input::Boot);
+    b.order(Verb::Start);
+    b.hear(&serving_a(5), None);
+    b.order(Verb::Stop);
+    let epochs: Vec<Epoch> = b
+        .orders
+        .iter()
+        .map(|o| match o {
+            ReplicaOrder::Follow { epoch, .. } | ReplicaOrder::CloseSession { epoch } => *epoch,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(epochs.windows(2).all(|w| w[0] <= w[1]), "{:?}", b.orders);
+}
+
+#[test]
+fn a_good_node_does_not_wait_for_ever_for_one_that_is_not_fit() {
+    let (mut b, mut a) = second(7);
+    b.feed(Input::Timer(Timer::PromiseGiven));
+    // a's machine restarted; one of its pre-checkers is down.
+    a.is_serving = false;
+    a.state = State::Wait;
+    a.offer = None;
+    a.requires = None;
+    a.is_fit = false;
+    // b restarted as well.
+    let cfg = MirrorConfig::new(name("b"), name("a"));
+    b.engine = Mirror::new(cfg, b.engine.saved().clone(), 99);
+    b.feed(Input::Boot);
+    b.order(Verb::Start);
+    b.hear(&a, None);
+    b.feed(Input::Timer(Timer::Quarantine));
+    b.hear(&a, None);
+    assert_eq!(b.engine.state(), State::Alone, "{:?}", b.engine.reason());
+}
