@@ -45,9 +45,9 @@ fn running(count: &str, what: &str) -> String {
         None => what.to_owned(),
     };
     match expected {
-        Some(("least", n)) => format!("{what} は {count} 個動作中（{n} 個以上必要）"),
-        Some((_, n)) => format!("{what} は {count} 個動作中（{n} 個まで）"),
-        None => format!("{what} は {count} 個動作中"),
+        Some(("least", n)) => format!("動作中 {count} 個（{n} 個以上必要）：{what}"),
+        Some((_, n)) => format!("動作中 {count} 個（{n} 個まで）：{what}"),
+        None => format!("動作中 {count} 個：{what}"),
     }
 }
 
@@ -87,9 +87,9 @@ mod tests {
         for (en, ja) in [
             ("198.18.0.100 is on eth0", "198.18.0.100 は eth0 に設定されています"),
             ("198.18.0.100 is on no interface of this node", "198.18.0.100 はこのノードのどのインターフェイスにもありません"),
-            ("1 running: nginx", "nginx は 1 個動作中"),
-            ("0 running: db with arguments like `-D /x` (at least 1 expected)", "db（引数 `-D /x`） は 0 個動作中（1 個以上必要）"),
-            ("9 running: any process (at most 2 expected)", "任意のプロセス は 9 個動作中（2 個まで）"),
+            ("1 running: nginx", "動作中 1 個：nginx"),
+            ("0 running: db with arguments like `-D /x` (at least 1 expected)", "動作中 0 個（1 個以上必要）：db（引数 `-D /x`）"),
+            ("9 running: any process (at most 2 expected)", "動作中 9 個（2 個まで）：任意のプロセス"),
             ("connect 10.0.0.1:80: open", "10.0.0.1:80 に接続できます"),
             ("connect web:80: refused", "web:80 に接続できません（拒否されました）"),
             ("connect web:80: no answer within 2s", "web:80 に接続できません（2s 以内に応答なし）"),
