@@ -289,6 +289,7 @@ fn sees_a_server_die(desk: &Desk) {
     desk.pair.say(&format!("the page showed ALONE {late} ms after the agent's own change; seen: {seen}"));
     assert!((-50..=SEEN_WITHIN_MS).contains(&late), "the page showed ALONE {late} ms after the agent's change");
     desk.wait("the row of what needs attention", PAGE_BOUND, "document.querySelectorAll('#attention .attention li').length === 1");
+    assert!(desk.browser.text("#menu-badge").unwrap().starts_with('1'), "the number in the menu");
     let what = desk.browser.text("#attention .what").unwrap();
     assert!(what.contains("ledger runs on one node only (n2)"), "{what}");
     desk.wait("the lost node", TAKEOVER_BOUND, &cell("n1", "Unknown", "no contact"));
@@ -347,8 +348,9 @@ fn swaps(desk: &Desk) {
     let expected = "ledger runs on n1, and n2 holds the same data.";
     desk.wait("the headline", PAGE_BOUND, &format!("document.querySelector('#module-headline .lead').textContent === '{expected}'"));
     assert_eq!(desk.browser.js("return window.tsugiMark", Vec::new()).unwrap(), "not reloaded");
-    desk.wait("who did it and why", PAGE_BOUND, "document.getElementById('module-events').innerText.includes('memory of n2 is replaced')");
     desk.shoot("module-swapped-en-light");
+    desk.browser.click("#module-events .card-side").unwrap();
+    desk.wait("who did it and why", PAGE_BOUND, "document.querySelector('.events')?.innerText.includes('memory of n2 is replaced')");
     desk.pair.wait_pair("n1", "n2", PAGE_BOUND).unwrap();
     desk.language("ja");
     desk.open("/events");

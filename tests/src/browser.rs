@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities;
+use thirtyfour::error::{WebDriverError, WebDriverErrorInner, WebDriverResult};
 use thirtyfour::{By, CapabilitiesHelper, DesiredCapabilities, LoggingPrefsLogLevel, WebDriver, WebElement};
 
 /// chromedriver and Chromium start within this time, also on a busy machine.
@@ -21,6 +22,9 @@ const CALL_BOUND: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// An orderly end of the browser; afterwards it is killed.
 const QUIT_BOUND: Duration = Duration::from_secs(10);
+
+/// A live page renews an element now and then, not without end.
+const RENEWAL_BOUND: Duration = Duration::from_secs(5);
 
 /// What keeps Chromium to itself: no sandbox (the tests are root), no traffic but the test's.
 const FLAGS: &[&str] = &[
@@ -112,48 +116,58 @@ impl Browser {
         }
     }
 
-    fn find(&self, css: &str) -> Result<WebElement> {
-        self.runtime.block_on(self.driver().find(By::Css(css.to_owned()))).with_context(|| format!("there is no {css}"))
+    /// Does something with the first element that matches; again when the page renewed that element meanwhile.
+    fn with<T>(&self, what: &str, css: &str, act: impl AsyncFn(&WebElement) -> WebDriverResult<T>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            let done = self.runtime.block_on(async { act(&self.driver().find(By::Css(css.to_owned())).await?).await });
+            match done {
+                Err(error) if is_renewed(&error) && begin.elapsed() < RENEWAL_BOUND => {}
+                done => return done.with_context(|| format!("{what} {css}")),
+            }
+        }
     }
 
     /// Clicks as a mouse does; fails when something lies over the element.
     pub fn click(&self, css: &str) -> Result<()> {
-        let element = self.find(css)?;
-        self.runtime.block_on(element.click()).with_context(|| format!("click {css}"))
+        self.with("click", css, async |element| element.click().await)
     }
 
     /// Empties a field and types.
     pub fn type_into(&self, css: &str, text: &str) -> Result<()> {
-        let element = self.find(css)?;
-        self.runtime
-            .block_on(async {
-                element.clear().await?;
-                element.send_keys(text).await
-            })
-            .with_context(|| format!("type into {css}"))
+        self.with("type into", css, async |element| {
+            element.clear().await?;
+            element.send_keys(text).await
+        })
     }
 
     /// Text of the first element that matches, as it is seen.
     pub fn text(&self, css: &str) -> Result<String> {
-        let element = self.find(css)?;
-        Ok(self.runtime.block_on(element.text())?)
+        self.with("text of", css, async |element| element.text().await)
     }
 
     /// Texts of all elements that match.
     pub fn texts(&self, css: &str) -> Result<Vec<String>> {
-        self.runtime.block_on(async {
-            let mut texts = Vec::new();
-            for element in self.driver().find_all(By::Css(css.to_owned())).await? {
-                texts.push(element.text().await?);
+        let begin = Instant::now();
+        loop {
+            let texts = self.runtime.block_on(async {
+                let mut texts = Vec::new();
+                for element in self.driver().find_all(By::Css(css.to_owned())).await? {
+                    texts.push(element.text().await?);
+                }
+                Ok(texts)
+            });
+            match texts {
+                Err(error) if is_renewed(&error) && begin.elapsed() < RENEWAL_BOUND => {}
+                texts => return texts.with_context(|| format!("texts of {css}")),
             }
-            Ok(texts)
-        })
+        }
     }
 
     /// Attribute of the first element that matches.
     pub fn attr(&self, css: &str, name: &str) -> Result<String> {
-        let element = self.find(css)?;
-        Ok(self.runtime.block_on(element.attr(name.to_owned()))?.unwrap_or_default())
+        let value = self.with("attribute of", css, async |element| element.attr(name.to_owned()).await)?;
+        Ok(value.unwrap_or_default())
     }
 
     /// Value of a cookie, also of one that scripts cannot read.
@@ -223,6 +237,11 @@ impl Drop for Browser {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
+}
+
+/// A live page put a new element where the one was that had just been found.
+fn is_renewed(error: &WebDriverError) -> bool {
+    matches!(**error, WebDriverErrorInner::StaleElementReference(_))
 }
 
 /// As JavaScript sees it.

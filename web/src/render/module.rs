@@ -105,6 +105,7 @@ pub fn module_blocks(v: &ModulePageView) -> Vec<Block> {
     let page = page(v);
     let block = |id: &str, html: String| Block { id: id.to_owned(), html };
     vec![
+        v.chrome.badge_block(),
         block("module-actions", out(&page.as_actions())),
         block("module-headline", out(&page.as_headline())),
         block("module-operation", out(&page.as_operation())),
