@@ -158,6 +158,10 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
         Event::ResyncStarted { .. } => {
             Said::only(both!(lang, "{module} on {node}: resync started.", "{node} で {module} の再同期が始まりました。"))
         }
+        // Without figures, which a node may not have, none are told.
+        Event::ResyncDone { bytes_copied: 0, files: 0, millis: 0, .. } => {
+            Said::only(both!(lang, "{module} on {node}: resync finished.", "{node} で {module} の再同期が完了しました。"))
+        }
         Event::ResyncDone { bytes_copied, files, millis, .. } => {
             let (bytes, took) = (fmt::bytes(*bytes_copied), fmt::duration(lang, *millis));
             Said::only(both!(
