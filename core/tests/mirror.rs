@@ -57,7 +57,9 @@ impl Node {
             self.engine.step(inputs.remove(0), &mut out);
             for e in out {
                 match e {
-                    Effect::Run(job, _) if !self.holds_scripts => inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 })),
+                    Effect::Run(job, _) if !self.holds_scripts => {
+                        inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 }))
+                    }
                     Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
                     Effect::Replica(job, order) => {
                         let answer = if (self.fails)(&order) {

@@ -191,7 +191,11 @@ impl Agent {
         if let Some(runner) = self.runners.get(module) {
             let state = runner.snapshot().map_or(State::Stop, |s| s.state);
             if state != State::Stop {
-                return vec![format!("module {module} is {} on {}: stop it first (`tsugi stop {module}`)", state.word(), self.identity.node)];
+                return vec![format!(
+                    "module {module} is {} on {}: stop it first (`tsugi stop {module}`)",
+                    state.word(),
+                    self.identity.node
+                )];
             }
             runner.end(false).await;
             runner.ended().await;
@@ -276,7 +280,15 @@ impl Agent {
         let hands = Hands::new(setting, channel.0.clone(), record, self.arbiter.clone()).await.context("open the heartbeats")?;
         let reports = Reports { events: self.store.events().clone(), console: self.console.clone() };
         let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
-        tokio::spawn(runner.run(must_start.then_some(delay)));
+        let task = tokio::spawn(runner.run(must_start.then_some(delay)));
+        tokio::spawn(async move {
+            if task.await.is_err() {
+                // A node that is wrong about itself must stop: the data processes end with the agent, the addresses run
+                // out, the peers take over, and the next life starts clean.
+                tracing::error!("a module's engine found itself wrong; the agent ends");
+                std::process::abort();
+            }
+        });
         self.runners.insert(deployment.module.clone(), handle);
         Ok(())
     }
@@ -290,7 +302,8 @@ impl Agent {
             .find(|n| **n != me)
             .cloned()
             .with_context(|| format!("module {module} has no second node: choose two nodes for it in the console"))?;
-        let cluster = self.cluster.as_ref().context("the console has not sent the cluster definition yet; the module is taken up when it does")?;
+        let cluster =
+            self.cluster.as_ref().context("the console has not sent the cluster definition yet; the module is taken up when it does")?;
         let lans: Vec<String> = if def.heart.heartbeats.is_empty() {
             cluster.cluster.lans.iter().map(|l| l.name.clone()).collect()
         } else {

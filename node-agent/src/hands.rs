@@ -71,7 +71,12 @@ const QUEUE_MAX: usize = 256;
 
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arc<ArbiterClient>) -> anyhow::Result<Hands> {
+    pub async fn new(
+        setting: Setting,
+        inbox: mpsc::Sender<Inbox>,
+        record: RecordFile,
+        arbiter: Arc<ArbiterClient>,
+    ) -> anyhow::Result<Hands> {
         script::kill_module(&setting.module, &setting.node).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
@@ -220,9 +225,7 @@ impl Hands {
     pub async fn vip(&mut self, plan: VipPlan) -> Result<Vec<IpAddr>, String> {
         self.is_vip_wanted = plan == VipPlan::Raise;
         let result = match plan {
-            VipPlan::Raise => {
-                self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await
-            }
+            VipPlan::Raise => self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await,
             VipPlan::Drop => self.vips.drop_all().await,
         };
         result.map_err(|e| e.to_string())
@@ -265,7 +268,8 @@ impl Hands {
             return self.replica_without_data(job, &order);
         };
         if self.data.is_none() {
-            let is_nothing_to_end = matches!(order, ReplicaOrder::CloseSession { .. } | ReplicaOrder::Abandon { .. } | ReplicaOrder::GoAlone { .. });
+            let is_nothing_to_end =
+                matches!(order, ReplicaOrder::CloseSession { .. } | ReplicaOrder::Abandon { .. } | ReplicaOrder::GoAlone { .. });
             if is_nothing_to_end {
                 return done(self.inbox.clone(), job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) }));
             }

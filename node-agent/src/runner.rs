@@ -20,6 +20,8 @@ use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapsh
 pub const INBOX_MAX: usize = 512;
 /// Addresses are renewed and figures read this often. Well below the shortest lifetime of an address (2 s).
 const TICK: Duration = Duration::from_millis(500);
+/// Longest wait for the data process's figures.
+const FIGURES_MAX: Duration = Duration::from_millis(20);
 /// Ids of orders remembered, so that a repeated one is answered and not carried out again.
 const ORDERS_REMEMBERED: usize = 64;
 
@@ -116,7 +118,13 @@ pub struct Runner {
 
 impl Runner {
     /// A loop ready to [`Runner::run`], and its handle.
-    pub fn new(engine: Mirror, hands: Hands, reports: Reports, channel: (mpsc::Sender<Inbox>, mpsc::Receiver<Inbox>), generation: u64) -> (Runner, RunnerHandle) {
+    pub fn new(
+        engine: Mirror,
+        hands: Hands,
+        reports: Reports,
+        channel: (mpsc::Sender<Inbox>, mpsc::Receiver<Inbox>),
+        generation: u64,
+    ) -> (Runner, RunnerHandle) {
         let (snapshot, seen) = watch::channel(None);
         let (to_inbox, inbox) = channel;
         let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen };
@@ -151,13 +159,24 @@ impl Runner {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.is_ending && self.engine.state() == State::Stop && self.failure.is_none() {
+            if self.is_ending && (self.engine.state() == State::Stop || self.failure.is_some()) {
                 break;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
             let wake_ns = [next.map(|(_, at)| at), boot_start].into_iter().flatten().min();
             tokio::select! {
                 biased;
+                // What has arrived goes before what is due: after a stall a beat in the queue is proof that the peer was
+                // there, and a promise that is kept longer harms nobody.
+                message = self.inbox.recv() => match message {
+                    None => break,
+                    Some(Inbox::End { is_stopping: false }) => break,
+                    Some(Inbox::End { is_stopping: true }) => {
+                        self.is_ending = true;
+                        self.order_myself(Verb::Stop, BY_SHUTDOWN).await;
+                    }
+                    Some(message) => self.take(message).await,
+                },
                 () = sleep_until(wake_ns) => {
                     let now = boottime_ns();
                     if boot_start.is_some_and(|at| at <= now) {
@@ -169,15 +188,6 @@ impl Runner {
                         self.step(Input::Timer(timer)).await;
                     }
                 }
-                message = self.inbox.recv() => match message {
-                    None => break,
-                    Some(Inbox::End { is_stopping: false }) => break,
-                    Some(Inbox::End { is_stopping: true }) => {
-                        self.is_ending = true;
-                        self.order_myself(Verb::Stop, BY_SHUTDOWN).await;
-                    }
-                    Some(message) => self.take(message).await,
-                },
                 _ = tick.tick() => self.on_tick().await,
             }
         }
@@ -348,7 +358,8 @@ impl Runner {
         if names == self.active_checks {
             return;
         }
-        let gone: Vec<Check> = self.checks.iter().filter(|c| self.active_checks.contains(&c.name) && !names.contains(&c.name)).cloned().collect();
+        let gone: Vec<Check> =
+            self.checks.iter().filter(|c| self.active_checks.contains(&c.name) && !names.contains(&c.name)).cloned().collect();
         self.active_checks = names;
         let (tx, mut rx) = mpsc::channel(INBOX_MAX);
         let inbox = self.to_inbox.clone();
@@ -384,7 +395,10 @@ impl Runner {
             self.hands.renew_vips().await;
         }
         self.vips_held = self.hands.vips_held().await;
-        self.figures = self.hands.figures().await;
+        // The last answer will do: nothing may wait for figures.
+        if let Ok(figures) = tokio::time::timeout(FIGURES_MAX, self.hands.figures()).await {
+            self.figures = figures;
+        }
         self.publish();
     }
 

@@ -104,7 +104,7 @@ fn demo(quiet: bool) -> Result<Vec<Row>> {
         lost.push(figures.lost.len() as f64);
         swaps.push(figures.swap_seconds);
     }
-    let bar = check::interruption_bar().as_secs_f64();
+    let bar = check::interruption_bar(App::Ledger).as_secs_f64();
     rows.push(Row::at_most(BENCH, "interruption by a power failure of the primary", "s", bar, gaps));
     rows.push(Row::at_most(BENCH, "interruption by a swap", "s", bar, swaps));
     rows.push(Row::at_most(BENCH, "confirmed entries lost", "", 0.0, lost));

@@ -103,7 +103,11 @@ impl Mirror {
     /// The serving peer went on without this node, or ended the session before it was level.
     fn is_dropped_by(&self, peer: &Status) -> bool {
         let is_session_over = peer.offer != self.following && peer.requires != self.following;
-        if self.is_level { peer.epoch > self.saved.epoch && !peer.in_sync.contains(&self.cfg.me) } else { is_session_over && peer.session >= self.saved.session }
+        if self.is_level {
+            peer.epoch > self.saved.epoch && !peer.in_sync.contains(&self.cfg.me)
+        } else {
+            is_session_over && peer.session >= self.saved.session
+        }
     }
 
     fn unfollow(&mut self, reason: Reason, out: &mut Vec<Effect>) {

@@ -11,9 +11,9 @@ mod follow;
 mod order;
 mod plan;
 mod serve;
-mod view;
 #[cfg(test)]
 mod tests;
+mod view;
 mod wait;
 
 use super::{Effect, Input, MirrorConfig, Outcome, Saved, Ticket, Timer};
@@ -386,6 +386,9 @@ impl Mirror {
         assert!(self.requires.is_none() || matches!(self.phase, Phase::Serving | Phase::Leaving), "requires a peer without serving");
         assert!(self.following.is_none() || self.phase == Phase::Following, "follows without being a follower");
         assert!(self.running.is_some() || self.plan.is_empty(), "a plan stands still");
-        assert!(!self.state.is_serving() || matches!(self.phase, Phase::Serving | Phase::Leaving), "shows a serving state without the right");
+        assert!(
+            !self.state.is_serving() || matches!(self.phase, Phase::Serving | Phase::Leaving),
+            "shows a serving state without the right"
+        );
     }
 }

@@ -90,7 +90,8 @@ impl Mirror {
                     ScriptName::StopBoth | ScriptName::Prestart => self.is_both_up = false,
                     _ => {}
                 }
-                let is_stop_half = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond) && !run.is_forced;
+                let is_stop_half =
+                    matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond) && !run.is_forced;
                 // The forced call that follows gives the verdict on a stop.
                 (code != Some(0) && !is_stop_half).then_some(Reason::ScriptFailed { script: run.script, code })
             }
@@ -127,7 +128,9 @@ impl Mirror {
                 self.next_step(out);
             }
             (Phase::Leaving, _) => self.next_step(out),
-            (Phase::Serving, Step::Serve) => self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out),
+            (Phase::Serving, Step::Serve) => {
+                self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out)
+            }
             (Phase::Serving, _) => {
                 let steps = self.steps_out("stopwait", State::Wait, true);
                 self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
@@ -303,16 +306,16 @@ impl Mirror {
 
     /// Steps out of SECOND. The session is closed by the last one: nothing is applied afterwards.
     pub(super) fn steps_unfollow(&self, action: &'static str, to: State) -> Vec<Step> {
-        vec![
-            self.script(ScriptName::StopSecond, to, action, true),
-            self.script(ScriptName::StopBoth, to, action, true),
-            Step::CloseSession,
-        ]
+        vec![self.script(ScriptName::StopSecond, to, action, true), self.script(ScriptName::StopBoth, to, action, true), Step::CloseSession]
     }
 
     /// Steps of a stop from WAIT.
     pub(super) fn steps_poststop(&self) -> Vec<Step> {
-        vec![self.script(ScriptName::StopPrim, State::Stop, "stop", true), Step::DropVips, self.script(ScriptName::Poststop, State::Stop, "stop", false)]
+        vec![
+            self.script(ScriptName::StopPrim, State::Stop, "stop", true),
+            Step::DropVips,
+            self.script(ScriptName::Poststop, State::Stop, "stop", false),
+        ]
     }
 
     /// Steps out of a serving role without its leave: no acknowledgement any more, then the application.

@@ -93,9 +93,8 @@ impl Mirror {
         if self.cfg.mutant == Some(crate::engine::Mutant::AloneBeforeClaim) {
             return self.go_alone(out);
         }
-        let is_excluded_by_itself = peer.is_some_and(|p| {
-            p.session >= session && matches!(p.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown) && !p.has_intent
-        });
+        let is_excluded_by_itself = peer
+            .is_some_and(|p| p.session >= session && matches!(p.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown) && !p.has_intent);
         if is_excluded_by_itself {
             return self.go_alone(out);
         }
@@ -353,7 +352,9 @@ impl Mirror {
 
     pub(super) fn is_swappable(&self) -> bool {
         let is_pair = self.state == State::Prim && self.readiness == Readiness::Ready && !self.is_session_lost;
-        is_pair && self.is_contact && self.peer.as_ref().is_some_and(|p| p.state == State::Second && p.readiness == Readiness::Ready && p.is_fit)
+        is_pair
+            && self.is_contact
+            && self.peer.as_ref().is_some_and(|p| p.state == State::Second && p.readiness == Readiness::Ready && p.is_fit)
     }
 
     pub(super) fn swap(&mut self, out: &mut Vec<Effect>) {

@@ -141,7 +141,8 @@ fn secondary() -> Bench {
     let mut bench = Bench::new(saved(Flag::Stale, 1, &["a"]), true);
     bench.feed(Input::Timer(Timer::Quarantine));
     bench.order(Verb::Start);
-    let offering = Status { state: State::Alone, in_sync: set(&["a"]), offer: Some(Session(4)), requires: None, epoch: Epoch(1), ..primary(4) };
+    let offering =
+        Status { state: State::Alone, in_sync: set(&["a"]), offer: Some(Session(4)), requires: None, epoch: Epoch(1), ..primary(4) };
     bench.heard(offering.clone());
     bench.feed(Input::Replica(ReplicaNote::Level { session: Session(4) }));
     bench.heard(primary(4));
@@ -246,7 +247,8 @@ fn states_follow_one_another_only_as_the_protocol_says() {
     let columns = [Stop, Wait, Alone, Prim, Second];
     let printed = include_str!("../../../../docs/PROTOCOL.md");
     for from in columns {
-        let row = printed.lines().find(|l| l.starts_with(&format!("| {} | ", from.word())) && l.contains("stays")).expect("a row of the table");
+        let row =
+            printed.lines().find(|l| l.starts_with(&format!("| {} | ", from.word())) && l.contains("stays")).expect("a row of the table");
         let cells: Vec<&str> = row.split('|').skip(2).map(str::trim).collect();
         for (to, cell) in columns.into_iter().zip(cells) {
             let expected = match cell {

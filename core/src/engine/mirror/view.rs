@@ -106,7 +106,9 @@ impl Mirror {
         match (self.state, self.requires, self.offer) {
             (State::Prim | State::Alone, Some(_), _) if self.is_session_lost => Replication::Stalled,
             (State::Prim | State::Alone, Some(_), _) => Replication::Synchronous,
-            (State::Alone | State::Prim, None, Some(_)) if self.peer.as_ref().is_some_and(|p| p.state == State::Second) => Replication::Resync,
+            (State::Alone | State::Prim, None, Some(_)) if self.peer.as_ref().is_some_and(|p| p.state == State::Second) => {
+                Replication::Resync
+            }
             (State::Second, _, _) if self.is_level && !self.is_session_lost => Replication::Synchronous,
             (State::Second, _, _) if !self.is_session_lost => Replication::Resync,
             _ => Replication::Off,

@@ -250,7 +250,9 @@ impl Mirror {
         let is_resolved = match &intent {
             None => true,
             Some(ArbiterRequest::Read) => true,
-            Some(ArbiterRequest::Claim { expected, .. } | ArbiterRequest::Grow { expected, .. } | ArbiterRequest::Force { expected, .. }) => {
+            Some(
+                ArbiterRequest::Claim { expected, .. } | ArbiterRequest::Grow { expected, .. } | ArbiterRequest::Force { expected, .. },
+            ) => {
                 // Refused at the same version stays refused: only a change of version could make it good.
                 record.version > *expected || intent.as_ref() == Some(request)
             }
