@@ -133,6 +133,13 @@ impl Browser {
         self.with("click", css, async |element| element.click().await)
     }
 
+    /// Clicks what leads to another page, and waits until that is there, whole.
+    pub fn click_away(&self, css: &str, bound: Duration) -> Result<()> {
+        self.js("window.tsugiLeft = true", Vec::new())?;
+        self.click(css)?;
+        self.wait(&format!("the page behind {css}"), bound, "!window.tsugiLeft && document.readyState === 'complete'").map(drop)
+    }
+
     /// Empties a field and types.
     pub fn type_into(&self, css: &str, text: &str) -> Result<()> {
         self.with("type into", css, async |element| {
@@ -239,9 +246,9 @@ impl Drop for Browser {
     }
 }
 
-/// A live page put a new element where the one was that had just been found.
+/// A live page put a new element where the one was that had just been found, or is about to put one there.
 fn is_renewed(error: &WebDriverError) -> bool {
-    matches!(**error, WebDriverErrorInner::StaleElementReference(_))
+    matches!(**error, WebDriverErrorInner::StaleElementReference(_) | WebDriverErrorInner::NoSuchElement(_))
 }
 
 /// As JavaScript sees it.
