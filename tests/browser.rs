@@ -33,6 +33,7 @@ const REJOIN_BOUND: Duration = Duration::from_secs(120);
 const SEEN_WITHIN_MS: i64 = 2000;
 
 const WIDE: (u32, u32) = (1440, 900);
+const MANUAL_WIDTH: u32 = 1200;
 
 /// Notes when each node's pill first says something, and marks the page so that a reload is noticed.
 const WATCH: &str = r#"
@@ -58,7 +59,7 @@ const FOREIGN: &str = r#"
   while (walk.nextNode()) {
     const text = walk.currentNode.data.trim(), at = walk.currentNode.parentElement;
     if (!text || at.closest("code,script,style,textarea,[lang]:not(html),#announce")) continue;
-    const isForeign = isJa ? /[A-Za-z]{2,} [a-z]{2,}|^[A-Z][a-z]{3,}( |$)/.test(text) && !/^(Tsugi|Debian|Ubuntu)\b/.test(text) : /[\u3040-\u30ff\u4e00-\u9fff]/.test(text);
+    const isForeign = isJa ? /[A-Za-z]{2,} [a-z]{2,}|^[A-Z][a-z]{3,}( |$)/.test(text) && !/^(Tsugi|Debian|Ubuntu)\b/.test(text) && !/\(os error \d+\)/.test(text) : /[\u3040-\u30ff\u4e00-\u9fff]/.test(text);
     if (isForeign) found.push(text);
   }
   for (const el of document.querySelectorAll("[title],[aria-label],[placeholder]")) {
@@ -101,6 +102,12 @@ impl Desk {
     }
     fn wait_live(&self) {
         self.wait("the live stream", PAGE_BOUND, "document.querySelector('#live-pill[data-state=on]')");
+    }
+    /// A picture for the manual: only the part of the page that a reader needs.
+    fn shoot_for_the_manual(&self, name: &str, height: u32) {
+        self.browser.resize(MANUAL_WIDTH, height).unwrap();
+        self.browser.shoot(&self.pictures.join("manual"), name).unwrap();
+        self.browser.resize(WIDE.0, WIDE.1).unwrap();
     }
     fn shoot(&self, name: &str) {
         let height = self.browser.js("return document.querySelector('main').getBoundingClientRect().bottom + scrollY", Vec::new()).unwrap();
@@ -242,6 +249,7 @@ fn looks_around(desk: &Desk) {
             desk.wait("the secondary's gloss", PAGE_BOUND, &cell("n2", "SECOND", glosses[1]));
             desk.look_at_language("the dashboard");
             desk.shoot(&format!("dashboard-{code}-{theme}"));
+            desk.shoot_for_the_manual(&format!("console-{code}-{theme}"), 520);
 
             desk.click_away(&format!("#row-{CLUSTER}-ledger th a"));
             desk.wait("the module's page", PAGE_BOUND, "document.getElementById('module-headline')");
@@ -255,11 +263,13 @@ fn looks_around(desk: &Desk) {
             assert_eq!(headline, expected);
             desk.look_at_language("the module's page");
             desk.shoot(&format!("module-{code}-{theme}"));
+            desk.shoot_for_the_manual(&format!("module-{code}-{theme}"), 860);
 
             desk.ask_for_swap();
             assert_eq!(desk.browser.text("#action-title").unwrap(), question);
             desk.look_at_language("the swap's dialog");
             desk.browser.shoot(&desk.pictures, &format!("swap-{code}-{theme}")).unwrap();
+            desk.shoot_for_the_manual(&format!("swap-{code}-{theme}"), 760);
             desk.browser.click("dialog [data-close]").unwrap();
             desk.wait("the dialog's end", PAGE_BOUND, "!document.querySelector('dialog')");
             for (name, path) in [

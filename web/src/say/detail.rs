@@ -70,12 +70,22 @@ fn not_connected(why: &str) -> String {
 
 /// Why a replication connection ended, as the data process says it.
 pub fn lost_session(lang: Lang, text: &str) -> String {
+    // That it broke is said by the sentence around it.
+    let text = text.strip_prefix("the connection broke: ").unwrap_or(text);
+    if lang == Lang::En {
+        return text.to_owned();
+    }
+    if let Some(silence) = text.strip_prefix("the peer said nothing for ") {
+        return format!("相手ノードから {silence} 応答がありません");
+    }
     let ja = match text {
         "the serving node released the directories" => "稼働側のノードがディレクトリを解放しました",
         "the session ended" => "接続が終了しました",
+        "the peer closed the session" => "相手ノードが接続を閉じました",
+        "the connection broke during the resynchronisation" => "再同期の途中で切れました",
         other => other,
     };
-    if lang == Lang::Ja { ja.to_owned() } else { text.to_owned() }
+    ja.to_owned()
 }
 
 #[cfg(test)]
@@ -96,9 +106,15 @@ mod tests {
             ("the disk is on fire", "the disk is on fire"),
         ] {
             assert_eq!(detail(Lang::En, en), en);
-            if en != ja {
-                assert_eq!(detail(Lang::Ja, en), ja);
-            }
+            assert_eq!(detail(Lang::Ja, en), ja);
         }
+    }
+
+    #[test]
+    fn why_a_session_was_lost_is_said_once_and_in_japanese() {
+        let broken = "the connection broke: Broken pipe (os error 32)";
+        assert_eq!(lost_session(Lang::En, broken), "Broken pipe (os error 32)");
+        assert_eq!(lost_session(Lang::Ja, broken), "Broken pipe (os error 32)");
+        assert_eq!(lost_session(Lang::Ja, "the peer said nothing for 2000 ms"), "相手ノードから 2000 ms 応答がありません");
     }
 }
