@@ -4,6 +4,8 @@
 //! One lab and one Chromium for all of it, in the order of a day's work. Pictures are kept in `target/browser/`.
 //! Needs root.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 #[path = "src/browser.rs"]
 mod browser;
 
