@@ -60,7 +60,7 @@ pub struct Seen {
     /// Since when its resynchronisation has not moved.
     pub resync_still_since: Option<Instant>,
     /// When it first claimed to serve in its present epoch, in this life of the console.
-    claimed: Option<Instant>,
+    pub claimed: Option<Instant>,
 }
 
 /// A connection's handle, as the rest of the console sees it.
