@@ -129,6 +129,7 @@ impl Pair {
             let (tx, events) = mpsc::channel(100);
             let exe = script(tmp.path(), me, env);
             let process = runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
+            process.set_deadline(None);
             Node { process, events, held: vec![], dir, job: 0 }
         };
         let a = start("n1", "n2", one, two);
