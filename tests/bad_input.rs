@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tsugi_core::state::Snapshot;
-use tsugi_tests::api::Api;
+use tsugi_tests::api::{ALONE, Api};
 use tsugi_tests::check::modules_dir;
 use tsugi_tests::lab::{Lab, Plan};
 use tsugi_tests::setup::{self, CLUSTER, ModuleFiles, read_module, wait_for};
@@ -182,4 +182,14 @@ fn a_directory_missing_on_one_node_keeps_the_version_from_both() {
     assert_eq!(bench.get(&format!("{MODULES}/ledger"))["applied_version"], 2);
     let after = bench.generation_on("n1");
     assert!(after > first && bench.generation_on("n2") == after);
+
+    // What runs is not changed under way, also not on the node where it does not run.
+    bench.api.action(CLUSTER, "ledger", "prim", Some("n1")).unwrap();
+    bench.api.wait_module(CLUSTER, "ledger", "n1 to serve", BOUND, |v| v.state("n1") == ALONE).unwrap();
+    let failed =
+        wait_for("apply to be possible", BOUND, || (bench.get(&format!("{MODULES}/ledger"))["operation"].is_null()).then(|| bench.apply()))
+            .unwrap();
+    let why = failed["nodes"][0]["problems"][0].as_str().unwrap();
+    assert!(failed["state"] == "failed" && why.contains("on n1") && why.contains("tsugi stop ledger"), "{failed}");
+    assert_eq!((bench.generation_on("n1"), bench.generation_on("n2")), (after, after));
 }
