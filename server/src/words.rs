@@ -22,6 +22,10 @@ impl Words {
         let text = text.into();
         Words { en: text.clone(), ja: text }
     }
+    /// What `say` says in each language.
+    pub fn both(say: impl Fn(Lang) -> String) -> Words {
+        Words { en: say(Lang::En), ja: say(Lang::Ja) }
+    }
     /// In `lang`.
     pub fn of(&self, lang: Lang) -> &str {
         match lang {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::xml::{ParseContext, parse};
 use tsugi_core::module::{Mode, ModuleDef};
+use tsugi_web::say::{problem_message, problem_remedy};
 
 /// File of the configuration, as named in problems.
 pub const USERCONFIG: &str = "conf/userconfig.xml";
@@ -100,8 +101,8 @@ pub fn of_xml(file: &str, problem: &tsugi_core::module::xml::Problem) -> ConfigP
         line: problem.place.line,
         column: problem.place.column,
         element,
-        message: Words::same(problem.message()),
-        remedy: Words::same(problem.remedy()),
+        message: Words::both(|lang| problem_message(lang, problem)),
+        remedy: Words::both(|lang| problem_remedy(lang, problem)),
         is_warning: !problem.is_error(),
     }
 }
