@@ -156,7 +156,9 @@ async fn everything_needed_works_without_scripts() {
     browser.goes("/clusters/c1/modules", &form(USERCONFIG)("apply"), "/clusters/c1/modules/files").await;
     let [deployment, _] = take_deployments([&mut n1, &mut n2]).await;
     assert_eq!(deployment.scripts.into_iter().collect::<Vec<_>>(), [("start_prim".to_owned(), "#!/bin/sh\ntrue\n".to_owned())]);
-    console.wait("/api/v1/clusters/c1/modules/files", |m| m["operation"].is_null() && m["health"] == "stopped").await;
+    // Both have said it: a plan made before the second word would not hold.
+    let have_said = |m: &Value| m["nodes"].as_array().unwrap().iter().all(|n| n["snapshot"]["state"] == "stop");
+    console.wait("/api/v1/clusters/c1/modules/files", |m| m["operation"].is_null() && m["health"] == "stopped" && have_said(m)).await;
     browser.page("/clusters/c1/modules/files").await;
     browser.page("/clusters/c1/modules/files/config").await;
 
