@@ -1,6 +1,7 @@
 //! A sentence in both languages, made where the facts are and chosen where the answer is written.
 
 use serde::{Deserialize, Serialize};
+pub use tsugi_web::say::{problem_message, problem_remedy};
 pub use tsugi_web::text::Lang;
 
 /// A sentence, in English and Japanese.

@@ -10,12 +10,11 @@ use crate::fleet::Topic;
 use crate::store::StoreError;
 use crate::store::clusters::Cluster;
 use crate::store::modules::{Module, NewVersion};
-use crate::words::Words;
+use crate::words::{Words, problem_message, problem_remedy};
 use std::collections::{BTreeMap, BTreeSet};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::xml::{ParseContext, parse};
 use tsugi_core::module::{Mode, ModuleDef};
-use tsugi_web::say::{problem_message, problem_remedy};
 
 /// File of the configuration, as named in problems.
 pub const USERCONFIG: &str = "conf/userconfig.xml";
