@@ -92,6 +92,10 @@ impl Agent {
                 self.tell_versions();
                 self.console.deploy_done(module, generation, problems);
             }
+            FromConsole::Try { id, deployment } => {
+                let problems = self.judge(&deployment);
+                self.console.try_done(id, problems);
+            }
             FromConsole::Remove(module) => {
                 let problems = self.remove(&module).await;
                 self.tell_versions();
@@ -137,11 +141,11 @@ impl Agent {
         }
     }
 
-    /// Takes a configuration, or says every reason against it and changes nothing.
-    async fn deploy(&mut self, deployment: Deployment) -> Vec<String> {
+    /// Every reason against a configuration; changes nothing.
+    fn judge(&self, deployment: &Deployment) -> Vec<String> {
         let former = self.store.deployment(&deployment.module).ok().flatten();
         if let Some(former) = &former {
-            if former == &deployment {
+            if former == deployment {
                 return Vec::new();
             }
             if former.generation > deployment.generation {
@@ -151,24 +155,34 @@ impl Agent {
                 )];
             }
         }
-        let problems = match self.definition(&deployment) {
-            Ok(def) => self.problems_here(&deployment, &def),
+        let mut problems = match self.definition(deployment) {
+            Ok(def) => {
+                let mut problems = self.problems_here(deployment, &def);
+                if problems.is_empty() {
+                    problems.extend(self.setting(deployment, def).err().map(|e| format!("{e:#}")));
+                }
+                problems
+            }
             Err(problems) => problems,
         };
-        if !problems.is_empty() {
-            return problems;
+        let state = self.runners.get(&deployment.module).map(|r| r.snapshot().map_or(State::Stop, |s| s.state));
+        if let Some(state) = state.filter(|s| *s != State::Stop) {
+            problems.push(format!(
+                "module {} is {} on {}: stop it (`tsugi stop {}`), then apply the configuration",
+                deployment.module,
+                state.word(),
+                self.identity.node,
+                deployment.module
+            ));
         }
-        if let Some(runner) = self.runners.get(&deployment.module) {
-            let state = runner.snapshot().map_or(State::Stop, |s| s.state);
-            if state != State::Stop {
-                return vec![format!(
-                    "module {} is {} on {}: stop it (`tsugi stop {}`), then apply the configuration",
-                    deployment.module,
-                    state.word(),
-                    self.identity.node,
-                    deployment.module
-                )];
-            }
+        problems
+    }
+
+    /// Takes a configuration, or says every reason against it and changes nothing.
+    async fn deploy(&mut self, deployment: Deployment) -> Vec<String> {
+        let problems = self.judge(&deployment);
+        if !problems.is_empty() || self.store.deployment(&deployment.module).is_ok_and(|d| d.as_ref() == Some(&deployment)) {
+            return problems;
         }
         if let Err(e) = self.store.put_deployment(&deployment) {
             return vec![format!("the configuration could not be stored on {}: {e}", self.identity.node)];

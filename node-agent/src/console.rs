@@ -65,6 +65,13 @@ pub enum FromConsole {
     Cluster(ClusterFile),
     /// Take this configuration.
     Deploy(Deployment),
+    /// Judge this configuration and change nothing.
+    Try {
+        /// Of the question, repeated in the answer.
+        id: String,
+        /// What would be deployed.
+        deployment: Deployment,
+    },
     /// Stop and forget a module.
     Remove(ModuleName),
     /// An order. The same id may come twice.
@@ -197,6 +204,11 @@ impl ConsoleLink {
     /// Answer to a configuration (or a removal): problems, empty = in force.
     pub fn deploy_done(&self, module: ModuleName, generation: u64, problems: Vec<String>) {
         self.answer(AgentMsg::DeployDone { module, generation, problems });
+    }
+
+    /// Answer to a configuration on trial: problems, empty = it would be taken.
+    pub fn try_done(&self, id: String, problems: Vec<String>) {
+        self.answer(AgentMsg::TryDone { id, problems });
     }
 
     /// The console is there and has approved this node.
@@ -430,6 +442,7 @@ impl Dialer {
                 FromConsole::Cluster(ClusterFile { generation, cluster, heartbeat_key, module_ids })
             }
             ConsoleMsg::Deploy(deployment) => FromConsole::Deploy(deployment),
+            ConsoleMsg::Try { id, deployment } => FromConsole::Try { id, deployment },
             ConsoleMsg::Remove { module } => FromConsole::Remove(module),
             ConsoleMsg::Command { module, command } => FromConsole::Command { module, command },
         };

@@ -13,7 +13,7 @@ use tsugi_core::command::Refusal;
 use tsugi_core::health::NodeReport;
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::state::Snapshot;
-use tsugi_core::wire::console::ConsoleMsg;
+use tsugi_core::wire::console::{ConsoleMsg, Deployment};
 
 /// Changes kept for readers that are behind: minutes at a hundred changes a second, a few MB.
 pub const RING_MAX: usize = 10_000;
@@ -96,6 +96,8 @@ struct State {
     seen: BTreeMap<ModuleKey, BTreeMap<NodeName, Seen>>,
     /// Orders sent and not answered.
     asked: BTreeMap<String, (NodeKey, oneshot::Sender<Option<Refusal>>)>,
+    /// Configurations on trial and not judged.
+    tried: BTreeMap<String, (NodeKey, oneshot::Sender<Vec<String>>)>,
     /// Generation and problems of the last answer to a deployment, in this life of the console.
     deployed: BTreeMap<(ModuleKey, NodeName), (u64, Vec<String>)>,
     /// Snapshots not yet written to the store.
@@ -208,6 +210,7 @@ impl Fleet {
         if state.links.get(&key).is_some_and(|l| l.id == id) {
             state.links.remove(&key);
             state.asked.retain(|_, (to, _)| *to != key);
+            state.tried.retain(|_, (by, _)| *by != key);
             self.record(&mut state, Topic::Node { cluster: cluster.clone(), node: node.clone() });
         }
     }
@@ -247,6 +250,7 @@ impl Fleet {
         let key = (cluster.clone(), node.clone());
         state.links.remove(&key);
         state.asked.retain(|_, (to, _)| *to != key);
+        state.tried.retain(|_, (by, _)| *by != key);
         state.heard_ms.remove(&key);
         for ((of, _), nodes) in &mut state.seen {
             if of == cluster {
@@ -297,6 +301,37 @@ impl Fleet {
             && let Some((_, answer)) = state.asked.remove(id)
         {
             let _ = answer.send(refusal);
+        }
+    }
+
+    /// Has a node judge a configuration; its problems come through the receiver, which closes when the node is lost
+    /// first. `None`: the node is not in contact.
+    pub fn try_on(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        id: String,
+        deployment: Deployment,
+    ) -> Option<oneshot::Receiver<Vec<String>>> {
+        let mut state = self.state();
+        let key = (cluster.clone(), node.clone());
+        let link = state.links.get(&key).filter(|l| l.is_up)?;
+        let (answer, judged) = oneshot::channel();
+        if link.outbox.try_send(ConsoleMsg::Try { id: id.clone(), deployment }).is_ok() {
+            // What nobody waits for any more is forgotten here, so that silent nodes fill nothing.
+            state.tried.retain(|_, (_, waiting)| !waiting.is_closed());
+            state.tried.insert(id, (key, answer));
+        }
+        Some(judged)
+    }
+
+    /// A node judged a configuration. A judgement nobody waits for is dropped.
+    pub fn judged(&self, node: &NodeKey, id: &str, problems: Vec<String>) {
+        let mut state = self.state();
+        if state.tried.get(id).is_some_and(|(by, _)| by == node)
+            && let Some((_, answer)) = state.tried.remove(id)
+        {
+            let _ = answer.send(problems);
         }
     }
 

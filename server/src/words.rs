@@ -1,6 +1,7 @@
 //! A sentence in both languages, made where the facts are and chosen where the answer is written.
 
 use serde::{Deserialize, Serialize};
+pub use tsugi_web::say::{problem_message, problem_remedy};
 pub use tsugi_web::text::Lang;
 
 /// A sentence, in English and Japanese.
@@ -21,6 +22,10 @@ impl Words {
     pub fn same(text: impl Into<String>) -> Words {
         let text = text.into();
         Words { en: text.clone(), ja: text }
+    }
+    /// What `say` says in each language.
+    pub fn both(say: impl Fn(Lang) -> String) -> Words {
+        Words { en: say(Lang::En), ja: say(Lang::Ja) }
     }
     /// In `lang`.
     pub fn of(&self, lang: Lang) -> &str {

@@ -251,6 +251,53 @@ async fn a_node_that_was_away_gets_the_version_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_one_node_cannot_take_reaches_no_node() {
+    let console = Console::start().await;
+    let (mut n1, mut n2) = console.cluster().await;
+    console.module([&mut n1, &mut n2]).await;
+    let before = console.get(MODULE).await;
+    let version = json!({"userconfig": USERCONFIG, "scripts": {"start_prim": "#!/bin/sh\ntrue\n"}, "reason": "newer"});
+    console.must(Method::POST, &format!("{MODULE}/versions"), version).await;
+    n2.objections = vec!["safe/service/rfs/replicated dir=\"/srv/files\": there is no such directory on n2".into()];
+    let answer = console.must(Method::POST, &format!("{MODULE}/apply"), json!({})).await;
+    let asked = |m| if let ConsoleMsg::Try { deployment, .. } = m { Some(deployment) } else { None };
+    let (on_trial, _) = tokio::join!(n1.hear("a trial", asked), n2.hear("a trial", asked));
+    assert_eq!(on_trial.scripts["start_prim"], "#!/bin/sh\ntrue\n");
+    assert!(on_trial.generation > n1.generation, "an agent refuses what is older than what it has");
+    let failed = console.operation(&answer, "failed").await;
+    assert_eq!((&failed["nodes"][0]["node"], &failed["nodes"][0]["why"]["note"]), (&json!("n1"), &json!("not_everywhere")), "{failed}");
+    assert_eq!((&failed["nodes"][1]["node"], &failed["nodes"][1]["problems"]), (&json!("n2"), &json!(n2.objections)), "{failed}");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("n2: safe/service/rfs/replicated dir=\"/srv/files\""), "{message}");
+    let after = console.get(MODULE).await;
+    assert_eq!((&after["applied_version"], &after["generation"]), (&before["applied_version"], &before["generation"]));
+
+    // Once n2 has no objection, both get it; the first deployment since is that one, with the number n1 was not given before.
+    n2.objections.clear();
+    let answer = console.must(Method::POST, &format!("{MODULE}/apply"), json!({})).await;
+    let mut heard = Vec::new();
+    let first = async {
+        n1.hear("an end of the trial", |m| match m {
+            ConsoleMsg::Deploy(d) => Some(d),
+            ConsoleMsg::Try { .. } => {
+                heard.push("try");
+                None
+            }
+            _ => None,
+        })
+        .await
+    };
+    let (deployment, other) = tokio::join!(first, n2.take_deployment());
+    assert_eq!(deployment, other, "n2 got nothing before either");
+    assert_eq!(heard, ["try"], "nothing was deployed before the second trial");
+    n1.say(&AgentMsg::DeployDone { module: deployment.module.clone(), generation: deployment.generation, problems: vec![] }).await;
+    let done = console.operation(&answer, "succeeded").await;
+    let after = console.get(MODULE).await;
+    assert_eq!((&after["applied_version"], &after["generation"]), (&json!(2), &json!(deployment.generation)), "{done}");
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_with_errors_is_not_stored_and_every_problem_has_its_place() {
     let console = Console::start().await;
     let (mut n1, mut n2) = console.cluster().await;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{BOUND, CLUSTER_XML, Console, PASSWORD, USERCONFIG, client, config};
+use common::{BOUND, CLUSTER_XML, Console, PASSWORD, USERCONFIG, client, config, take_deployments};
 use futures_util::StreamExt;
 use reqwest::{Client, StatusCode, header};
 use serde_json::Value;
@@ -154,10 +154,11 @@ async fn everything_needed_works_without_scripts() {
     assert!(text.contains("data-line=\"6\""), "the problem leads to its line: {text}");
     assert!(text.contains("everywhere"), "what was typed is kept");
     browser.goes("/clusters/c1/modules", &form(USERCONFIG)("apply"), "/clusters/c1/modules/files").await;
-    let deployment = n1.take_deployment().await;
+    let [deployment, _] = take_deployments([&mut n1, &mut n2]).await;
     assert_eq!(deployment.scripts.into_iter().collect::<Vec<_>>(), [("start_prim".to_owned(), "#!/bin/sh\ntrue\n".to_owned())]);
-    n2.take_deployment().await;
-    console.wait("/api/v1/clusters/c1/modules/files", |m| m["operation"].is_null() && m["health"] == "stopped").await;
+    // Both have said it: a plan made before the second word would not hold.
+    let have_said = |m: &Value| m["nodes"].as_array().unwrap().iter().all(|n| n["snapshot"]["state"] == "stop");
+    console.wait("/api/v1/clusters/c1/modules/files", |m| m["operation"].is_null() && m["health"] == "stopped" && have_said(m)).await;
     browser.page("/clusters/c1/modules/files").await;
     browser.page("/clusters/c1/modules/files/config").await;
 

@@ -19,6 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct Api {
     url: String,
     token: Option<String>,
+    language: Option<String>,
     ca: Certificate,
     client: reqwest::Client,
     runtime: std::sync::Arc<tokio::runtime::Runtime>,
@@ -89,7 +90,14 @@ impl Api {
         let ca = Certificate::from_pem(ca_pem).context("the console's CA file is not PEM")?;
         let client = builder(&ca).build()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        Ok(Api { url: url.trim_end_matches('/').to_owned(), token: None, ca, client, runtime: std::sync::Arc::new(runtime) })
+        Ok(Api {
+            url: url.trim_end_matches('/').to_owned(),
+            token: None,
+            language: None,
+            ca,
+            client,
+            runtime: std::sync::Arc::new(runtime),
+        })
     }
 
     /// Speaks with this token from now on.
@@ -98,11 +106,20 @@ impl Api {
         self
     }
 
+    /// Asks for answers in this language (`ja`) from now on.
+    pub fn in_language(mut self, tag: &str) -> Api {
+        self.language = Some(tag.to_owned());
+        self
+    }
+
     /// Status and body of a call; `Null` for a body that is not JSON.
     pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value)> {
         let mut request = self.client.request(method.clone(), format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
+        }
+        if let Some(language) = &self.language {
+            request = request.header(reqwest::header::ACCEPT_LANGUAGE, language);
         }
         if let Some(body) = body {
             request = request.json(body);

@@ -46,6 +46,8 @@ pub enum AgentMsg {
     CommandDone { id: String, refusal: Option<Refusal> },
     /// Answer to [`ConsoleMsg::Deploy`] and [`ConsoleMsg::Remove`]: problems, empty = in force.
     DeployDone { module: ModuleName, generation: u64, problems: Vec<String> },
+    /// Answer to [`ConsoleMsg::Try`]: problems, empty = it would be taken.
+    TryDone { id: String, problems: Vec<String> },
     /// Nothing new.
     Alive,
 }
@@ -60,6 +62,8 @@ pub enum ConsoleMsg {
     Cluster { generation: u64, cluster: ClusterDef, heartbeat_key: Secret, module_ids: BTreeMap<ModuleName, u16> },
     /// Take this configuration; older generations are refused.
     Deploy(Deployment),
+    /// Judge this configuration as [`ConsoleMsg::Deploy`] would, and change nothing.
+    Try { id: String, deployment: Deployment },
     /// Stop and forget a module.
     Remove { module: ModuleName },
     /// An order.

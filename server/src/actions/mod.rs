@@ -101,6 +101,8 @@ pub enum Note {
     ConsoleRestarted,
     /// Not begun, because an earlier step failed.
     NotBegun,
+    /// Nothing changed here, because another node would not take the configuration.
+    NotEverywhere,
 }
 
 /// One node's part.

@@ -6,16 +6,19 @@ use crate::app::App;
 use crate::fleet::{Report, Topic};
 use crate::store::StoreError;
 use crate::store::audit::Audit;
-use crate::store::modules::Module;
+use crate::store::modules::{Module, ModuleVersion};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tsugi_core::command::{Command, Verb};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::state::Snapshot;
+use tsugi_core::wire::console::Deployment;
 
 /// Longest wait for an agent's answer to an order. It answers at once: it only decides, it does not wait.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for a node's judgement of a configuration: it reads the configuration and looks at its directories.
+const TRY_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a node to take a configuration: it may have to stop and start what the change concerns.
 const DEPLOY_MAX: Duration = Duration::from_secs(180);
 
@@ -264,30 +267,97 @@ async fn one_node(
     }
 }
 
-/// Makes `version` the one every node must have, and watches the nodes take it.
-pub async fn apply(app: &Arc<App>, module: &Module, version: u64, by: &str, reason: Option<String>) -> Result<Operation, NotOrdered> {
-    let mut operation = Operation::new(&module.cluster, &module.name, What::Apply { version, generation: 0 }, &module.nodes, by, reason);
-    begin(app, &operation).await?;
-    let generation = match app.store.apply_version(&module.cluster, &module.name, version).await {
-        Ok(generation) => generation,
-        Err(error) => {
-            for part in &mut operation.nodes {
-                part.state = Progress::Failed;
-            }
-            end(app, operation).await;
-            return Err(error.into());
-        }
-    };
-    operation.what = What::Apply { version, generation };
+/// Makes `version` the one every node must have, once every node in contact would take it, and watches them take it.
+pub async fn apply(
+    app: &Arc<App>,
+    module: &Module,
+    version: ModuleVersion,
+    by: &str,
+    reason: Option<String>,
+) -> Result<Operation, NotOrdered> {
+    let what = What::Apply { version: version.version, generation: 0 };
+    let mut operation = Operation::new(&module.cluster, &module.name, what, &module.nodes, by, reason);
     operation.state = Progress::Running;
     for part in &mut operation.nodes {
         part.state = Progress::Running;
     }
-    record(app, &operation).await;
-    app.fleet.sync(&module.cluster);
-    let (task_app, answer) = (app.clone(), operation.clone());
-    app.tasks.spawn(async move { watch_apply(&task_app, operation, generation).await });
+    begin(app, &operation).await?;
+    let (task_app, task_module, answer) = (app.clone(), module.clone(), operation.clone());
+    app.tasks.spawn(async move { carry_out_apply(&task_app, &task_module, operation, version).await });
     Ok(answer)
+}
+
+async fn carry_out_apply(app: &Arc<App>, module: &Module, mut operation: Operation, version: ModuleVersion) {
+    let number = version.version;
+    let applied = async {
+        if !try_everywhere(app, module, &mut operation, version).await? {
+            return Ok(None);
+        }
+        app.store.apply_version(&module.cluster, &module.name, number).await.map(Some)
+    };
+    match applied.await {
+        Ok(Some(generation)) => {
+            operation.what = What::Apply { version: number, generation };
+            record(app, &operation).await;
+            app.fleet.sync(&module.cluster);
+            watch_apply(app, operation, generation).await;
+        }
+        Ok(None) => end(app, operation).await,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, operation.id, "A version could not be applied: the database failed.");
+            for part in &mut operation.nodes {
+                part.state = Progress::Failed;
+            }
+            end(app, operation).await;
+        }
+    }
+}
+
+/// Asks every node in contact whether it would take the version. If one would not, the parts say why and nothing has
+/// changed anywhere. Nodes out of contact are not asked: they take it, or say why not, when they return.
+async fn try_everywhere(app: &App, module: &Module, operation: &mut Operation, version: ModuleVersion) -> Result<bool, StoreError> {
+    let deployment = Deployment {
+        module: module.name.clone(),
+        module_id: module.module_id,
+        // What it would get at the least; it is numbered only when it is applied.
+        generation: app.store.newest_generation().await? + 1,
+        nodes: module.nodes.clone(),
+        userconfig: version.userconfig,
+        scripts: version.scripts,
+    };
+    let asked = operation.nodes.iter().map(|part| {
+        let id = format!("{}/{}", operation.id, part.node);
+        app.fleet.try_on(&module.cluster, &part.node, id, deployment.clone())
+    });
+    // All are asked before the first answer is awaited, and all have the same time.
+    let asked: Vec<_> = asked.collect();
+    let until = Instant::now() + TRY_MAX;
+    let mut is_taken = true;
+    for (part, judged) in operation.nodes.iter_mut().zip(asked) {
+        let Some(judged) = judged else { continue };
+        let judged = tokio::select! {
+            () = app.shutdown.cancelled() => {
+                (part.state, part.why) = (Progress::Unknown, Some(Note::ConsoleRestarted));
+                is_taken = false;
+                continue;
+            }
+            judged = tokio::time::timeout_at(until, judged) => judged,
+        };
+        (part.why, part.problems) = match judged {
+            Ok(Ok(problems)) if problems.is_empty() => continue,
+            Ok(Ok(problems)) => (None, problems),
+            Ok(Err(_)) => (Some(Note::NoContact), Vec::new()),
+            Err(_) => (Some(Note::TooLong), Vec::new()),
+        };
+        part.state = Progress::Failed;
+        is_taken = false;
+    }
+    if !is_taken {
+        for part in operation.nodes.iter_mut().filter(|p| !p.state.is_over()) {
+            (part.state, part.why) = (Progress::Failed, Some(Note::NotEverywhere));
+        }
+    }
+    Ok(is_taken)
 }
 
 async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64) {

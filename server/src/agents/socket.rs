@@ -142,7 +142,13 @@ impl Session {
                 }
                 () = tokio::time::sleep_until(dead_at) => return Err(End::Slow),
                 order = attached.outbox.recv() => match order {
-                    Some(order) => self.send(&order).await?,
+                    Some(order) => {
+                        // It is judged by the cluster as it is now.
+                        if matches!(order, ConsoleMsg::Try { .. }) {
+                            self.compare().await?;
+                        }
+                        self.send(&order).await?;
+                    }
                     None => return Err(End::Displaced),
                 },
                 changed = attached.sync.changed() => {
@@ -216,6 +222,7 @@ impl Session {
             }
             AgentMsg::CommandDone { id, refusal } => self.app.fleet.answered(&(cluster.clone(), node.clone()), &id, refusal),
             AgentMsg::DeployDone { module, generation, problems } => self.deploy_done(module, generation, problems).await?,
+            AgentMsg::TryDone { id, problems } => self.app.fleet.judged(&(cluster.clone(), node.clone()), &id, problems),
             AgentMsg::Alive => {}
         }
         Ok(())

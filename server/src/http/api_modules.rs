@@ -169,7 +169,8 @@ pub struct ApplyBody {
     reason: Option<String>,
 }
 
-/// Brings a version to every node of the module; a node out of contact gets it when it returns.
+/// Brings a version to every node of the module, or to none: every node in contact is asked first, and the problems of
+/// each are in the operation. A node out of contact gets it when it returns.
 #[utoipa::path(post, path = "/api/v1/clusters/{c}/modules/{m}/apply", params(("c" = String, Path), ("m" = String, Path)),
     request_body = ApplyBody, tag = "modules", responses((status = 202, body = api_actions::Ordered), (status = 404), (status = 409)))]
 pub async fn apply(
@@ -194,8 +195,9 @@ pub async fn do_apply(
 ) -> Result<actions::Operation> {
     let module = app.store.module(cluster, name).await?.ok_or_else(Failure::not_found)?;
     let found = app.store.version(cluster, name, version).await?.ok_or_else(Failure::not_found)?;
-    let operation = actions::apply(app, &module, found.version, &caller.name, reason.clone()).await.map_err(|e| not_ordered(e, name))?;
-    audit_with(app, caller, "module.apply", &format!("{cluster}/{name}"), reason.as_deref(), json!({ "version": found.version })).await?;
+    let number = found.version;
+    let operation = actions::apply(app, &module, found, &caller.name, reason.clone()).await.map_err(|e| not_ordered(e, name))?;
+    audit_with(app, caller, "module.apply", &format!("{cluster}/{name}"), reason.as_deref(), json!({ "version": number })).await?;
     Ok(operation)
 }
 

@@ -46,6 +46,10 @@ pub fn note(note: &Note, module: &ModuleName, node: &NodeName) -> Words {
             format!("Not begun on {node}, because an earlier step failed."),
             format!("前の手順が失敗したため、{node} では始めていません。"),
         ),
+        Note::NotEverywhere => Words::new(
+            format!("Nothing was changed on {node}: the nodes take a version together or not at all."),
+            format!("{node} では何も変更していません。バージョンは、すべてのノードが受け入れられる場合にだけ反映します。"),
+        ),
     }
 }
 
@@ -54,7 +58,8 @@ pub fn operation(operation: &Operation) -> Words {
     let (module, verb) = (&operation.module, &operation.verb);
     let why = operation.nodes.iter().find_map(|n| n.why.as_ref().map(|why| note(why, module, &n.node)));
     let problem = operation.nodes.iter().find_map(|n| n.problems.first().map(|p| format!("{}: {p}", n.node)));
-    let detail = why.or(problem.map(Words::same));
+    // What is wrong on one node says more than what the others therefore did not do.
+    let detail = problem.map(Words::same).or(why);
     let base = match operation.state {
         Progress::Queued => Words::new(format!("{verb} of {module} waits."), format!("{module} の {verb} は開始待ちです。")),
         Progress::Running => Words::new(format!("{verb} of {module} is running."), format!("{module} の {verb} を実行中です。")),

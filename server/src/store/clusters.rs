@@ -97,6 +97,12 @@ impl Store {
         Ok(())
     }
 
+    /// The newest generation given out.
+    pub async fn newest_generation(&self) -> Result<u64> {
+        let row = sqlx::query("SELECT value FROM counter WHERE name = 'generation'").fetch_one(self.read()).await?;
+        Ok(row.try_get::<i64, _>(0)? as u64)
+    }
+
     /// Gives a cluster a generation larger than any before (see [`Store::raise_generation`]).
     pub async fn renew_cluster(&self, cluster: &ClusterName) -> Result<()> {
         let mut tx = self.write().await?;

@@ -171,9 +171,7 @@ impl Console {
         let body = json!({"name": "files", "nodes": ["n1", "n2"], "userconfig": USERCONFIG, "scripts": {"start_prim": "#!/bin/sh\n"}});
         self.must(Method::POST, "/api/v1/clusters/c1/modules", body).await;
         let answer = self.must(Method::POST, "/api/v1/clusters/c1/modules/files/apply", json!({})).await;
-        for agent in agents {
-            agent.take_deployment().await;
-        }
+        take_deployments(agents).await;
         self.operation(&answer, "succeeded").await;
     }
 
@@ -245,6 +243,13 @@ pub struct Agent {
     socket: WebSocketStream<TlsStream<TcpStream>>,
     pub generation: u64,
     pub since: u64,
+    /// What it says against any configuration on trial; nothing = it would take it.
+    pub objections: Vec<String>,
+}
+
+/// Both take the next deployment: each is asked before either gets it.
+pub async fn take_deployments([one, other]: [&mut Agent; 2]) -> [tsugi_core::wire::console::Deployment; 2] {
+    tokio::join!(one.take_deployment(), other.take_deployment()).into()
 }
 
 impl Agent {
@@ -266,7 +271,7 @@ impl Agent {
             Err(error) => panic!("{error}"),
         };
         let node = NodeName::new(node).unwrap();
-        let mut agent = Agent { node: node.clone(), certificate, socket, generation: 0, since: 1 };
+        let mut agent = Agent { node: node.clone(), certificate, socket, generation: 0, since: 1, objections: vec![] };
         let hello = AgentMsg::Hello {
             protocol: PROTOCOL,
             agent_version: "test".into(),
@@ -284,13 +289,18 @@ impl Agent {
         self.socket.send(Message::Text(serde_json::to_string(message).unwrap().into())).await.unwrap();
     }
 
-    /// The next message that `pick` wants; others are dropped.
+    /// The next message that `pick` wants; others are dropped, but configurations on trial are judged.
     pub async fn hear<T>(&mut self, what: &str, mut pick: impl FnMut(ConsoleMsg) -> Option<T>) -> T {
         let hear = async {
             loop {
                 let message = self.socket.next().await.expect("the console closed").expect("the connection broke");
                 let Message::Text(text) = message else { continue };
-                if let Some(found) = pick(serde_json::from_str(&text).unwrap()) {
+                let message: ConsoleMsg = serde_json::from_str(&text).unwrap();
+                if let ConsoleMsg::Try { id, .. } = &message {
+                    let answer = AgentMsg::TryDone { id: id.clone(), problems: self.objections.clone() };
+                    self.say(&answer).await;
+                }
+                if let Some(found) = pick(message) {
                     return found;
                 }
             }
