@@ -82,6 +82,8 @@ struct Desk {
     foreign: RefCell<BTreeSet<String>>,
 }
 
+type Step = fn(&Desk);
+
 /// The cell of the grid shows this state.
 fn cell(node: &str, word: &str, gloss: &str) -> String {
     format!(
@@ -180,9 +182,9 @@ fn site(pair: &Pair) -> String {
 /// When a node itself, by its own log, last entered a state.
 fn entered(pair: &Pair, host: &str, wanted: State) -> i64 {
     let log = pair.lab.sh(host, "cat /var/lib/tsugi/events.jsonl").unwrap();
-    let records = log.lines().filter_map(|line| serde_json::from_str::<EventRecord>(line).ok());
+    let mut records = log.lines().rev().filter_map(|line| serde_json::from_str::<EventRecord>(line).ok());
     let is_it = |r: &EventRecord| matches!(r.event, Event::Entered { to, readiness: Readiness::Ready, .. } if to == wanted);
-    records.filter(is_it).last().unwrap_or_else(|| panic!("{host} never entered {wanted:?}")).at_unix_ms as i64
+    records.find(is_it).unwrap_or_else(|| panic!("{host} never entered {wanted:?}")).at_unix_ms as i64
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn an_operator_at_a_browser() {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     let desk = Desk { browser, pair, pictures: target.join("browser"), foreign: RefCell::default() };
-    let steps: &[(&str, fn(&Desk))] = &[
+    let steps: &[(&str, Step)] = &[
         ("signs in and sees the grid", signs_in),
         ("sees the pages in both languages, light and dark", looks_around),
         ("sees a server die and come back without reloading", sees_a_server_die),
