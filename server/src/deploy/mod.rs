@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::xml::{ParseContext, parse};
 use tsugi_core::module::{Mode, ModuleDef};
-use tsugi_web::say::{problem_message, problem_remedy};
 
 /// File of the configuration, as named in problems.
 pub const USERCONFIG: &str = "conf/userconfig.xml";
@@ -101,8 +100,8 @@ pub fn of_xml(file: &str, problem: &tsugi_core::module::xml::Problem) -> ConfigP
         line: problem.place.line,
         column: problem.place.column,
         element,
-        message: Words::both(|lang| problem_message(lang, problem)),
-        remedy: Words::both(|lang| problem_remedy(lang, problem)),
+        message: Words::of_problem(problem),
+        remedy: Words::of_remedy(problem),
         is_warning: !problem.is_error(),
     }
 }
