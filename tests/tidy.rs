@@ -164,7 +164,7 @@ const LAYERS: &[Layers] = &[
             &["net"],
             &["pki"],
             &["auth"],
-            &["config", "words"],
+            &["config", "words", "rendered"],
         ],
         // An operation is a type of `actions` that is also kept and held.
         sideways: &[("app", "actions"), ("store", "actions")],

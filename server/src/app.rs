@@ -51,7 +51,7 @@ pub struct App {
     /// Live connections per user.
     pub live_users: Mutex<BTreeMap<String, u32>>,
     /// Live pages rendered for the newest change.
-    pub rendered: crate::http::live::RenderedPages,
+    pub rendered: crate::rendered::RenderedPages,
     /// Port of the agents, as bound; part of join commands.
     pub agents_port: AtomicU16,
     /// Port of browsers and API, as bound.
@@ -93,7 +93,7 @@ impl App {
             running: Mutex::default(),
             hellos: Semaphore::new(HELLOS_MAX),
             live_users: Mutex::default(),
-            rendered: crate::http::live::RenderedPages::default(),
+            rendered: crate::rendered::RenderedPages::default(),
             agents_port: AtomicU16::new(0),
             browser_port: AtomicU16::new(0),
             shutdown: CancellationToken::new(),

@@ -59,6 +59,8 @@ pub struct Seen {
     pub at_ms: i64,
     /// Since when its resynchronisation has not moved.
     pub resync_still_since: Option<Instant>,
+    /// When it first claimed to serve in its present epoch, in this life of the console.
+    pub claimed: Option<Instant>,
 }
 
 /// A connection's handle, as the rest of the console sees it.
@@ -360,7 +362,13 @@ impl Fleet {
             (Some(now), Some(before)) if bytes(&before.snapshot) == Some(now) => before.resync_still_since.or_else(|| Some(Instant::now())),
             _ => None,
         };
-        nodes.insert(node.clone(), Seen { snapshot: Arc::new(snapshot), at_ms: crate::store::now_ms(), resync_still_since });
+        let claim = |s: &Snapshot| s.state.is_serving().then_some(s.epoch);
+        let claimed = match (claim(&snapshot), before) {
+            (None, _) => None,
+            (now, Some(before)) if claim(&before.snapshot) == now => before.claimed.or_else(|| Some(Instant::now())),
+            _ => Some(Instant::now()),
+        };
+        nodes.insert(node.clone(), Seen { snapshot: Arc::new(snapshot), at_ms: crate::store::now_ms(), resync_still_since, claimed });
         if is_new {
             state.unsaved.insert(((cluster.clone(), module.clone()), node.clone()), ());
             self.record(&mut state, Topic::Module { cluster: cluster.clone(), module, node });
@@ -373,7 +381,7 @@ impl Fleet {
         let heard = state.heard_ms.entry((cluster.clone(), snapshot.node.clone())).or_insert(at_ms);
         *heard = (*heard).max(at_ms);
         let nodes = state.seen.entry((cluster, snapshot.module.clone())).or_default();
-        nodes.insert(snapshot.node.clone(), Seen { snapshot: Arc::new(snapshot), at_ms, resync_still_since: None });
+        nodes.insert(snapshot.node.clone(), Seen { snapshot: Arc::new(snapshot), at_ms, resync_still_since: None, claimed: None });
     }
 
     /// Forgets a removed module.
@@ -398,6 +406,9 @@ impl Fleet {
     }
 
     /// What is known of `nodes` of a module, in that order.
+    ///
+    /// A node that served, and was not heard since another began to serve in a newer epoch, counts as out of contact
+    /// at once: it is far more likely dead than serving beside its successor. One sign of life shows the contrary.
     pub fn reports(&self, cluster: &ClusterName, module: &ModuleName, nodes: &[NodeName]) -> Vec<Report> {
         let state = self.state();
         let seen = state.seen.get(&(cluster.clone(), module.clone()));
@@ -408,7 +419,10 @@ impl Fleet {
                 Report {
                     node: node.clone(),
                     contact: Contact {
-                        is_connected: state.links.get(&key).is_some_and(|l| l.is_up),
+                        is_connected: state
+                            .links
+                            .get(&key)
+                            .is_some_and(|l| l.is_up && !seen.is_some_and(|s| is_succeeded(s, node, l.heard))),
                         heard_ms: state.heard_ms.get(&key).copied(),
                     },
                     seen: seen.and_then(|s| s.get(node)).cloned(),
@@ -476,9 +490,66 @@ impl Report {
     }
 }
 
+/// Another node took over from `node`, which was last heard before that.
+fn is_succeeded(seen: &BTreeMap<NodeName, Seen>, node: &NodeName, heard: Instant) -> bool {
+    let Some(own) = seen.get(node).map(|s| &s.snapshot).filter(|s| s.state.is_serving()) else { return false };
+    seen.values().any(|other| {
+        let is_newer = other.snapshot.epoch > own.epoch && other.snapshot.state.is_serving();
+        is_newer && other.claimed.is_some_and(|claimed| claimed > heard)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tsugi_core::ids::{Epoch, Gen, Session};
+    use tsugi_core::state::{ArbiterView, Flag, PeerView, Readiness, Replication, State as Role};
+
+    fn snapshot(node: &NodeName, state: Role, epoch: u64) -> Snapshot {
+        Snapshot {
+            module: ModuleName::new("m").unwrap(),
+            node: node.clone(),
+            config_generation: 1,
+            state,
+            readiness: Readiness::Ready,
+            reason: None,
+            since_unix_ms: 0,
+            flag: Flag::UpToDate,
+            is_up_to_date: true,
+            epoch: Epoch(epoch),
+            gen_id: Gen(1),
+            session: Session(0),
+            in_sync: std::collections::BTreeSet::new(),
+            vips_held: Vec::new(),
+            replication: Replication::Synchronous,
+            resync: None,
+            peer: PeerView { node: None, in_contact: false, state: None, networks: Vec::new() },
+            arbiter: ArbiterView::Reachable,
+            resources: Vec::new(),
+            allowed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_dead_primary_does_not_serve_beside_its_successor() {
+        let fleet = Fleet::new();
+        let (c, m) = (ClusterName::new("c1").unwrap(), ModuleName::new("m").unwrap());
+        let nodes = [NodeName::new("n1").unwrap(), NodeName::new("n2").unwrap()];
+        let links: Vec<Attached> = nodes.iter().map(|n| fleet.attach(&c, n, true)).collect();
+        let say = |at: usize, state, epoch| {
+            fleet.heard(&c, &nodes[at], links[at].id, true);
+            fleet.saw(&c, snapshot(&nodes[at], state, epoch));
+        };
+        let connected = || fleet.reports(&c, &m, &nodes).iter().map(|r| r.contact.is_connected).collect::<Vec<_>>();
+        say(0, Role::Prim, 5);
+        say(1, Role::Second, 5);
+        assert_eq!(connected(), [true, true]);
+        say(1, Role::Alone, 6);
+        assert_eq!(connected(), [false, true], "nothing was heard of the first since the second took over");
+        say(1, Role::Alone, 6);
+        fleet.heard(&c, &nodes[0], links[0].id, true);
+        assert_eq!(connected(), [true, true], "it lives, and may serve: that must be seen");
+    }
 
     fn inventory(n: usize) -> Topic {
         Topic::Inventory { cluster: ClusterName::new(format!("c{n}")).unwrap() }

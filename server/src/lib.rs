@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod http;
 pub mod net;
 pub mod pki;
+pub mod rendered;
 pub mod store;
 pub mod words;
 

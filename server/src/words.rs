@@ -1,8 +1,7 @@
 //! A sentence in both languages, made where the facts are and chosen where the answer is written.
 
 use serde::{Deserialize, Serialize};
-use tsugi_core::module::xml::Problem;
-use tsugi_web::say::{problem_message, problem_remedy};
+pub use tsugi_web::say::{problem_message, problem_remedy};
 pub use tsugi_web::text::Lang;
 
 /// A sentence, in English and Japanese.
@@ -24,13 +23,9 @@ impl Words {
         let text = text.into();
         Words { en: text.clone(), ja: text }
     }
-    /// What is wrong with a configuration.
-    pub fn of_problem(problem: &Problem) -> Words {
-        Words { en: problem_message(Lang::En, problem), ja: problem_message(Lang::Ja, problem) }
-    }
-    /// What to do about it.
-    pub fn of_remedy(problem: &Problem) -> Words {
-        Words { en: problem_remedy(Lang::En, problem), ja: problem_remedy(Lang::Ja, problem) }
+    /// What `say` says in each language.
+    pub fn both(say: impl Fn(Lang) -> String) -> Words {
+        Words { en: say(Lang::En), ja: say(Lang::Ja) }
     }
     /// In `lang`.
     pub fn of(&self, lang: Lang) -> &str {

@@ -14,6 +14,8 @@
 //! * where WebSockets are cut, `GET /live/deltas?scope=…&epoch=…&since=…&wait=10` answers `{"epoch":…,"seq":…,"items":[…]}` after
 //!   the next change or `wait` seconds, 410 for a cursor that is too old, 401 for a session that ended.
 //!
+//! Every scope also has `menu-badge`, the number beside the dashboard's entry in the menu.
+//!
 //! | scope | page | blocks |
 //! | --- | --- | --- |
 //! | `all` | `/` | `tiles`, `attention`, `card-{cluster}` for each cluster, `fleet-count`; without clusters `first-steps` |

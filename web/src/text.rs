@@ -170,7 +170,7 @@ phrases! {
     NETWORKS = "Nodes and networks", "ノードとネットワーク";
     CLUSTER_EMPTY = "This cluster has no modules yet.", "このクラスターにはまだモジュールがありません。";
     CLUSTER_EMPTY_NEXT = "Enrol and approve its nodes, then add a module.", "ノードを登録・承認してから、モジュールを追加してください。";
-    CLUSTER_PROTECTED = "The loss of one server would not stop any of them for long: failover is automatic.", "サーバーが 1 台止まっても、自動フェイルオーバーで継続します。";
+    CLUSTER_PROTECTED = "The loss of one server stops no service for long: failover is automatic.", "サーバーが 1 台止まっても、自動フェイルオーバーで継続します。";
     ADDRESSES = "Addresses", "アドレス";
     AGENT = "Agent", "エージェント";
     APPROVAL = "Approval", "承認";

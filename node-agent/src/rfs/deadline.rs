@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// No promise is needed.
 const NONE: u64 = u64::MAX;
+/// This node may acknowledge nothing, whether or not it needs a peer.
+const SHUT: u64 = 0;
 const PAGE: usize = 4096;
 
 /// A mapped page with the deadline; clones share it.
@@ -36,7 +38,7 @@ impl Drop for Page {
 }
 
 impl Deadline {
-    /// A new page, without a deadline.
+    /// A new page, shut until its owner says what holds.
     pub fn create() -> io::Result<Self> {
         // SAFETY: the name is NUL-terminated.
         let fd = unsafe { libc::memfd_create(c"tsugi-deadline".as_ptr(), libc::MFD_CLOEXEC) };
@@ -47,7 +49,7 @@ impl Deadline {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         super::volume::truncate(fd.as_raw_fd(), PAGE as u64)?;
         let page = Self::map(fd)?;
-        page.set(None);
+        page.set(Some(SHUT));
         Ok(page)
     }
 
@@ -71,9 +73,15 @@ impl Deadline {
         self.0.fd.as_raw_fd()
     }
 
-    /// Sets the end of the promise in nanoseconds of `CLOCK_BOOTTIME`.
+    /// Sets the end of the promise in nanoseconds of `CLOCK_BOOTTIME`. `None`: none is needed. `Some(0)`: this node
+    /// is not entitled to acknowledge anything, even alone.
     pub fn set(&self, until_boottime_ns: Option<u64>) {
-        self.word().store(until_boottime_ns.unwrap_or(NONE), Ordering::Release);
+        self.word().store(until_boottime_ns.map_or(NONE, |until| until.min(NONE - 1)), Ordering::Release);
+    }
+
+    /// Whether nothing at all may be acknowledged.
+    pub fn is_shut(&self) -> bool {
+        self.word().load(Ordering::Acquire) == SHUT
     }
 
     /// Whether an acknowledgement may leave now.
@@ -92,9 +100,13 @@ mod tests {
         let one = Deadline::create().unwrap();
         // SAFETY: a duplicate of a live descriptor.
         let two = Deadline::map(unsafe { OwnedFd::from_raw_fd(libc::dup(one.fd())) }).unwrap();
-        assert!(two.open());
+        assert!(!two.open() && two.is_shut(), "nobody has said yet that anything may be acknowledged");
+        one.set(None);
+        assert!(two.open() && !two.is_shut());
         one.set(Some(1));
-        assert!(!two.open());
+        assert!(!two.open() && !two.is_shut());
+        one.set(Some(0));
+        assert!(!two.open() && two.is_shut());
         one.set(Some(boottime_ns() + 3_600_000_000_000));
         assert!(two.open());
     }

@@ -37,7 +37,7 @@ pub struct Changed {
     pub names: bool,
     /// Moved here with everything below.
     pub subtree: bool,
-    /// Got a further name: the directory of its first one must be looked at as well.
+    /// Got a further name or another one: the directories of all of them must be looked at as well.
     pub linked: bool,
 }
 
@@ -133,7 +133,7 @@ impl Dirty {
         });
     }
 
-    /// A file gets a further name.
+    /// A file gets a further name or another one.
     pub fn linked(&self, dir: u16, inode: &Arc<Inode>) {
         self.entry(dir, inode, |c| {
             c.parts = Some(Parts::Whole);

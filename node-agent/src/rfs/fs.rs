@@ -184,7 +184,7 @@ impl Volume {
     }
 
     fn unsent(&self, mode: &Mode, inode: &Inode) -> Option<Ticket> {
-        if inode.replicated() { self.ship.unsent(mode) } else { None }
+        inode.replicated().then(|| self.ship.unsent(mode))
     }
 
     /// Tells the peer what an id means, once per session. The caller holds the namespace lock. False: it has no
@@ -349,13 +349,15 @@ impl Volume {
                 }
             }
         };
-        if strip.is_some() {
-            self.strip_set_id(h.inode.id)?;
-        }
-        Ok(((), ticket))
+        let stripped = if strip.is_some() { self.strip_set_id(h.inode.id)? } else { None };
+        let both = match (ticket, stripped) {
+            (Some(written), Some(stripped)) => Some(written.and_then(stripped)),
+            (one, other) => one.or(other),
+        };
+        Ok(((), both))
     }
 
-    fn strip_set_id(&self, id: u64) -> io::Result<()> {
+    fn strip_set_id(&self, id: u64) -> io::Result<Option<Ticket>> {
         let st = self.getattr(id)?;
         let mut bits = st.st_mode & 0o7777;
         bits &= !libc::S_ISUID;
@@ -363,9 +365,9 @@ impl Volume {
             bits &= !libc::S_ISGID;
         }
         if bits != st.st_mode & 0o7777 {
-            self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?;
+            return Ok(self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?.1);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// A write went out but failed here (full disk): sends what this side really holds. The order of operations
@@ -699,7 +701,7 @@ impl Volume {
             dirty.names(self.index, &to);
             let exchanged = hit.iter().filter(|_| flags & libc::RENAME_EXCHANGE != 0);
             for inode in moved.iter().chain(exchanged) {
-                if inode.is_dir() { dirty.subtree(self.index, inode) } else { dirty.whole(self.index, inode) }
+                if inode.is_dir() { dirty.subtree(self.index, inode) } else { dirty.linked(self.index, inode) }
             }
         }
         self.disk("a rename", volume::rename(from_fd.as_raw_fd(), name, to_fd.as_raw_fd(), new, flags))?;

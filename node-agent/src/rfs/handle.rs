@@ -130,7 +130,8 @@ impl DataProcess {
         }
     }
 
-    /// The end of the peer's promise; `None` where none is needed. One store to shared memory.
+    /// The end of the peer's promise; `None` where none is needed; `Some(0)`, the state a process starts in, where
+    /// this node may not acknowledge anything, even alone. One store to shared memory.
     pub fn set_deadline(&self, until_boottime_ns: Option<u64>) {
         self.deadline.set(until_boottime_ns);
     }

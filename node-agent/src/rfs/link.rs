@@ -31,6 +31,8 @@ pub struct Link {
     socket: TcpStream,
     tls: Mutex<Connection>,
     out: Mutex<Out>,
+    /// Number of the last operation; outside `out`, which a sender holds while the connection is full.
+    last: AtomicU64,
     epoch: u64,
     session: u64,
     bytes: AtomicU64,
@@ -87,6 +89,7 @@ impl Link {
             socket,
             tls: Mutex::new(tls),
             out: Mutex::new(Out { next_lsn: 1, plain: Vec::new(), cipher: Vec::new(), late: false }),
+            last: AtomicU64::new(0),
             epoch,
             session,
             bytes: AtomicU64::new(0),
@@ -110,9 +113,9 @@ impl Link {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The number the last operation was sent with.
+    /// The number the last operation was sent with. Never waits for a sender.
     pub fn last_lsn(&self) -> u64 {
-        lock(&self.out).next_lsn - 1
+        self.last.load(Ordering::Acquire)
     }
 
     /// Whether it was ended or broke.
@@ -137,6 +140,7 @@ impl Link {
         let mut out = lock(&self.out);
         let lsn = out.next_lsn;
         out.next_lsn += 1;
+        self.last.store(lsn, Ordering::Release);
         self.send_locked(&mut out, lsn, msg, data)?;
         Ok(lsn)
     }

@@ -44,7 +44,7 @@ pub fn data_main() -> anyhow::Result<()> {
         epoch: Epoch(0),
         role: Role::Idle,
         hidden: None,
-        releasing: Arc::new(Mutex::new(None)),
+        releasing: Arc::new(Mutex::new(Vec::new())),
     };
     while let Some(line) = next_line(&mut lines)? {
         match serde_json::from_str(&line) {
@@ -126,8 +126,8 @@ struct Process {
     role: Role,
     /// The directories while a read-only view covers them.
     hidden: Option<Arc<Vec<OwnedFd>>>,
-    /// A release that runs on its own thread; it may wait for the peer for ever.
-    releasing: Arc<Mutex<Option<JobId>>>,
+    /// Who asked for the release that runs on its own thread; it may wait for the peer for ever.
+    releasing: Arc<Mutex<Vec<JobId>>>,
 }
 
 fn epoch_of(order: &ReplicaOrder) -> Epoch {
@@ -156,11 +156,16 @@ impl Process {
 
     fn carry_out(&mut self, job: JobId, order: &ReplicaOrder) -> anyhow::Result<Option<u64>> {
         let epoch = epoch_of(order);
-        if epoch < self.epoch {
+        self.settle();
+        // Ending needs no authority: whoever may not serve or follow any more must be able to stop.
+        let ends = matches!(order, ReplicaOrder::CloseSession { .. } | ReplicaOrder::Abandon { .. });
+        // What begins from nothing has no earlier epoch to defend: the count starts anew with a new arbiter, and the
+        // agent's orders cannot overtake one another.
+        let begins = matches!((&self.role, order), (Role::Idle, ReplicaOrder::Serve { .. } | ReplicaOrder::Follow { .. }));
+        if epoch < self.epoch && !ends && !begins {
             bail!("the order is of epoch {epoch}, this process has seen epoch {}", self.epoch);
         }
-        self.epoch = epoch;
-        self.settle();
+        self.epoch = if begins { epoch } else { self.epoch.max(epoch) };
         match order {
             ReplicaOrder::Serve { .. } => self.serve().map(Some),
             ReplicaOrder::Offer { session, .. } => {
@@ -180,19 +185,26 @@ impl Process {
             ReplicaOrder::Release { .. } => {
                 let serving = self.serving()?.clone();
                 let mut releasing = self.releasing.lock().unwrap_or_else(PoisonError::into_inner);
-                if releasing.is_some() {
-                    bail!("a release is under way");
+                releasing.push(job);
+                if releasing.len() > 1 {
+                    // One release, one outcome: its end answers whoever asked.
+                    return Ok(None);
                 }
-                *releasing = Some(job);
                 let (agent, done) = (self.agent.clone(), self.releasing.clone());
-                std::thread::Builder::new().name("release".into()).spawn(move || {
+                let started = std::thread::Builder::new().name("release".into()).spawn(move || {
                     let what = match serving.release() {
                         Ok(last) => ReplicaAnswer::Done { last: Lsn(last) },
                         Err(e) => ReplicaAnswer::Failed { detail: format!("{e:#}") },
                     };
-                    *done.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    agent.say(&ToAgent::Answer { job, what });
-                })?;
+                    let jobs = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
+                    for job in jobs {
+                        agent.say(&ToAgent::Answer { job, what: what.clone() });
+                    }
+                });
+                if let Err(e) = started {
+                    releasing.clear();
+                    return Err(e).context("cannot start the thread of the release");
+                }
                 Ok(None)
             }
             ReplicaOrder::Abandon { .. } => match std::mem::replace(&mut self.role, Role::Idle) {
@@ -209,9 +221,14 @@ impl Process {
     fn settle(&mut self) {
         if let Role::Serving(serving) = &self.role
             && serving.ended()
+            && !self.is_releasing()
         {
             self.role = Role::Idle;
         }
+    }
+
+    fn is_releasing(&self) -> bool {
+        !self.releasing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn serving(&self) -> anyhow::Result<&Arc<Serving>> {
@@ -223,6 +240,7 @@ impl Process {
 
     fn serve(&mut self) -> anyhow::Result<u64> {
         match &self.role {
+            Role::Serving(_) if self.is_releasing() => bail!("a release is under way"),
             Role::Serving(_) => return Ok(0),
             Role::Following(_) => bail!("this node follows a session; it has to be closed first"),
             Role::Idle => {}

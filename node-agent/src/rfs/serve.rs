@@ -313,9 +313,10 @@ impl Serving {
         if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             // The end of the session is ours from here: no news for the agent.
             offer.cancel.store(true, Ordering::Release);
-            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                let _ = link.send(last, &Msg::Bye, &[]);
-            }
+        }
+        // Without the lock: a full connection must not hold up whoever abandons meanwhile.
+        if let Some(link) = self.link() {
+            let _ = link.send(last, &Msg::Bye, &[]);
         }
         self.unmount();
         Ok(last)

@@ -6,7 +6,8 @@
 //!   whoever holds the gate alone sees no operation half done;
 //! * while the peer is required, no operation is answered before the peer's acknowledgement of the session it was
 //!   sent in, or before a later session has brought the peer level; a broken session alone answers nobody;
-//! * while the peer is required, nothing is answered after the deadline.
+//! * while the peer is required, nothing is answered after the deadline;
+//! * while the deadline is shut, nothing is answered at all.
 
 use super::deadline::Deadline;
 use super::dirty::Dirty;
@@ -38,6 +39,14 @@ pub struct Ticket {
     /// 0 = never sent: the session was broken.
     lsn: u64,
     durable: bool,
+}
+
+impl Ticket {
+    /// What to wait for when both an operation and its consequence have to be answered for.
+    pub fn and_then(self, later: Self) -> Self {
+        // Within one arming, never sent is the longer wait; a later arming has brought the peer level with both.
+        if self.arms == later.arms && self.lsn == 0 { self } else { later }
+    }
 }
 
 /// What carries the operations now.
@@ -207,14 +216,18 @@ impl Ship {
         Ticket { arms: mode.arms, session: link.session(), lsn, durable: durable == Durability::Disk }
     }
 
-    /// The ticket of an operation that was only carried out here.
-    pub fn unsent(&self, mode: &Mode) -> Option<Ticket> {
-        mode.need_peer.then_some(Ticket { arms: mode.arms, session: 0, lsn: 0, durable: false })
+    /// The ticket of an operation that was only carried out here: good at once while no peer is needed, unless this
+    /// node may not acknowledge anything by then.
+    pub fn unsent(&self, mode: &Mode) -> Ticket {
+        Ticket { arms: mode.arms, session: 0, lsn: 0, durable: false }
     }
 
     fn verdict(&self, waits: &Waits, t: Ticket) -> Verdict {
         if waits.ended {
             return Verdict::Answer(Err(libc::EIO));
+        }
+        if self.deadline.is_shut() {
+            return Verdict::Wait;
         }
         if !waits.need_peer {
             return Verdict::Answer(Ok(()));
@@ -413,4 +426,18 @@ pub enum Durability {
     Memory,
     /// On the peer's disk.
     Disk,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_tickets_the_longer_wait_counts() {
+        let ticket = |arms, session, lsn| Ticket { arms, session, lsn, durable: false };
+        assert_eq!(ticket(1, 5, 10).and_then(ticket(1, 5, 11)), ticket(1, 5, 11));
+        assert_eq!(ticket(1, 5, 0).and_then(ticket(1, 5, 11)), ticket(1, 5, 0), "the first was never sent");
+        assert_eq!(ticket(1, 5, 10).and_then(ticket(1, 0, 0)), ticket(1, 0, 0), "the session broke in between");
+        assert_eq!(ticket(1, 5, 0).and_then(ticket(2, 6, 3)), ticket(2, 6, 3), "the peer was brought level in between");
+    }
 }

@@ -12,7 +12,7 @@ use super::ship::{Phase, Ship};
 use super::table::Inode;
 use super::volume::{self, Stat, mtime};
 use anyhow::{Context, anyhow, bail};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,6 +22,8 @@ use tsugi_core::state::Resync;
 
 /// Names per message: some hundred KB.
 const NAMES_PER_PIECE: usize = 2000;
+/// And bytes of what comes with the names: extended attributes may be many times longer, a frame is limited.
+const NAMES_BYTES_PER_PIECE: usize = 4 << 20;
 /// Blocks per message of hashes: 32 MiB of file.
 const BLOCKS_PER_PIECE: usize = 256;
 /// Pieces under way: keeps both sides busy, bounds open files and memory.
@@ -32,12 +34,18 @@ const PASSES_MAX: u32 = 10;
 const REST_OBJECTS_MAX: usize = 64;
 /// See `REST_OBJECTS_MAX`.
 const REST_BYTES_MAX: u64 = 8 << 20;
+/// A directory looked at for one file's names may bring up another file; while nothing changes, each once.
+const NAME_ROUNDS_MAX: usize = 1000;
 /// First and strongest delay of each mutating operation while a resynchronisation does not catch up.
 const BRAKE_MIN: Duration = Duration::from_micros(500);
 /// See `BRAKE_MIN`.
 const BRAKE_MAX: Duration = Duration::from_millis(20);
 /// The peer answers each piece within this, however slow its disk; silence is noticed earlier.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// While the application is held: a peer this slow is not worth the wait, the resynchronisation fails instead.
+const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
+/// How often a capped resynchronisation looks whether it is still wanted.
+const CAP_POLL: Duration = Duration::from_millis(50);
 
 /// Progress, for people.
 pub type Progress = Arc<Mutex<Option<Resync>>>;
@@ -56,11 +64,37 @@ pub struct Source<'a> {
     next_file: u64,
     files: HashMap<u64, Pending>,
     pieces: usize,
-    links: HashMap<(u16, u64), Vec<u8>>,
+    /// Files with several names.
+    links: HashMap<FileKey, Names>,
+    /// Of those, the ones whose contents were offered in this pass.
+    sent: HashSet<FileKey>,
+    /// And those to look at again at the end of this pass: their names changed, or the contents were to travel under
+    /// a name that may be gone by now.
+    unsettled: BTreeSet<FileKey>,
+    first_pass: bool,
     later: Vec<SyncMsg>,
     again: Vec<Changed>,
     zero_hash: [u8; 32],
     buffer: Vec<u8>,
+}
+
+/// Directory and inode number.
+type FileKey = (u16, u64);
+
+/// The names of one file.
+#[derive(Default)]
+struct Names {
+    /// Every name seen, in this order.
+    seen: Vec<Vec<u8>>,
+    /// The one the file travels under; the others become links to it. Kept while it leads to the file: another one
+    /// in each pass would leave a file whose names are all links, and whose contents nobody sends.
+    carrier: Vec<u8>,
+    /// The peer was told to have a file under the carrier.
+    announced: bool,
+    /// Its contents have to be offered under the carrier.
+    owed: bool,
+    /// A regular file: others have no contents.
+    regular: bool,
 }
 
 struct Pending {
@@ -114,6 +148,9 @@ impl<'a> Source<'a> {
             files: HashMap::new(),
             pieces: 0,
             links: HashMap::new(),
+            sent: HashSet::new(),
+            unsettled: BTreeSet::new(),
+            first_pass: true,
             later: Vec::new(),
             again: Vec::new(),
             zero_hash: *blake3::hash(&block).as_bytes(),
@@ -134,6 +171,7 @@ impl<'a> Source<'a> {
         self.report(|p| *p = Resync::default());
         self.walk_all()?;
         self.finish_pass()?;
+        self.first_pass = false;
         let mut before = (usize::MAX, u64::MAX);
         let mut brake = Duration::ZERO;
         for pass in 2..=PASSES_MAX {
@@ -228,13 +266,16 @@ impl<'a> Source<'a> {
                 self.dir_times(volume, &path)?;
                 continue;
             }
-            let Some(entries) = self.directory(volume, &path)? else { continue };
+            let Some(entries) = self.directory(volume, &path, Extent::Tree)? else { continue };
             todo.push((path.clone(), true));
             for (name, kind) in entries {
                 let below = join(&path, &name);
                 match kind {
                     libc::S_IFDIR => todo.push((below, false)),
-                    _ => self.file(volume, &below, &Parts::Whole)?,
+                    _ => {
+                        // Gone again: whoever took the name away also marked what has to be looked at.
+                        self.file(volume, &below, &Parts::Whole, None)?;
+                    }
                 }
             }
         }
@@ -251,7 +292,7 @@ impl<'a> Source<'a> {
     }
 
     /// Sends a directory; returns its subdirectories and the files whose contents travel under these names.
-    fn directory(&mut self, volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Vec<Below>>> {
+    fn directory(&mut self, volume: &Volume, path: &[u8], extent: Extent) -> anyhow::Result<Option<Vec<Below>>> {
         let root_fd = volume.table().root().fd();
         let root = root_fd.as_raw_fd();
         let opened = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY);
@@ -260,6 +301,7 @@ impl<'a> Source<'a> {
         let meta = meta(&st, fd.as_raw_fd())?;
         let mut found = Vec::new();
         let mut entries = Vec::new();
+        let mut bytes = 0;
         let dir = volume.index();
         for name in volume::list_dir(fd.as_raw_fd())? {
             let full = join(path, &name.name);
@@ -273,7 +315,7 @@ impl<'a> Source<'a> {
                 tracing::warn!(path = %String::from_utf8_lossy(&full), "another file system is mounted here; it is not replicated");
                 continue;
             }
-            let entry = self.entry(volume, root, &full, name.name.clone(), &below, &object)?;
+            let entry = self.entry(volume, &full, name.name.clone(), &below, &object, extent)?;
             match volume::kind(&below) {
                 libc::S_IFDIR => found.push((name.name, libc::S_IFDIR)),
                 libc::S_IFREG if !entry.linked => {
@@ -285,36 +327,37 @@ impl<'a> Source<'a> {
                 }
                 _ => {}
             }
-            entries.push(entry);
-            if entries.len() >= NAMES_PER_PIECE {
+            let weight = weight(&entry);
+            if entries.len() >= NAMES_PER_PIECE || (bytes + weight > NAMES_BYTES_PER_PIECE && !entries.is_empty()) {
                 let entries = std::mem::take(&mut entries);
+                bytes = 0;
                 self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta: meta.clone(), entries, last: false }, &[])?;
             }
+            bytes += weight;
+            entries.push(entry);
         }
         self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta, entries, last: true }, &[])?;
         Ok(Some(found))
     }
 
-    fn entry(&mut self, volume: &Volume, root: i32, full: &[u8], name: Vec<u8>, st: &Stat, object: &OwnedFd) -> anyhow::Result<Entry> {
+    fn entry(&mut self, volume: &Volume, full: &[u8], name: Vec<u8>, st: &Stat, object: &OwnedFd, extent: Extent) -> anyhow::Result<Entry> {
         let kind = volume::kind(st);
         let mut linked = false;
-        if st.st_nlink > 1 && kind != libc::S_IFDIR {
-            let key = (volume.index(), st.st_ino);
-            // Believed only if that name still leads to this file.
-            let first = self.links.get(&key).filter(|first| {
-                first.as_slice() != full
-                    && volume::open_beneath(root, first, libc::O_PATH | libc::O_NOFOLLOW)
-                        .and_then(|fd| volume::fstat(fd.as_raw_fd()))
-                        .is_ok_and(|there| there.st_ino == st.st_ino)
-            });
-            match first {
-                Some(first) => {
-                    linked = true;
-                    self.later.push(SyncMsg::Link { dir: volume.index(), path: full.to_vec(), same_as: first.clone() });
-                }
-                None => {
-                    self.links.insert(key, full.to_vec());
-                }
+        let key = (volume.index(), st.st_ino);
+        // The last name of several counts too: it may have been a link until now.
+        if kind != libc::S_IFDIR && (st.st_nlink > 1 || self.links.contains_key(&key)) {
+            let names = self.links.entry(key).or_default();
+            names.regular = kind == libc::S_IFREG;
+            let moved = names.settle(volume, st.st_ino, Some(full));
+            linked = names.carrier != full;
+            names.announced |= !linked;
+            names.owed |= extent == Extent::Tree && !self.strict && !self.sent.contains(&key);
+            if linked {
+                self.later.push(SyncMsg::Link { dir: volume.index(), path: full.to_vec(), same_as: names.carrier.clone() });
+            }
+            // In a walk the contents travel later than the name, which may be gone by then while others are left.
+            if extent == Extent::Tree || moved {
+                self.unsettled.insert(key);
             }
         }
         let target = if kind == libc::S_IFLNK { volume::readlink_fd(object.as_raw_fd())? } else { Vec::new() };
@@ -322,14 +365,22 @@ impl<'a> Source<'a> {
         Ok(Entry { name, meta, ino: st.st_ino, nlink: st.st_nlink, rdev: st.st_rdev, target, linked })
     }
 
-    /// Sends hashes of a file's blocks; the peer's wishes are served as they come.
-    fn file(&mut self, volume: &Volume, path: &[u8], parts: &Parts) -> anyhow::Result<()> {
+    /// Sends hashes of a file's blocks; the peer's wishes are served as they come. False: the name does not lead to
+    /// a file any more, or not to the expected one.
+    fn file(&mut self, volume: &Volume, path: &[u8], parts: &Parts, expected: Option<u64>) -> anyhow::Result<bool> {
         let root = volume.table().root().fd();
         let opened = volume::open_beneath(root.as_raw_fd(), path, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let Some(fd) = self.tolerate(opened, path)? else { return Ok(()) };
+        let Some(fd) = self.tolerate(opened, path)? else { return Ok(false) };
         let st = volume::fstat(fd.as_raw_fd())?;
-        if volume::kind(&st) != libc::S_IFREG {
-            return Ok(());
+        if volume::kind(&st) != libc::S_IFREG || expected.is_some_and(|ino| ino != st.st_ino) {
+            return Ok(false);
+        }
+        let key = (volume.index(), st.st_ino);
+        if *parts == Parts::Whole
+            && let Some(names) = self.links.get_mut(&key).filter(|names| names.carrier == path)
+        {
+            names.owed = false;
+            self.sent.insert(key);
         }
         let size = st.st_size.unsigned_abs();
         let id = self.next_file;
@@ -347,7 +398,8 @@ impl<'a> Source<'a> {
         }
         self.end_if_done(id)?;
         self.report(|p| p.files_done += 1);
-        self.serve(PIECES_MAX)
+        self.serve(PIECES_MAX)?;
+        Ok(true)
     }
 
     fn hashes(&mut self, id: u64, fd: i32, size: u64, blocks: impl Iterator<Item = u64>) -> anyhow::Result<()> {
@@ -388,9 +440,9 @@ impl<'a> Source<'a> {
     fn serve(&mut self, pieces_max: usize) -> anyhow::Result<()> {
         loop {
             let answer = if self.pieces > pieces_max {
-                match self.answers.recv_timeout(ANSWER_MAX) {
+                match self.answers.recv_timeout(self.patience()) {
                     Ok(answer) => answer,
-                    Err(RecvTimeoutError::Timeout) => bail!("the peer did not answer within {} s", ANSWER_MAX.as_secs()),
+                    Err(RecvTimeoutError::Timeout) => bail!("the peer did not answer within {} s", self.patience().as_secs()),
                     Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
                 }
             } else {
@@ -423,7 +475,9 @@ impl<'a> Source<'a> {
         self.report(|_| ());
         if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
             let due = Duration::from_secs_f64(self.copied as f64 / rate.max(1) as f64);
-            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+            while self.started.elapsed() < due && !self.link.is_broken() {
+                std::thread::sleep(due.saturating_sub(self.started.elapsed()).min(CAP_POLL));
+            }
         }
         Ok(())
     }
@@ -440,22 +494,86 @@ impl<'a> Source<'a> {
 
     /// All contents sent; then what needs the names of the whole pass: links, and the directories' times.
     fn finish_pass(&mut self) -> anyhow::Result<()> {
+        self.serve(0)?;
+        let owed = self.settle_names()?;
+        self.send_links()?;
+        for (key, path) in owed {
+            let volume = self.volume(key.0)?.clone();
+            if !self.file(&volume, &path, &Parts::Whole, Some(key.1))? {
+                // Gone again; the next pass finds the name that is left.
+                self.unsettled.insert(key);
+            }
+        }
         // `serve(0)` returns with nothing under way.
         self.serve(0)?;
-        let mut later = std::mem::take(&mut self.later);
-        later.sort_by_key(|m| matches!(m, SyncMsg::DirTimes { .. }));
-        for msg in later {
+        for msg in std::mem::take(&mut self.later) {
             self.send(&msg, &[])?;
+        }
+        self.sent.clear();
+        Ok(())
+    }
+
+    /// Makes all names of each unsettled file links to its carrier; returns the files whose contents are owed.
+    fn settle_names(&mut self) -> anyhow::Result<Vec<(FileKey, Vec<u8>)>> {
+        let mut owed = Vec::new();
+        for _ in 0..NAME_ROUNDS_MAX {
+            for key in std::mem::take(&mut self.unsettled) {
+                let volume = self.volume(key.0)?.clone();
+                let Some(names) = self.links.get_mut(&key) else { continue };
+                let moved = names.settle(&volume, key.1, None);
+                if names.carrier.is_empty() {
+                    // No name is left; one that comes back was marked, and is seen again.
+                    self.links.remove(&key);
+                    continue;
+                }
+                let carrier = names.carrier.clone();
+                if names.owed && names.regular {
+                    owed.push((key, carrier.clone()));
+                }
+                if !names.announced {
+                    // So far the peer took it for a link to a name that is gone.
+                    self.directory(&volume, parent(&carrier), Extent::Names)?;
+                    self.dir_times(&volume, parent(&carrier))?;
+                }
+                let Some(names) = self.links.get_mut(&key) else { continue };
+                if !names.announced {
+                    self.unsettled.insert(key);
+                }
+                if moved || !self.first_pass {
+                    names.seen.retain(|name| leads_to(&volume, name, key.1));
+                    let others = names.seen.iter().filter(|name| **name != carrier);
+                    let link = |name: &Vec<u8>| SyncMsg::Link { dir: key.0, path: name.clone(), same_as: carrier.clone() };
+                    self.later.extend(others.map(link));
+                }
+            }
+            // What the directories brought up: for the next pass, or now if there is none.
+            if self.unsettled.is_empty() || !self.strict {
+                return Ok(owed);
+            }
+        }
+        bail!("the names of {} files with several names do not settle", self.unsettled.len())
+    }
+
+    fn send_links(&mut self) -> anyhow::Result<()> {
+        let (links, rest) = std::mem::take(&mut self.later).into_iter().partition(|m| matches!(m, SyncMsg::Link { .. }));
+        self.later = rest;
+        for link in Vec::<SyncMsg>::from_iter(links) {
+            self.send(&link, &[])?;
         }
         Ok(())
     }
 
+    fn patience(&self) -> Duration {
+        if self.strict { ANSWER_MAX_HELD } else { ANSWER_MAX }
+    }
+
     fn flush(&mut self, number: u64) -> anyhow::Result<()> {
         self.send(&SyncMsg::Flush { number }, &[])?;
-        match self.answers.recv_timeout(ANSWER_MAX) {
+        match self.answers.recv_timeout(self.patience()) {
             Ok(SyncMsg::Flushed { number: n }) if n == number => Ok(()),
             Ok(_) => bail!("an unexpected answer to a flush"),
-            Err(_) => bail!("the peer did not flush within {} s", ANSWER_MAX.as_secs()),
+            Err(RecvTimeoutError::Timeout) => bail!("the peer did not flush within {} s", self.patience().as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
         }
     }
 
@@ -463,22 +581,26 @@ impl<'a> Source<'a> {
     fn changes(&mut self, changed: Vec<Changed>) -> anyhow::Result<()> {
         // Parents first, so that what is below has where to be.
         let mut dirs: BTreeMap<(usize, u16, Vec<u8>), Extent> = BTreeMap::new();
-        let mut files: Vec<(u16, Vec<u8>, Parts)> = Vec::new();
+        let mut files: Vec<(Vec<u8>, Parts, Changed)> = Vec::new();
         let again = std::mem::take(&mut self.again);
         for change in again.into_iter().chain(changed) {
             let volume = self.volume(change.dir)?.clone();
             let Some(path) = self.locate(&volume, &change)? else { continue };
             if change.linked {
-                let parent = path.iter().rposition(|b| *b == b'/').map_or(&[][..], |at| &path[..at]);
-                dirs.entry((depth(parent), change.dir, parent.to_vec())).or_insert(Extent::Names);
+                let key = (change.dir, change.inode.id);
+                let known = self.links.get(&key).map_or(&[][..], |names| names.seen.as_slice());
+                let known = known.iter().filter(|name| leads_to(&volume, name, change.inode.id));
+                for name in known.chain([&path]) {
+                    dirs.entry((depth(parent(name)), change.dir, parent(name).to_vec())).or_insert(Extent::Names);
+                }
             }
             if change.subtree {
                 dirs.insert((depth(&path), change.dir, path.clone()), Extent::Tree);
             } else if change.names {
                 dirs.entry((depth(&path), change.dir, path.clone())).or_insert(Extent::Names);
             }
-            if let Some(parts) = change.parts.filter(|_| change.inode.is_file()) {
-                files.push((change.dir, path, parts));
+            if let Some(parts) = change.parts.clone().filter(|_| change.inode.is_file()) {
+                files.push((path, parts, change));
             }
         }
         let mut walked: BTreeSet<(u16, Vec<u8>)> = BTreeSet::new();
@@ -493,7 +615,7 @@ impl<'a> Source<'a> {
             let volume = self.volume(dir)?.clone();
             match extent {
                 Extent::Names => {
-                    self.directory(&volume, &path)?;
+                    self.directory(&volume, &path, Extent::Names)?;
                     self.dir_times(&volume, &path)?;
                 }
                 Extent::Tree => {
@@ -503,14 +625,16 @@ impl<'a> Source<'a> {
             }
         }
         // Links before contents: a file's contents may travel under a name that is linked only now.
-        let (links, rest) = std::mem::take(&mut self.later).into_iter().partition(|m| matches!(m, SyncMsg::Link { .. }));
-        self.later = rest;
-        for link in Vec::<SyncMsg>::from_iter(links) {
-            self.send(&link, &[])?;
-        }
-        for (dir, path, parts) in files {
-            let volume = self.volume(dir)?.clone();
-            self.file(&volume, &path, &parts)?;
+        self.send_links()?;
+        for (path, parts, change) in files {
+            let volume = self.volume(change.dir)?.clone();
+            let names = self.links.get_mut(&(change.dir, change.inode.id));
+            // Of several names the peer certainly has the carrier.
+            let path = names.filter(|n| leads_to(&volume, &n.carrier, change.inode.id)).map_or(path, |n| n.carrier.clone());
+            if !self.file(&volume, &path, &parts, Some(change.inode.id))? {
+                // The name went meanwhile, perhaps to leave others; what was marked under it is still to be sent.
+                self.again.push(change);
+            }
         }
         Ok(())
     }
@@ -544,6 +668,43 @@ impl<'a> Source<'a> {
 enum Extent {
     Names,
     Tree,
+}
+
+impl Names {
+    /// Keeps or chooses the carrier among the names that lead to the file now, which is said of `found`; true if it
+    /// is another than before.
+    fn settle(&mut self, volume: &Volume, ino: u64, found: Option<&[u8]>) -> bool {
+        if let Some(found) = found.filter(|found| !self.seen.iter().any(|n| n == found)) {
+            self.seen.push(found.to_vec());
+        }
+        if !self.carrier.is_empty() && leads_to(volume, &self.carrier, ino) {
+            return false;
+        }
+        self.seen.retain(|name| found.is_some_and(|f| f == name.as_slice()) || leads_to(volume, name, ino));
+        let first = self.carrier.is_empty();
+        self.carrier = self.seen.first().cloned().unwrap_or_default();
+        self.announced = false;
+        self.owed = true;
+        !first
+    }
+}
+
+fn leads_to(volume: &Volume, name: &[u8], ino: u64) -> bool {
+    volume::open_beneath(volume.table().root().fd().as_raw_fd(), name, libc::O_PATH | libc::O_NOFOLLOW)
+        .and_then(|fd| volume::fstat(fd.as_raw_fd()))
+        .is_ok_and(|there| there.st_ino == ino && volume::kind(&there) != libc::S_IFDIR)
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|b| *b == b'/').map_or(&[], |at| &path[..at])
+}
+
+/// About how many bytes an entry takes in a message.
+fn weight(entry: &Entry) -> usize {
+    /// Numbers and lengths.
+    const FIXED: usize = 64;
+    let xattrs: usize = entry.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    FIXED + entry.name.len() + entry.target.len() + xattrs
 }
 
 /// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.

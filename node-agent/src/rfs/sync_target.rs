@@ -289,7 +289,8 @@ fn separate(parent: i32, name: &std::ffi::CStr, old: &OwnedFd) -> io::Result<Own
     temporary.extend_from_slice(format!("{:x}", volume::boottime_ns()).as_bytes());
     let temporary = volume::cstr(&temporary)?;
     let to = volume::openat(parent, &temporary, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600)?;
-    let size = volume::fstat(from.as_raw_fd())?.st_size.unsigned_abs();
+    let st = volume::fstat(from.as_raw_fd())?;
+    let size = st.st_size.unsigned_abs();
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
     while at < size {
@@ -300,6 +301,8 @@ fn separate(parent: i32, name: &std::ffi::CStr, old: &OwnedFd) -> io::Result<Own
         volume::write_all_at(to.as_raw_fd(), &buffer[..n], at)?;
         at += n as u64;
     }
+    // Its contents may be right already, and then nothing else sets its time.
+    volume::set_times(to.as_raw_fd(), None, Some(volume::mtime(&st)))?;
     volume::rename(parent, &temporary, parent, name, 0)?;
     volume::open_path_at(parent, name)
 }

@@ -1,12 +1,16 @@
 //! Two real data processes on one host: real mounts, a real connection, a throwaway CA. Needs root.
 
+use super::frame::{Msg, SyncMsg};
 use super::handle::{DataConfig, DataEvent, DataProcess};
+use super::link::{Inbox, Link};
+use super::ship::{Ship, TestSwitches};
+use super::sync::Source;
 use super::volume;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -20,6 +24,8 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 /// No step of a test takes longer, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
+/// Resynchronisations under a load of names: each begins at another moment of it.
+const LINK_SESSIONS: u64 = 4;
 /// Something that must not happen has had time to happen.
 const QUIET: Duration = Duration::from_millis(700);
 
@@ -129,6 +135,7 @@ impl Pair {
             let (tx, events) = mpsc::channel(100);
             let exe = script(tmp.path(), me, env);
             let process = runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
+            process.set_deadline(None);
             Node { process, events, held: vec![], dir, job: 0 }
         };
         let a = start("n1", "n2", one, two);
@@ -490,6 +497,87 @@ fn a_tree_is_brought_level_while_it_changes() {
     pair.assert_equal();
 }
 
+/// Three names of one file over two directories, the second one open for writing all the time.
+fn linked_group(d: &Path, group: usize) -> fs::File {
+    let (first, second) = (d.join(format!("g{group}/x")), d.join(format!("g{group}/y")));
+    fs::create_dir_all(&first).unwrap();
+    fs::create_dir_all(&second).unwrap();
+    fs::write(first.join("one"), vec![group as u8; 40_000 + group]).unwrap();
+    fs::hard_link(first.join("one"), second.join("two")).unwrap();
+    fs::hard_link(first.join("one"), d.join(format!("three{group}"))).unwrap();
+    fs::OpenOptions::new().write(true).open(second.join("two")).unwrap()
+}
+
+/// Moves first names, the directories that hold them, and the file's contents through another name.
+fn churn_links(d: &Path, open: &fs::File, group: usize, n: u64) {
+    let dir = d.join(format!("g{group}"));
+    let third = d.join(format!("three{group}"));
+    match n % 6 {
+        0 => fs::rename(dir.join("x/one"), dir.join("y/moved")).unwrap(),
+        1 => fs::rename(dir.join("x"), dir.join("z")).unwrap(),
+        2 => {
+            fs::remove_file(dir.join("y/moved")).unwrap();
+            fs::hard_link(dir.join("y/two"), dir.join("z/one")).unwrap();
+        }
+        3 => fs::rename(&third, dir.join("z/three")).unwrap(),
+        4 => fs::rename(dir.join("z"), dir.join("x")).unwrap(),
+        _ => fs::rename(dir.join("x/three"), &third).unwrap(),
+    }
+    if n % 2 == 0 {
+        open.write_all_at(&n.to_le_bytes(), (n % 3) * 8).unwrap();
+    }
+}
+
+#[test]
+fn names_of_one_file_stay_one_file_while_the_tree_is_copied() {
+    let mut pair = Pair::new();
+    let d = pair.a.dir.clone();
+    for group in 0..90 {
+        drop(linked_group(&d, group));
+    }
+    // The peer has some of it, taken apart.
+    fs::create_dir_all(pair.b.dir.join("g1/x")).unwrap();
+    fs::write(pair.b.dir.join("g1/x/one"), "old").unwrap();
+    fs::write(pair.b.dir.join("three1"), "older").unwrap();
+    fs::hard_link(pair.b.dir.join("three1"), pair.b.dir.join("three2")).unwrap();
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..3)
+        .map(|w| {
+            let (d, stop) = (d.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let groups = w * 30..w * 30 + 30;
+                let open: Vec<_> =
+                    groups.clone().map(|g| fs::OpenOptions::new().write(true).open(d.join(format!("g{g}/y/two"))).unwrap()).collect();
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for (group, open) in groups.clone().zip(&open) {
+                        // Each group at another step of its round.
+                        if n >= (group as u64 % 6) {
+                            churn_links(&d, open, group, n - (group as u64 % 6));
+                        }
+                    }
+                    n += 1;
+                }
+                n
+            })
+        })
+        .collect();
+    for session in 1..=LINK_SESSIONS {
+        pair.arm(1, session);
+        if session == LINK_SESSIONS {
+            break;
+        }
+        pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
+        pair.note(Who::A, "SessionLost", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let rounds: u64 = workers.into_iter().map(|w| w.join().unwrap()).sum();
+    assert!(rounds > 3, "the load did not run");
+    fs::write(d.join("last"), "").unwrap();
+    pair.assert_equal();
+}
+
 /// One round of everything an application may do while its tree is being copied.
 fn churn(d: &Path, worker: u64, n: u64) {
     let own = d.join(format!("w{worker}-{}", n % 7));
@@ -497,6 +585,14 @@ fn churn(d: &Path, worker: u64, n: u64) {
     fs::write(own.join("sub/a"), vec![n as u8; 200_000]).unwrap();
     let file = fs::OpenOptions::new().write(true).open(d.join(format!("d{}/f{}", (n % 20), (n % 20) + 20 * (worker + 2)))).unwrap();
     file.write_all_at(&n.to_le_bytes(), (n % 5) * 17_000).unwrap();
+    // Names in several directories, the contents written through one of the others.
+    let far = d.join(format!("d{}/far{worker}-{}", n % 20, n % 9));
+    let _ = fs::remove_file(&far);
+    let linked = fs::hard_link(own.join("sub/a"), &far).and_then(|()| fs::OpenOptions::new().write(true).open(&far));
+    let _ = fs::rename(own.join("sub/a"), own.join(format!("sub/first{}", n % 2)));
+    if let Ok(linked) = &linked {
+        linked.write_all_at(&n.to_le_bytes(), 150_000).unwrap();
+    }
     let _ = fs::rename(own.join("sub"), own.join(format!("sub{}", n % 3)));
     let _ = fs::hard_link(own.join(format!("sub{}/a", n % 3)), own.join(format!("hard{n}")));
     let _ = fs::remove_file(own.join(format!("hard{}", n.saturating_sub(14))));
@@ -572,6 +668,112 @@ fn nothing_is_acknowledged_after_the_deadline() {
 }
 
 #[test]
+fn a_node_alone_acknowledges_nothing_once_it_is_not_entitled() {
+    let mut pair = Pair::new();
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    let d = pair.a.dir.clone();
+    fs::write(d.join("alone"), "x").unwrap();
+    pair.a.process.set_deadline(Some(0));
+    let to = d.join("late");
+    let write = aside(move || fs::write(to, "x").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err(), "acknowledged by a node that is not entitled to");
+    assert_eq!(fs::read_to_string(d.join("alone")).unwrap(), "x");
+    pair.a.process.set_deadline(None);
+    assert_eq!(write.recv_timeout(LONG).unwrap(), Ok(()));
+    pair.a.process.set_deadline(Some(0));
+    let to = d.join("never");
+    let write = aside(move || fs::write(to, "x").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err());
+    pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(1) });
+    assert!(write.recv_timeout(LONG).unwrap().is_err());
+}
+
+#[test]
+fn going_alone_does_not_wait_behind_a_full_connection() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    let files: Vec<_> = (0..24).map(|n| fs::File::create(pair.a.dir.join(format!("f{n}"))).unwrap()).collect();
+    let peer = pair.b.process.pid();
+    // SAFETY: plain calls on a process this test started.
+    unsafe { libc::kill(peer, libc::SIGSTOP) };
+    let writes: Vec<_> = files
+        .into_iter()
+        .map(|f| aside(move || (0..8).try_for_each(|n| f.write_all_at(&vec![1; 1 << 20], n << 20)).map_err(|e| e.raw_os_error())))
+        .collect();
+    // The connection fills up with what nobody reads.
+    assert!(writes[0].recv_timeout(QUIET).is_err());
+    let begun = Instant::now();
+    let figures = pair.runtime.block_on(pair.a.process.figures());
+    pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(2) });
+    let took = begun.elapsed();
+    // SAFETY: as above.
+    unsafe { libc::kill(peer, libc::SIGCONT) };
+    assert!(took < Duration::from_secs(2), "it took {took:?}, as long as the connection needs to break by itself");
+    assert!(figures.is_some_and(|f| f.waiting > 0), "the figures waited behind the connection");
+    for write in writes {
+        assert_eq!(write.recv_timeout(LONG).unwrap(), Ok(()));
+    }
+}
+
+#[test]
+fn whoever_asks_for_a_release_under_way_gets_its_answer() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    fs::write(pair.a.dir.join("f"), "x").unwrap();
+    pair.a.process.set_deadline(Some(1));
+    let to = pair.a.dir.join("g");
+    let write = aside(move || fs::write(to, "x").map_err(|e| e.raw_os_error()));
+    assert!(write.recv_timeout(QUIET).is_err());
+    let first = pair.begin(Who::A, ReplicaOrder::Release { epoch: Epoch(1) });
+    let second = pair.begin(Who::A, ReplicaOrder::Release { epoch: Epoch(1) });
+    let early = pair.order(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    assert!(matches!(early, ReplicaAnswer::Failed { .. }), "served again while it is released: {early:?}");
+    pair.a.process.set_deadline(None);
+    let first = pair.answer(Who::A, first);
+    assert!(matches!(first, ReplicaAnswer::Done { .. }), "{first:?}");
+    assert_eq!(pair.answer(Who::A, second), first);
+    // The first write of the file passed, what came after the hold did not.
+    let _ = write.recv_timeout(LONG).unwrap();
+    assert!(!mounted(&pair.a.dir));
+}
+
+#[test]
+fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
+    let tmp = tempfile::tempdir().unwrap();
+    identities(tmp.path());
+    let identity = |me: &str, peer| super::tls::Identity::load(&tmp.path().join(me).join("identity"), peer, "lab").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let other = identity("n2", "n1");
+    let there = aside(move || Link::connect(TcpStream::connect(at).unwrap(), &other, 1, 1).unwrap());
+    let link = Link::accept(listener.accept().unwrap().0, &identity("n1", "n2"), 1, 1).unwrap();
+    let there = there.recv_timeout(LONG).unwrap();
+    let deadline = super::deadline::Deadline::create().unwrap();
+    let ship = Ship::new(deadline, TestSwitches::default());
+    let (answers, from_peer) = std_mpsc::sync_channel(8);
+    let kept = answers.clone();
+    // It flushes while nobody waits, and then hangs.
+    let peer = aside(move || {
+        let mut inbox = Inbox::new(there.clone());
+        while let Ok(frame) = inbox.receive() {
+            if matches!(frame.map(|f| f.msg), Some(Msg::Sync(SyncMsg::Flush { number: 1 }))) {
+                answers.send(SyncMsg::Flushed { number: 1 }).unwrap();
+            }
+        }
+    });
+    let begun = Instant::now();
+    let ended = Source::new(&[], &ship, &link, from_peer, Arc::default(), None).run();
+    let why = format!("{:#}", ended.unwrap_err());
+    assert!(why.contains("did not flush"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "the application was held for {:?}", begun.elapsed());
+    assert!(ship.enter().is_ok(), "the application is still held");
+    ship.end();
+    link.close();
+    peer.recv_timeout(LONG).unwrap();
+    drop(kept);
+}
+
+#[test]
 fn a_killed_agent_takes_the_mount_with_it_and_a_new_life_starts_clean() {
     let mut pair = Pair::new();
     pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
@@ -588,9 +790,20 @@ fn orders_that_cannot_be_carried_out_say_why() {
     pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(5) });
     let ReplicaAnswer::Failed { detail } = pair.order(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(4) }) else { panic!("an old epoch") };
     assert!(detail.contains("epoch 4") && detail.contains("epoch 5"), "{detail}");
+    let again = pair.order(Who::A, ReplicaOrder::Serve { epoch: Epoch(4) });
+    assert!(matches!(again, ReplicaAnswer::Failed { .. }), "an old epoch while it serves");
     fs::remove_dir(&pair.b.dir).unwrap();
     let ReplicaAnswer::Failed { detail } = pair.order(Who::B, ReplicaOrder::Serve { epoch: Epoch(1) }) else { panic!("no directory") };
     assert!(detail.contains(pair.b.dir.to_str().unwrap()) && detail.contains("create it"), "{detail}");
+    fs::create_dir(&pair.b.dir).unwrap();
+    // Ending needs no authority, and what begins afterwards may belong to a new arbiter, which counts from 1.
+    pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(2) });
+    assert!(!mounted(&pair.a.dir));
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    pair.ok(Who::B, ReplicaOrder::Follow { epoch: Epoch(7), session: Session(1) });
+    pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
+    pair.ok(Who::B, ReplicaOrder::Follow { epoch: Epoch(1), session: Session(1) });
+    pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
 }
 
 #[test]

@@ -210,7 +210,7 @@ mod tests {
         Report {
             node: snapshot.node.clone(),
             contact: Contact { is_connected, heard_ms: Some(0) },
-            seen: Some(Last { snapshot: Arc::new(snapshot), at_ms: 0, resync_still_since: None }),
+            seen: Some(Last { snapshot: Arc::new(snapshot), at_ms: 0, resync_still_since: None, claimed: None }),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::fleet::Topic;
 use crate::store::StoreError;
 use crate::store::clusters::Cluster;
 use crate::store::modules::{Module, NewVersion};
-use crate::words::Words;
+use crate::words::{Words, problem_message, problem_remedy};
 use std::collections::{BTreeMap, BTreeSet};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::xml::{ParseContext, parse};
@@ -100,8 +100,8 @@ pub fn of_xml(file: &str, problem: &tsugi_core::module::xml::Problem) -> ConfigP
         line: problem.place.line,
         column: problem.place.column,
         element,
-        message: Words::of_problem(problem),
-        remedy: Words::of_remedy(problem),
+        message: Words::both(|lang| problem_message(lang, problem)),
+        remedy: Words::both(|lang| problem_remedy(lang, problem)),
         is_warning: !problem.is_error(),
     }
 }

@@ -13,6 +13,7 @@ use super::{api_actions, pages, pages_module, state};
 use crate::app::App;
 use crate::auth::sha256;
 use crate::fleet::{Change, Since, Topic};
+use crate::rendered::Rendered;
 use crate::store::events::EventFilter;
 use axum::Json;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -23,9 +24,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tsugi_core::ids::ModuleName;
 use tsugi_web::live_ids::{Block, Scope};
@@ -71,40 +71,6 @@ pub struct LiveQuery {
 enum Form {
     Html,
     Json,
-}
-
-/// A block, rendered.
-#[derive(Debug)]
-pub struct Rendered {
-    id: String,
-    html: String,
-    hash: [u8; 32],
-}
-
-/// Scope, language and role: what decides how a block looks.
-type Look = (String, &'static str, &'static str);
-/// Rendered once, awaited by everybody who wants the same.
-type Cell = Arc<OnceCell<Arc<Vec<Rendered>>>>;
-/// Pages rendered for the newest change that are kept for other viewers; more looks than that are rendered anew.
-const LOOKS_MAX: usize = 64;
-
-/// Blocks of live pages as of the newest change, shared by all their viewers: two hundred dashboards cost one.
-#[derive(Debug, Default)]
-pub struct RenderedPages(Mutex<BTreeMap<Look, (u64, Cell)>>);
-
-impl RenderedPages {
-    /// The place of a page as of change `seq`; an older one gives way.
-    fn cell(&self, look: Look, seq: u64) -> Cell {
-        let mut pages = self.0.lock().expect("nobody panics while holding this lock");
-        if pages.len() >= LOOKS_MAX && !pages.contains_key(&look) {
-            pages.clear();
-        }
-        let (at, cell) = pages.entry(look).or_insert_with(|| (seq, Cell::default()));
-        if *at < seq {
-            (*at, *cell) = (seq, Cell::default());
-        }
-        cell.clone()
-    }
 }
 
 /// Who watches what.

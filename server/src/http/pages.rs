@@ -230,7 +230,9 @@ fn shown(error: NotKept, lang: Lang) -> Result<Vec<ProblemView>> {
 }
 
 /// `POST /clusters`.
-pub async fn add_cluster(State(app): State<Arc<App>>, ctx: Ctx, form: Fields) -> Result<Response> {
+pub async fn add_cluster(State(app): State<Arc<App>>, mut ctx: Ctx, form: Fields) -> Result<Response> {
+    // The switches of the page lead back to the form, not to this POST.
+    "/clusters/new".clone_into(&mut ctx.path);
     let (typed, xml) = (form.text("name").trim().to_owned(), form.text("xml").to_owned());
     let problems = match ClusterName::new(typed.clone()) {
         Err(bad) => vec![problem(bad.to_string())],

@@ -158,7 +158,9 @@ fn shown(error: NotKept, ctx: &Ctx) -> Result<Vec<ProblemView>> {
 }
 
 /// `POST /clusters/{c}/modules`.
-pub async fn add_module(State(app): State<Arc<App>>, ctx: Ctx, Names(cluster): Names<ClusterName>, form: Fields) -> Result<Response> {
+pub async fn add_module(State(app): State<Arc<App>>, mut ctx: Ctx, Names(cluster): Names<ClusterName>, form: Fields) -> Result<Response> {
+    // The switches of the page lead back to the form, not to this POST.
+    ctx.path = format!("/clusters/{cluster}/modules/new");
     let caller = ctx.caller()?;
     let (typed, name) = (Typed::of(&form), form.text("name").trim().to_owned());
     let nodes: Vec<NodeName> = form.all("node").into_iter().filter_map(|n| n.parse().ok()).collect();

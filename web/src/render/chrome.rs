@@ -2,9 +2,13 @@
 
 use super::ui::{self, Html};
 use crate::fmt;
+use crate::live_ids::Block;
 use crate::text::{self as p, Lang, Text};
 use crate::view::{Chrome, Role, Theme};
 use std::borrow::Borrow;
+
+/// Id of the number in the menu.
+const BADGE: &str = "menu-badge";
 
 /// An entry of the menu.
 pub(crate) struct MenuItem {
@@ -12,7 +16,8 @@ pub(crate) struct MenuItem {
     pub icon: &'static str,
     pub label: Text,
     pub is_here: bool,
-    pub badge: usize,
+    /// Has the number of what needs attention.
+    pub has_badge: bool,
 }
 
 /// An entry of the theme menu.
@@ -59,16 +64,26 @@ impl Chrome {
     }
     pub(crate) fn menu(&self) -> Vec<MenuItem> {
         let path = self.path.split('?').next().unwrap_or("/");
-        let item = |href, icon, label, is_here, badge| MenuItem { href, icon, label, is_here, badge };
+        let item = |href, icon, label, is_here, has_badge| MenuItem { href, icon, label, is_here, has_badge };
         let mut items = vec![
-            item("/", "i-dash", p::DASHBOARD, path == "/", self.attention),
-            item("/clusters", "i-clusters", p::CLUSTERS, path.starts_with("/clusters") && path != "/clusters/new", 0),
-            item("/events", "i-events", p::EVENTS, path.starts_with("/events"), 0),
+            item("/", "i-dash", p::DASHBOARD, path == "/", true),
+            item("/clusters", "i-clusters", p::CLUSTERS, path.starts_with("/clusters") && path != "/clusters/new", false),
+            item("/events", "i-events", p::EVENTS, path.starts_with("/events"), false),
         ];
         if self.is_admin() {
-            items.push(item("/clusters/new", "i-plus", p::ADD_CLUSTER, path == "/clusters/new", 0));
+            items.push(item("/clusters/new", "i-plus", p::ADD_CLUSTER, path == "/clusters/new", false));
         }
         items
+    }
+    /// The number beside the dashboard's entry: what needs attention, live on every page that is.
+    pub(crate) fn badge(&self) -> Html {
+        let hidden = if self.attention == 0 { " hidden" } else { "" };
+        let (count, what) = (self.attention, self.t(p::NEED_ATTENTION_SR));
+        Html::ready(format!("<b class=\"badge\" id=\"{BADGE}\"{hidden}>{count}<span class=\"sr\"> {what}</span></b>"))
+    }
+    /// … as a block.
+    pub(crate) fn badge_block(&self) -> Block {
+        Block { id: BADGE.to_owned(), html: self.badge().to_string() }
     }
     pub(crate) fn themes(&self) -> [ThemeItem; 3] {
         let item = |theme: Theme, label| ThemeItem { word: theme.word(), label, is_on: self.theme == theme };

@@ -49,6 +49,7 @@ pub fn cluster(v: &ClusterPageView) -> String {
 pub fn cluster_blocks(v: &ClusterPageView) -> Vec<Block> {
     let page = page(v);
     vec![
+        v.chrome.badge_block(),
         Block { id: "cluster-headline".to_owned(), html: out(&page.as_headline()) },
         card_block(&v.chrome, &page.card),
         Block { id: "cluster-nodes".to_owned(), html: out(&page.as_nodes()) },

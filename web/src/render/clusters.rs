@@ -40,7 +40,7 @@ pub fn clusters(v: &ClustersView) -> String {
 
 /// Its live block.
 pub fn clusters_blocks(v: &ClustersView) -> Vec<Block> {
-    vec![Block { id: "clusters-table".to_owned(), html: out(&page(v).as_table()) }]
+    vec![v.chrome.badge_block(), Block { id: "clusters-table".to_owned(), html: out(&page(v).as_table()) }]
 }
 
 /// Whether the search box's text occurs in the name of the cluster, a node, a module, or in an address.

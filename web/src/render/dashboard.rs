@@ -67,7 +67,7 @@ pub fn dashboard(v: &DashboardView) -> String {
 /// Its live blocks: `fleet-count`, `tiles`, `attention` and `card-{cluster}` of each cluster; `first-steps` without any.
 pub fn dashboard_blocks(v: &DashboardView) -> Vec<Block> {
     let page = page(v);
-    let mut blocks = vec![Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) }];
+    let mut blocks = vec![v.chrome.badge_block(), Block { id: "fleet-count".to_owned(), html: out(&page.as_count()) }];
     if page.clusters_is_empty {
         blocks.push(Block { id: "first-steps".to_owned(), html: out(&page.as_first()) });
         return blocks;

@@ -43,7 +43,7 @@ pub fn events(v: &EventsView) -> String {
 
 /// Its live block; send it only while no filter is set and the newest page is shown.
 pub fn events_blocks(v: &EventsView) -> Vec<Block> {
-    vec![Block { id: "events-list".to_owned(), html: out(&page(v).as_list()) }]
+    vec![v.chrome.badge_block(), Block { id: "events-list".to_owned(), html: out(&page(v).as_list()) }]
 }
 
 fn page(v: &EventsView) -> Page<'_> {

@@ -105,6 +105,7 @@ pub fn module_blocks(v: &ModulePageView) -> Vec<Block> {
     let page = page(v);
     let block = |id: &str, html: String| Block { id: id.to_owned(), html };
     vec![
+        v.chrome.badge_block(),
         block("module-actions", out(&page.as_actions())),
         block("module-headline", out(&page.as_headline())),
         block("module-operation", out(&page.as_operation())),
@@ -281,7 +282,7 @@ fn checks(c: &Chrome, m: &ModuleView) -> Checks {
                 .map(|cell| {
                     let r = cell.now()?.resources.iter().find(|r| r.name == name)?;
                     let (mark, word) = say::resource_health(c.lang, r.health);
-                    Some((mark, word, r.detail.clone()))
+                    Some((mark, word, say::detail(c.lang, &r.detail)))
                 })
                 .collect(),
             name,

@@ -97,5 +97,5 @@ pub fn operation(v: &OperationPageView) -> String {
 /// Its live block.
 pub fn operation_blocks(v: &OperationPageView) -> Vec<Block> {
     let page = Page { c: &v.chrome, op: OperationM::of(&v.chrome, &v.operation) };
-    vec![Block { id: "operation".to_owned(), html: out(&page.as_operation()) }]
+    vec![v.chrome.badge_block(), Block { id: "operation".to_owned(), html: out(&page.as_operation()) }]
 }

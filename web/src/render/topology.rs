@@ -271,7 +271,8 @@ fn beats(lang: Lang, m: &ModuleView) -> (Vec<Beat>, Option<TextAt>) {
         beats.push(Beat { y: 152 + 8 * i as i32, mark, title: network.lan.clone() });
     }
     let (up, all) = (beats.iter().filter(|b| b.mark == Mark::Ready).count(), beats.len());
-    let delay = rtt_us.map(|us| format!(" · {}.{} ms", us / 1000, us % 1000 / 100)).unwrap_or_default();
+    // The agent reports bounds, not measurements: exact times would change with every beat.
+    let delay = rtt_us.map(|us| format!(" · ≤ {} ms", us.div_ceil(1000))).unwrap_or_default();
     let mark = match up {
         0 => Mark::NotReady,
         n if n == all => Mark::Ready,

@@ -18,6 +18,13 @@ impl Display for Html {
 }
 impl HtmlSafe for Html {}
 
+impl Html {
+    /// Of text that is escaped already, or needs no escaping.
+    pub(crate) fn ready(text: String) -> Html {
+        Html(text)
+    }
+}
+
 impl Mark {
     pub(crate) fn is_stopped(&self) -> bool {
         *self == Mark::Stopped

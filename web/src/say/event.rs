@@ -62,11 +62,14 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
         Event::PeerLeft { peer } => {
             Said::only(both!(lang, "{peer} stopped {module} in order.", "{peer} の {module} が正常に停止しました。"))
         }
-        Event::SessionLost { detail, .. } => Said::only(both!(
-            lang,
-            "The replication connection of {module} on {node} broke: {detail}.",
-            "{node} で {module} の複製の接続が切れました：{detail}"
-        )),
+        Event::SessionLost { detail, .. } => {
+            let detail = super::lost_session(lang, detail);
+            Said::only(both!(
+                lang,
+                "The replication connection of {module} on {node} broke: {detail}.",
+                "{node} で {module} の複製の接続が切れました：{detail}"
+            ))
+        }
         Event::ClaimAsked { .. } => Said::only(both!(
             lang,
             "{node} asked the arbiter for the right to serve {module} alone.",
@@ -155,6 +158,10 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
         Event::ResyncStarted { .. } => {
             Said::only(both!(lang, "{module} on {node}: resync started.", "{node} で {module} の再同期が始まりました。"))
         }
+        // Without figures, which a node may not have, none are told.
+        Event::ResyncDone { bytes_copied: 0, files: 0, millis: 0, .. } => {
+            Said::only(both!(lang, "{module} on {node}: resync finished.", "{node} で {module} の再同期が完了しました。"))
+        }
         Event::ResyncDone { bytes_copied, files, millis, .. } => {
             let (bytes, took) = (fmt::bytes(*bytes_copied), fmt::duration(lang, *millis));
             Said::only(both!(
@@ -170,7 +177,7 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 "{module} on {node}: checker {name} is {word}.",
                 "{node} の {module}：チェッカー {name} は「{word}」です。"
             ));
-            if detail.is_empty() { said } else { said.then(detail.clone()) }
+            if detail.is_empty() { said } else { said.then(super::detail(lang, detail)) }
         }
         Event::CheckAction { resource, action: what } => {
             let what = action(lang, *what);
@@ -190,10 +197,11 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             "{module} was restarted automatically {count} times on {node} and is stopped now.",
             "{node} で {module} の自動再起動が {count} 回に達したため停止しました。"
         )),
-        Event::Configured { generation } => Said::only(both!(
+        // The generation counts deployments; people know versions, which the page shows.
+        Event::Configured { .. } => Said::only(both!(
             lang,
-            "Configuration {generation} of {module} is in force on {node}.",
-            "{node} で {module} の設定（第 {generation} 版）が有効になりました。"
+            "A configuration of {module} was put in force on {node}.",
+            "{node} で {module} の設定が有効になりました。"
         )),
         Event::Unexpected { what } => Said::only(both!(
             lang,

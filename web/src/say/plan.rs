@@ -242,6 +242,17 @@ fn worded(lang: Lang, verb: &Verb, interruption: &Interruption) -> (String, Stri
             .to_owned(),
             Text { en: "Open connections are cut.", ja: "接続中の通信は切断されます。" }.in_(lang).to_owned(),
         ),
+        Interruption::Measured { median_ms, count: 1, .. } => {
+            let (about, what) = (fmt::duration(lang, *median_ms), verb_name(lang, verb).to_lowercase());
+            (
+                both!(lang, "About {about} of service interruption", "サービスが約 {about}中断します"),
+                both!(
+                    lang,
+                    "Last time ({what}): {about}. Open connections are cut.",
+                    "前回の{what}：{about}。接続中の通信は切断されます。"
+                ),
+            )
+        }
         Interruption::Measured { median_ms, least_ms, most_ms, count } => {
             let (about, least, most) = (fmt::duration(lang, *median_ms), fmt::duration(lang, *least_ms), fmt::duration(lang, *most_ms));
             let what = verb_name(lang, verb).to_lowercase();

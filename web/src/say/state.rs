@@ -24,7 +24,10 @@ pub fn gloss(lang: Lang, state: State, readiness: Readiness, reason: Option<&Rea
         (State::Second, Readiness::Ready) => Text { en: "secondary", ja: "セカンダリ" },
         (State::Alone, Readiness::Ready) => Text { en: "no backup", ja: "単独" },
         (State::Up, Readiness::Ready) => Text { en: "active", ja: "稼働" },
-        (State::Second, Readiness::Transient) => Text { en: "resync", ja: "再同期" },
+        (State::Second, Readiness::Transient) => match reason {
+            Some(Reason::Starting | Reason::NoArbiter) => Text { en: "taking over", ja: "引き継ぎ処理中" },
+            _ => Text { en: "resync", ja: "再同期" },
+        },
         (State::Prim | State::Alone | State::Up, Readiness::Transient) => match reason {
             Some(Reason::Stopping) => Text { en: "stopping", ja: "停止処理中" },
             Some(Reason::HandOver { .. }) => Text { en: "handing over", ja: "切り替え中" },
