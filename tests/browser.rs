@@ -4,6 +4,8 @@
 //! One lab and one Chromium for all of it, in the order of a day's work. Pictures are kept in `target/browser/`.
 //! Needs root.
 
+#![allow(clippy::unwrap_used)] // in a test it is the assertion
+
 #[path = "src/browser.rs"]
 mod browser;
 
@@ -33,7 +35,7 @@ const REJOIN_BOUND: Duration = Duration::from_secs(120);
 const SEEN_WITHIN_MS: i64 = 2000;
 
 const WIDE: (u32, u32) = (1440, 900);
-const MANUAL_WIDTH: u32 = 1200;
+const MANUAL_WIDTH: u32 = 1440;
 
 /// Notes when each node's pill first says something, and marks the page so that a reload is noticed.
 const WATCH: &str = r#"
@@ -249,7 +251,7 @@ fn looks_around(desk: &Desk) {
             desk.wait("the secondary's gloss", PAGE_BOUND, &cell("n2", "SECOND", glosses[1]));
             desk.look_at_language("the dashboard");
             desk.shoot(&format!("dashboard-{code}-{theme}"));
-            desk.shoot_for_the_manual(&format!("console-{code}-{theme}"), 520);
+            desk.shoot_for_the_manual(&format!("console-{code}-{theme}"), 540);
 
             desk.click_away(&format!("#row-{CLUSTER}-ledger th a"));
             desk.wait("the module's page", PAGE_BOUND, "document.getElementById('module-headline')");
@@ -263,7 +265,7 @@ fn looks_around(desk: &Desk) {
             assert_eq!(headline, expected);
             desk.look_at_language("the module's page");
             desk.shoot(&format!("module-{code}-{theme}"));
-            desk.shoot_for_the_manual(&format!("module-{code}-{theme}"), 860);
+            desk.shoot_for_the_manual(&format!("module-{code}-{theme}"), 800);
 
             desk.ask_for_swap();
             assert_eq!(desk.browser.text("#action-title").unwrap(), question);
