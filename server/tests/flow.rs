@@ -61,11 +61,7 @@ async fn from_set_up_to_a_swap() {
     let swap = console.operation(&answer, "succeeded").await;
     assert!(swap["interrupted_ms"].is_u64(), "the time without service is measured: {swap}");
     let plan = console.must(Method::POST, &format!("{MODULE}/actions/swap?dry_run=true"), json!({})).await;
-<<<<<<< HEAD
-    assert!(plan["interruption"]["detail"].as_str().unwrap().contains("Last time"), "… and foretells the next one: {plan}");
-=======
     assert!(plan["interruption"]["detail"].as_str().unwrap().contains("Last time (swap)"), "… and foretells the next one: {plan}");
->>>>>>> refs/heads/browser
 
     let audit = console.get("/api/v1/audit").await;
     let swap = audit["entries"].as_array().unwrap().iter().find(|e| e["action"] == "swap").unwrap();
