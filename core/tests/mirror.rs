@@ -1,4 +1,5 @@
 //! Statements about a node whose scripts take time and whose orders fail: what the explored world takes for granted.
+#![allow(clippy::unwrap_used)]
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tsugi_core::command::{Command, Verb};
