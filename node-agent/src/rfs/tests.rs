@@ -107,6 +107,10 @@ impl Pair {
     }
 
     fn with(env: &str, not_replicated: &[&str]) -> Self {
+        Self::capped(env, not_replicated, None)
+    }
+
+    fn capped(env: &str, not_replicated: &[&str], resync_kb_per_s_max: Option<u64>) -> Self {
         let base = std::env::var("TSUGI_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
         let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in(base).unwrap();
         identities(tmp.path());
@@ -130,7 +134,7 @@ impl Pair {
                 connect,
                 identity_dir: tmp.path().join(me).join("identity"),
                 run_dir: tmp.path().join(me).join("run"),
-                resync_kb_per_s_max: None,
+                resync_kb_per_s_max,
             };
             let (tx, events) = mpsc::channel(100);
             let exe = script(tmp.path(), me, env);
@@ -575,6 +579,51 @@ fn names_of_one_file_stay_one_file_while_the_tree_is_copied() {
     let rounds: u64 = workers.into_iter().map(|w| w.join().unwrap()).sum();
     assert!(rounds > 3, "the load did not run");
     fs::write(d.join("last"), "").unwrap();
+    pair.assert_equal();
+}
+
+#[test]
+fn a_name_moved_once_while_the_tree_is_copied_leaves_no_stale_name() {
+    const GROUPS: usize = 48;
+    // In whatever order a file system lists names: some of the names that move are told before those that stay.
+    let first = |g: usize| format!("g{g}/{}", if g / 3 % 2 == 0 { "x" } else { "y" });
+    let second = |g: usize| format!("g{g}/{}", if g / 3 % 2 == 0 { "y" } else { "x" });
+    // Two seconds of copying, in the middle of which about half of the names have been told.
+    let mut pair = Pair::capped("", &[], Some(2400));
+    let d = pair.a.dir.clone();
+    fs::create_dir_all(d.join("far")).unwrap();
+    for g in 0..GROUPS {
+        let (first, second) = (d.join(first(g)), d.join(second(g)));
+        fs::create_dir_all(&first).unwrap();
+        fs::create_dir_all(&second).unwrap();
+        fs::write(first.join("one"), vec![g as u8 + 1; 100_000]).unwrap();
+        fs::hard_link(first.join("one"), second.join("two")).unwrap();
+    }
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    // Opened through the mount, by the name that stays.
+    let open: Vec<_> = (0..GROUPS).map(|g| fs::File::options().write(true).open(d.join(second(g)).join("two")).unwrap()).collect();
+    let (epoch, session) = (Epoch(1), Session(1));
+    pair.ok(Who::A, ReplicaOrder::Offer { epoch, session });
+    pair.ok(Who::B, ReplicaOrder::Follow { epoch, session });
+    let end = Instant::now() + LONG;
+    while !pair.runtime.block_on(pair.a.process.figures()).is_some_and(|f| f.resync.is_some_and(|r| r.bytes_copied > 2_400_000)) {
+        assert!(Instant::now() < end, "the copy did not begin\n{}", pair.logs());
+    }
+    for (g, open) in open.iter().enumerate() {
+        let x = d.join(first(g));
+        match g % 3 {
+            0 => fs::rename(x.join("one"), d.join(format!("far/{g}"))).unwrap(),
+            1 => fs::rename(&x, d.join(format!("far/dir{g}"))).unwrap(),
+            _ => {
+                fs::remove_file(x.join("one")).unwrap();
+                fs::hard_link(d.join(second(g)).join("two"), d.join(format!("far/{g}"))).unwrap();
+            }
+        }
+        open.write_all_at(b"written through the other name", 50_000).unwrap();
+    }
+    pair.note(Who::A, "Armed", |n| *n == ReplicaNote::Armed { session });
+    pair.note(Who::B, "Level", |n| *n == ReplicaNote::Level { session });
+    drop(open);
     pair.assert_equal();
 }
 
