@@ -168,6 +168,11 @@ impl Hands {
         }
     }
 
+    /// The module has this script.
+    pub fn has_script(&self, script: ScriptName) -> bool {
+        self.setting.def.user.is_some() && self.setting.active_dir.join("bin").join(script.file()).exists()
+    }
+
     /// Starts a script; its end comes as `Done`.
     pub fn run(&self, job: JobId, run: ScriptRun) {
         let inbox = self.inbox.clone();

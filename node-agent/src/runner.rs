@@ -333,6 +333,12 @@ impl Runner {
     }
 
     fn report(&mut self, event: Event) {
+        // A script the module does not have is no news.
+        if let Event::ScriptDone { script, code: Some(0), .. } = &event
+            && !self.hands.has_script(*script)
+        {
+            return;
+        }
         let setting = self.hands.setting();
         if let Event::Entered { from, to, readiness, .. } = &event {
             tracing::info!(module.name = %setting.module, "module {} goes from {} to {} ({readiness:?})", setting.module, from.word(), to.word());

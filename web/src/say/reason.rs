@@ -180,8 +180,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .then(both!(
             lang,
-            "The service goes on by itself as soon as either of them answers.",
-            "どちらかと通信が戻ると、自動でサービスを再開します。"
+            "The service goes on by itself as soon as the arbiter answers. After 30 s without an answer the application is stopped.",
+            "アービターと通信が戻ると、自動でサービスを再開します。30 秒たっても戻らない場合はアプリケーションを停止します。"
         ))
         .remedy(both!(lang, "Check the network of {node}.", "{node} のネットワークを確認してください。")),
         Reason::Resyncing => Said::only(both!(
