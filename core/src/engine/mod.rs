@@ -26,8 +26,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 mod mirror;
+mod rehearse;
 
 pub use mirror::Mirror;
+pub use rehearse::{Rehearsal, Rehearsed};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
