@@ -432,11 +432,6 @@ pub enum ProblemKind {
         /// The attributes.
         names: Vec<String>,
     },
-    /// The module depends on itself.
-    DependsOnItself {
-        /// Its name.
-        name: String,
-    },
     /// No network of the cluster holds every node.
     NoCommonLan {
         /// Nodes missing on the network that holds the most.

@@ -64,7 +64,6 @@ impl Problem {
             ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
             ProblemKind::Rule(fault) => rule_message(fault),
             ProblemKind::NeedsOneOf { names } => format!("None of {} is given.", self::names(names)),
-            ProblemKind::DependsOnItself { name } => format!("Module `{name}` cannot depend on itself."),
             ProblemKind::NoCommonLan { missing, lan } => {
                 format!("No network holds every node: {} missing on `{lan}`, which holds the most.", names(missing))
             }
@@ -119,7 +118,6 @@ impl Problem {
             ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
             ProblemKind::Rule(fault) => rule_remedy(fault),
             ProblemKind::NeedsOneOf { names } => format!("Add at least one of {}.", self::names(names)),
-            ProblemKind::DependsOnItself { .. } => "Name another module, or remove the element.".to_owned(),
             ProblemKind::NoCommonLan { lan, .. } => format!("Add the missing nodes to `{lan}`."),
         }
     }

@@ -368,7 +368,7 @@ pub(super) fn depends(service: &At<'_>, names: &mut Names, checks: &mut Vec<Chec
         let depend = Depend { module, wanted: standing(&on) };
         let name = format!("module.{}", depend.module);
         let probe = Probe::Module { module: depend.module.clone(), node: None, wanted: depend.wanted };
-        let is_watched = checks.iter().any(|c| c.name == name && c.probe == probe);
+        let is_watched = !found.iter().any(|d| d.module == depend.module) && checks.iter().any(|c| c.name == name && c.probe == probe);
         if is_watched || names.is_new(&on, "module", &name, problems) {
             if !is_watched {
                 checks.push(Check::new(name, When::Pre, SELDOM, probe, Action::Wait));
