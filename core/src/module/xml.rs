@@ -32,7 +32,7 @@ use crate::cluster::ClusterDef;
 use crate::ids::NodeName;
 use crate::markup::schema::{self, At};
 use crate::markup::tree;
-pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, Severity, Unit, UnusedReason};
+pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, Severity, Unit, UnusedReason};
 
 mod macros;
 mod read;

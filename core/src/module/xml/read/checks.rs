@@ -282,7 +282,7 @@ fn http(at: &At<'_>, names: &mut Names, problems: &mut Vec<Problem>) -> Option<C
     }
     let timeout = to.time("timeout").unwrap_or(TIMEOUT);
     let slow = to.time("slow");
-    if let Some(slow) = slow.filter(|s| *s >= timeout) {
+    if let Some(slow) = slow.filter(|s| *s > timeout) {
         let value = crate::markup::Unit::Ms.write_short(slow);
         let most = format!("{}, the value of `timeout`", crate::markup::Unit::Ms.write_short(timeout));
         problems.push(to.wrong("slow", ProblemKind::TooLarge { value, most }));
