@@ -118,7 +118,8 @@ impl Checkers {
 async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
     tokio::time::sleep(check.start_after).await;
     let with = |words: &[String]| [around.module.to_string(), check.name.clone()].into_iter().chain(words.iter().cloned()).collect();
-    let repair = check.handler.clone().map(|exec| Repair::new(check.handler_resource(), Program { exec, args: with(&[]) }));
+    let repair =
+        check.handler.clone().map(|exec| Repair::new(check.handler_resource(), Program { exec, args: with(&[]), is_application: true }));
     match check.probe {
         Probe::Tcp { addr, port, timeout } => {
             let target = tcp::Target { host: addr, port, timeout };
@@ -132,7 +133,9 @@ async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
             process::watch(reporter, wanted, &around, repair).await;
         }
         Probe::Service { unit } => service::watch(reporter, unit, &around, repair).await,
-        Probe::Custom { exec: Some(exec), args } => Program { exec, args: with(&args) }.keep(reporter, &around).await,
+        Probe::Custom { exec: Some(exec), args } => {
+            Program { exec, args: with(&args), is_application: false }.keep(reporter, &around).await
+        }
         // Scripts set it.
         Probe::Custom { exec: None, .. } => std::future::pending().await,
         Probe::Module { module, node, wanted } => board::watch(reporter, around.board.clone(), module, node, wanted).await,
@@ -160,7 +163,7 @@ async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
             poll(reporter, async || Some(judged(machine::disk(wanted.clone(), timeout).await))).await;
         }
         Probe::Exec { exec, args, timeout } => {
-            let program = Program { exec, args };
+            let program = Program { exec, args, is_application: false };
             poll(reporter, async || Some(judged(program.test(&around, timeout).await))).await;
         }
     }

@@ -30,14 +30,12 @@ async fn watch(mut reporter: Reporter, mut look: impl FnMut(&[InterfaceAddress])
         }
     };
     loop {
-        let wait = match nix::ifaddrs::getifaddrs() {
-            Ok(all) => {
-                let (health, detail) = judged(look(&all.collect::<Vec<_>>()));
-                match reporter.report(health, detail).await {
-                    Ok(wait) => wait,
-                    Err(_) => return,
-                }
-            }
+        let seen = nix::ifaddrs::getifaddrs().map(|all| judged(look(&all.collect::<Vec<_>>())));
+        let wait = match seen {
+            Ok((health, detail)) => match reporter.report(health, detail).await {
+                Ok(wait) => wait,
+                Err(_) => return,
+            },
             // Not knowing is not "down": what was known stays, and the next look decides.
             Err(error) => {
                 tracing::warn!(resource = reporter.name, %error, "the addresses of this node cannot be read");

@@ -58,7 +58,8 @@ async fn echo(address: IpAddr) -> io::Result<Duration> {
     let is_raw = socket.r#type()? == Type::RAW;
     // Only what comes from there is heard.
     socket.connect(&SockAddr::from(SocketAddr::new(address, 0)))?;
-    let socket = AsyncFd::new(socket)?;
+    // SAFETY: an owned socket, which stays the same and open as long as the registration holds it.
+    let socket = unsafe { AsyncFd::register(socket) }?;
     let cookie: [u8; COOKIE_BYTES] = rand::random();
     let packet = question(address, &cookie);
     let asked = Instant::now();

@@ -34,6 +34,17 @@ pub struct Program {
     pub exec: String,
     /// Words behind it.
     pub args: Vec<String>,
+    /// What it starts belongs to the application, and is ended with it: a handler. Otherwise it ends with the agent.
+    pub is_application: bool,
+}
+
+/// In the child: an agent that is killed leaves no checkers behind that would speak to the next one.
+fn die_with_the_agent() -> io::Result<()> {
+    // SAFETY: a plain system call on constants.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A program that runs; dropping it kills its group.
@@ -83,6 +94,12 @@ impl Program {
         let mut command = Command::new(file);
         command.args(&self.args).env_clear().envs(&around.env).current_dir(&around.bin_dir);
         command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0).kill_on_drop(true);
+        if !self.is_application {
+            // Marks of the application would have it ended with the application.
+            command.env_remove("TSUGI_NODE").env("TSUGI_CHECKER", "1");
+            // SAFETY: one async-signal-safe system call on constants.
+            unsafe { command.pre_exec(die_with_the_agent) };
+        }
         let child = command.spawn()?;
         Ok(Running { child, output: Some(Receiver::from_owned_fd(OwnedFd::from(read))?) })
     }
@@ -155,9 +172,11 @@ impl Running {
                 is_open = read_some(&mut output, &mut tail) => if !is_open { output = None },
             }
         };
-        let rest = async { while read_some(&mut output, &mut tail).await {} };
-        // Whoever still holds the output is not waited for.
-        let _ = tokio::time::timeout(if output.is_some() { DRAIN_MAX } else { Duration::ZERO }, rest).await;
+        if output.is_some() {
+            // Whoever still holds the output is not waited for.
+            let rest = async { while read_some(&mut output, &mut tail).await {} };
+            let _ = tokio::time::timeout(DRAIN_MAX, rest).await;
+        }
         Ok((status.code(), String::from_utf8_lossy(&tail).into_owned()))
     }
 }

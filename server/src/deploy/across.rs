@@ -4,6 +4,7 @@ use super::{ConfigProblem, Draft, Neighbour, USERCONFIG, distinct, node_count};
 use crate::store::clusters::Cluster;
 use crate::words::Words;
 use std::path::Path;
+use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::{Mode, ModuleDef};
 
 /// The nodes exist in the cluster, and each is named once.
@@ -96,6 +97,47 @@ pub(super) fn neighbours(def: &ModuleDef, neighbours: &[Neighbour], draft: Draft
                     ));
                 }
             }
+        }
+    }
+    problems
+}
+
+/// Modules that depend on one another could never start; one that is not there (a warning) never lets this one start.
+pub(super) fn dependencies(def: &ModuleDef, neighbours: &[Neighbour], draft: Draft<'_>) -> Vec<ConfigProblem> {
+    let mut problems = Vec::new();
+    let on = |def: &ModuleDef| def.depends.iter().map(|d| d.module.clone()).collect();
+    let others = neighbours.iter().map(|(other, def)| (other.name.clone(), on(def)));
+    let all: Dependencies = others.chain([(draft.module.clone(), on(def))]).collect();
+    if let Some(chain) = depends::cycle(&all).filter(|chain| chain.contains(draft.module)) {
+        let chain = chain.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → ");
+        problems.push(ConfigProblem::whole(
+            USERCONFIG,
+            "depends",
+            Words::new(
+                format!("The modules depend on one another: {chain}. None of them could ever start."),
+                format!("モジュールが互いに依存しています（{chain}）。どれも起動できません。"),
+            ),
+            Words::new("Remove one of these dependencies.", "この依存関係のどれか 1 つを削除してください。"),
+        ));
+    }
+    for depend in &def.depends {
+        let is_there =
+            neighbours.iter().any(|(other, _)| other.name == depend.module && draft.nodes.iter().all(|n| other.nodes.contains(n)));
+        if !is_there && depend.module != *draft.module {
+            let problem = at(
+                draft,
+                depend.module.as_str(),
+                "depends",
+                Words::new(
+                    format!("Module {} is not on every node of this module.", depend.module),
+                    format!("モジュール {} が、このモジュールのすべてのノードにあるわけではありません。", depend.module),
+                ),
+                Words::new(
+                    "On a node without it this module never starts: add it there, or remove the dependency.",
+                    "それがないノードでは、このモジュールは起動しません。追加するか、依存関係を削除してください。",
+                ),
+            );
+            problems.push(ConfigProblem { is_warning: true, ..problem });
         }
     }
     problems

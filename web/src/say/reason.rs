@@ -235,8 +235,13 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .then(both!(
             lang,
-            "It starts by itself as soon as that module is in the state it needs. If it does not get there, look at that module.",
-            "そのモジュールが必要な状態になると、自動で起動します。ならない場合は、そのモジュールを確認してください。"
+            "It starts by itself as soon as that module is in the state it needs.",
+            "そのモジュールが必要な状態になると、自動で起動します。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start that module on {node}, or see on its page why it is not in that state.",
+            "{node} でそのモジュールを起動するか、その状態にならない理由をモジュールのページで確認してください。"
         )),
         Reason::CheckFailed { resource, detail } => Said::only(both!(
             lang,
