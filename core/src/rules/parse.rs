@@ -137,8 +137,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
 /// Length of the word `rest` begins with. A `*` or `?` ends it; a colon belongs to it inside an address only.
 fn word_length(rest: &str) -> usize {
     let mut length = 0;
-    let mut chars = rest.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in rest.char_indices() {
         let is_in_address = c == ':' && rest[..at].contains('.') && rest[at + 1..].starts_with(|n: char| n.is_ascii_hexdigit() || n == ':');
         if is_word(c) || is_in_address {
             length = at + c.len_utf8();

@@ -153,3 +153,62 @@ fn at(draft: Draft<'_>, value: &str, element: &str, message: Words, remedy: Word
     let (line, column) = found.unwrap_or((0, 0));
     ConfigProblem { file: USERCONFIG.into(), line, column, element: element.into(), message, remedy, is_warning: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::modules::Module;
+    use std::collections::BTreeMap;
+    use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+    use tsugi_core::module::xml::{ParseContext, parse};
+
+    fn config(on: &[&str]) -> String {
+        let on: String = on.iter().map(|m| format!("<on module=\"{m}\"/>")).collect();
+        let depends = if on.is_empty() { String::new() } else { format!("<depends>{on}</depends>") };
+        format!("<safe><service mode=\"mirror\"><user/>{depends}</service></safe>")
+    }
+
+    fn def(text: &str) -> ModuleDef {
+        parse(text, &ParseContext::default()).def.unwrap()
+    }
+
+    fn neighbour(name: &str, nodes: &[&str], on: &[&str]) -> Neighbour {
+        let module = Module {
+            cluster: ClusterName::new("c").unwrap(),
+            name: ModuleName::new(name).unwrap(),
+            module_id: 1,
+            nodes: nodes.iter().map(|n| NodeName::new(*n).unwrap()).collect(),
+            applied_version: None,
+            generation: 0,
+        };
+        (module, def(&config(on)))
+    }
+
+    /// What is said in English of module `web` on n1 and n2, which depends on `on`.
+    fn said(on: &[&str], neighbours: &[Neighbour]) -> Vec<(String, bool)> {
+        let (module, nodes) = (ModuleName::new("web").unwrap(), ["n1", "n2"].map(|n| NodeName::new(n).unwrap()));
+        let (text, scripts) = (config(on), BTreeMap::new());
+        let draft = Draft { module: &module, nodes: &nodes, userconfig: &text, scripts: &scripts };
+        let found = dependencies(&def(&text), neighbours, draft);
+        found.into_iter().map(|p| (p.message.en, p.is_warning)).collect()
+    }
+
+    #[test]
+    fn modules_that_depend_on_one_another_are_refused_with_the_chain() {
+        let others = [neighbour("app", &["n1", "n2"], &["db"]), neighbour("db", &["n1", "n2"], &[])];
+        assert_eq!(said(&["app"], &others), []);
+        let circle = [neighbour("app", &["n1", "n2"], &["db"]), neighbour("db", &["n1", "n2"], &["web"])];
+        let chain = "The modules depend on one another: app → db → web → app. None of them could ever start.";
+        assert_eq!(said(&["app"], &circle), [(chain.to_owned(), false)]);
+        assert!(said(&["web"], &[]).iter().any(|(text, is_warning)| text.contains("web → web") && !is_warning));
+        // A circle of others is theirs.
+        assert_eq!(said(&[], &[neighbour("a", &["n1"], &["b"]), neighbour("b", &["n1"], &["a"])]), []);
+    }
+
+    #[test]
+    fn a_module_that_is_missing_on_a_node_is_a_warning() {
+        let text = "Module db is not on every node of this module.".to_owned();
+        assert_eq!(said(&["db"], &[neighbour("db", &["n1", "n3"], &[])]), [(text.clone(), true)]);
+        assert_eq!(said(&["db"], &[]), [(text, true)]);
+    }
+}
