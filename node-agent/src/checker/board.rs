@@ -51,6 +51,12 @@ fn is_standing(wanted: Standing, state: State) -> bool {
     }
 }
 
+/// How it stands now, without waiting for a change.
+pub fn look(board: &Board, module: &ModuleName, node: Option<&NodeName>, wanted: Standing) -> (Health, String) {
+    let (health, detail, _) = judge(board.all.borrow().get(module), module, node, wanted);
+    (health, detail)
+}
+
 /// Watches for ever. A restart of the other module is seen as down and up again, however short it was.
 pub async fn watch(mut reporter: Reporter, board: Board, module: ModuleName, node: Option<NodeName>, wanted: Standing) {
     let mut changes = board.all.subscribe();

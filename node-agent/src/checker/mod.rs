@@ -103,6 +103,15 @@ impl Checkers {
         gone
     }
 
+    /// What is known of a check before it has begun: how another module stands. A module that depends on it must not get
+    /// a role in the meantime.
+    pub fn known_at_once(&self, check: &Check) -> Option<(Health, String)> {
+        match &check.probe {
+            Probe::Module { module, node, wanted } => Some(board::look(&self.around.board, module, node.as_ref(), *wanted)),
+            _ => None,
+        }
+    }
+
     /// The check that runs under this name.
     pub fn running(&self, name: &str) -> Option<&Check> {
         self.tasks.get(name).map(|t| &t.check)

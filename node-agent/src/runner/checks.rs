@@ -76,6 +76,9 @@ impl Runner {
         let watching = &mut self.watching;
         let checks = std::mem::take(&mut watching.checks);
         let wanted: Vec<&Check> = checks.iter().filter(|c| watching.is_on(c, state, readiness)).collect();
+        let new = wanted.iter().filter(|c| watching.checkers.running(&c.name) != Some(**c));
+        let known: Vec<(Check, (Health, String))> =
+            new.filter_map(|c| Some(((**c).clone(), watching.checkers.known_at_once(c)?))).collect();
         let gone = watching.checkers.keep(&wanted);
         watching.checks = checks;
         for check in gone {
@@ -83,6 +86,9 @@ impl Runner {
             if check.handler.is_some() {
                 self.hear(handler_input(&check, Health::Off, String::new())).await;
             }
+        }
+        for (check, (health, detail)) in known {
+            self.hear(health_input(&check, health, detail)).await;
         }
     }
 
