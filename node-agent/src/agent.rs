@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::command::Refusal;
-use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
+use tsugi_core::engine::{Mirror, MirrorConfig, Rehearsal, Saved};
 use tsugi_core::event::Event;
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
 use tsugi_core::module::depends::{self, Dependencies};
@@ -453,6 +453,17 @@ impl Agent {
                 tokio::spawn(async move {
                     let reply = runner.ask(request).await;
                     responder.send(reply).await
+                });
+            }
+            Request::Rehearse { module, command } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
+                    let rehearsal = match runner {
+                        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
+                        None => not_here,
+                    };
+                    responder.send(Reply::Rehearsal { rehearsal }).await
                 });
             }
             Request::Events { module, count } => {
