@@ -23,6 +23,10 @@ pub struct Record {
     pub gen_id: Gen,
 }
 
+/// Life of the store behind an authority that needs no third machine: the node's own record (`authority="none"`,
+/// `ping`, `manual`, `fence`).
+pub const OWN_STORE: LifeId = LifeId(1);
+
 /// A request; `X` is the sender.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]

@@ -8,10 +8,11 @@ use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value::is_variable_name;
 use crate::markup::{Expected, Place};
-use crate::module::{Authority, Boot, DefaultPrim, Heart, Mode, ModuleDef, Profile, Timing, User};
+use crate::module::{Boot, DefaultPrim, Heart, Mode, ModuleDef, Profile, Timing, User};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod authority;
 mod checks;
 mod heart;
 mod rfs;
@@ -49,6 +50,7 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
     if user.is_none() && service.one("errd").is_none() {
         problems.push(service.wrong_here(ProblemKind::NoScripts).into_warning());
     }
+    let right = authority::read(&service, ctx, problems);
     let checks = checks::read(&service, &vips, user.is_some(), problems);
     Some(ModuleDef {
         mode: mode?,
@@ -62,7 +64,10 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
         default_prim: default_prim(&service, ctx, problems),
         maxloop: service.number("maxloop").unwrap_or(MAXLOOP),
         loop_interval: service.time("loop_interval").unwrap_or(LOOP_INTERVAL),
-        authority: if service.text("authority") == Some("manual") { Authority::Manual } else { Authority::Arbiter },
+        authority: right.authority,
+        arbiter: right.arbiter,
+        witnesses: right.witnesses,
+        fence: right.fence,
         heart,
         vips,
         rfs,

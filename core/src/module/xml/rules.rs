@@ -2,7 +2,8 @@
 //!
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
-//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`.
+//! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
+//! `heart profile=`, `user starttimeout=`.
 
 use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, NeverDone, NotYet, OtherSystem, TimesOfHeart};
 use crate::markup::schema::{ChildRule, Kind, Rule, needed, read, refused, unused, unused_but};
@@ -32,7 +33,9 @@ static SERVICE: Rule = Rule {
         read("maxloop", Kind::Number(0, 1_000_000)),
         read("loop_interval", Kind::Time(Unit::H, 0)),
         refused("automatic_reboot", SWITCH, &["off"], Some("the action `stopstart`, which does not restart the machine")),
-        read("authority", Kind::OneOf(&["arbiter", "manual"])),
+        read("authority", Kind::OneOf(&["arbiter", "fence", "manual", "ping", "none"])),
+        read("arbiter", Kind::Name),
+        read("allow_split_brain", Kind::OneOf(&["true", "false"])),
     ],
     children: &[
         ChildRule::One(&HEART),
@@ -41,6 +44,7 @@ static SERVICE: Rule = Rule {
         ChildRule::One(&USER),
         ChildRule::One(&ERRD),
         ChildRule::One(&CHECK),
+        ChildRule::One(&FENCE),
         ChildRule::Refused { name: "farm", instead: None },
         ChildRule::Refused { name: "vhost", instead: Some("the virtual address, or a name that DNS gives it") },
         ChildRule::Refused { name: "failover", instead: Some("the `action` of each checker") },
@@ -201,9 +205,34 @@ static CHECK: Rule = Rule {
         ChildRule::Refused { name: "intf", instead: None },
         ChildRule::Refused { name: "custom", instead: Some("`errd` or a `tcp` checker") },
         ChildRule::Refused { name: "module", instead: None },
-        ChildRule::Refused { name: "splitbrain", instead: Some("`authority=\"arbiter\"` of `service`, which is the default") },
+        ChildRule::One(&SPLITBRAIN),
     ],
 };
+
+static SPLITBRAIN: Rule = Rule {
+    name: "splitbrain",
+    attributes: &[
+        needed("ident", Kind::Name),
+        read("when", Kind::OneOf(&["pre"])),
+        read("exec", Kind::OneOf(&["ping"])),
+        needed("arg", Kind::Text),
+    ],
+    children: &[],
+};
+
+static FENCE: Rule = Rule {
+    name: "fence",
+    attributes: &[
+        read("script", Kind::Text),
+        read("agent", Kind::Text),
+        read("delay", Kind::Time(Unit::S, 0)),
+        read("timeout", Kind::Time(Unit::S, 1)),
+    ],
+    children: &[ChildRule::Many(&FENCE_OPTION)],
+};
+
+static FENCE_OPTION: Rule =
+    Rule { name: "option", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any), read("node", Kind::Name)], children: &[] };
 
 const WHEN: Kind = Kind::OneOf(&["pre", "prim", "second", "both"]);
 
