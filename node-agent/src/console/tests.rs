@@ -54,6 +54,7 @@ fn snapshot(name: &str, state: State) -> Snapshot {
         resync: None,
         peer: PeerView::default(),
         arbiter: ArbiterView::NotNeeded,
+        authority: Default::default(),
         resources: vec![],
         allowed: vec![],
     }

@@ -124,6 +124,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
             networks: ["default", "replication"].map(|lan| NetworkView { lan: lan.to_owned(), is_up: true, rtt_us: Some(420) }).into(),
         },
         arbiter: ArbiterView::Reachable,
+        authority: Default::default(),
         resources: vec![
             resource("proc.postgres", "1 process", Action::Restart),
             resource("tcp.5432", "connected in 3 ms", Action::Restart),
