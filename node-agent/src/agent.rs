@@ -286,7 +286,8 @@ impl Agent {
         let delay = setting.def.boot_delay;
         let cfg = MirrorConfig {
             timing: setting.def.heart.timing,
-            is_failover_on: setting.def.is_failover_on && setting.def.authority != tsugi_core::module::Authority::Manual,
+            is_failover_on: setting.def.is_failover_on,
+            authority: setting.def.authority,
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,

@@ -8,7 +8,7 @@
 use super::Saved;
 use crate::ids::{Epoch, NodeName};
 use crate::module::Authority;
-use crate::state::Flag;
+use crate::state::{Flag, State};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest, OWN_STORE, Record};
 use crate::wire::peer::Status;
 
@@ -17,17 +17,19 @@ use crate::wire::peer::Status;
 pub struct PeerWord {
     /// It was heard in this life of the module: this node did not just start.
     pub is_heard: bool,
-    /// Its last word was that it will not serve: the role given up in order, or a copy that is not current.
+    /// It will not serve by itself, by its own last word: the role given up in order; a copy that is not current; or, in
+    /// contact now, neither serving nor following, from where a node without an arbiter never claims out of contact.
     pub is_out: bool,
 }
 
 impl PeerWord {
-    /// Reads the last status of the peer.
-    pub fn of(status: Option<&Status>, saved: &Saved) -> PeerWord {
+    /// Reads the last status of the peer; `is_in_contact`: it is not older than a beat may be.
+    pub fn of(status: Option<&Status>, is_in_contact: bool, saved: &Saved) -> PeerWord {
         let Some(status) = status else { return PeerWord::default() };
+        let is_idle = is_in_contact && matches!(status.state, State::Wait | State::Stop);
         let is_released = status.released == Some(saved.epoch) && saved.epoch > Epoch(0);
         let is_not_current = matches!(status.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown);
-        let is_out = !status.is_serving && !status.has_intent && (is_released || is_not_current);
+        let is_out = !status.is_serving && !status.has_intent && (is_released || is_not_current || is_idle);
         PeerWord { is_heard: true, is_out }
     }
 }
@@ -39,7 +41,7 @@ pub enum Proof {
     Witness,
     /// The other node has no power.
     Fenced,
-    /// There is none: a person decides. No answer is the answer.
+    /// There is none: only a person's `Force` helps. No answer is the answer.
     Person,
 }
 
@@ -65,7 +67,8 @@ pub fn answer(saved: &Saved, me: &NodeName, peer: &NodeName, request: &ArbiterRe
 
 /// What must be shown before `request` may be answered with [`answer`]; `None` = nothing.
 ///
-/// Only a claim that leaves out a node which may hold the role or take it needs a proof. A person's `Force` needs none.
+/// Only a claim that leaves out a node which may hold the role or take it needs a proof. A person's `Force` needs none,
+/// nor does a claim with `manual`: there the engine claims out of contact only as the owner or on a person's order.
 /// A node that did not hear the other one since it started does not fence: two nodes that start without seeing each
 /// other would shoot each other for ever.
 pub fn proof_needed(
@@ -83,8 +86,7 @@ pub fn proof_needed(
         return None;
     }
     match authority {
-        Authority::None | Authority::Arbiter => None,
-        Authority::Manual => Some(Proof::Person),
+        Authority::None | Authority::Manual | Authority::Arbiter => None,
         Authority::Ping => Some(Proof::Witness),
         Authority::Fence if !word.is_heard => Some(Proof::Person),
         Authority::Fence => Some(Proof::Fenced),
@@ -95,7 +97,7 @@ pub fn proof_needed(
 mod tests {
     use super::*;
     use crate::ids::{Gen, LifeId, Session};
-    use crate::state::{Readiness, State};
+    use crate::state::Readiness;
     use std::collections::BTreeSet;
 
     fn node(name: &str) -> NodeName {
@@ -113,13 +115,13 @@ mod tests {
         }
     }
     fn claim(expected: u64) -> ArbiterRequest {
-        ArbiterRequest::Claim { expected: Epoch(expected), gen_id: Gen(9) }
+        ArbiterRequest::Claim { store: LifeId(0), expected: Epoch(expected), gen_id: Gen(9) }
     }
     fn grow(expected: u64, with: &str) -> ArbiterRequest {
-        ArbiterRequest::Grow { expected: Epoch(expected), with: node(with) }
+        ArbiterRequest::Grow { store: LifeId(0), expected: Epoch(expected), with: node(with) }
     }
     fn force(expected: u64) -> ArbiterRequest {
-        ArbiterRequest::Force { expected: Epoch(expected), gen_id: Gen(7), by: "root".into() }
+        ArbiterRequest::Force { store: LifeId(0), expected: Epoch(expected), floor: Epoch(0), gen_id: Gen(7), by: "root".into() }
     }
     fn status(flag: Flag, released: Option<Epoch>) -> Status {
         Status {
@@ -142,6 +144,8 @@ mod tests {
             is_promise: false,
             released,
             is_fit: true,
+            wants_role: false,
+            is_taken: false,
         }
     }
     const HEARD: PeerWord = PeerWord { is_heard: true, is_out: false };
@@ -177,7 +181,7 @@ mod tests {
         let proof = |authority, saved: &Saved, word, request: &ArbiterRequest| proof_needed(authority, saved, &n1, &n2, word, request);
         for (authority, wanted) in [
             (Authority::None, None),
-            (Authority::Manual, Some(Proof::Person)),
+            (Authority::Manual, None),
             (Authority::Ping, Some(Proof::Witness)),
             (Authority::Fence, Some(Proof::Fenced)),
         ] {
@@ -201,13 +205,16 @@ mod tests {
     #[test]
     fn only_a_peer_that_gave_up_or_is_not_current_counts_as_out() {
         let mine = saved(3, false, &["n1", "n2"]);
-        let is_out = |status: &Status| PeerWord::of(Some(status), &mine).is_out;
-        assert_eq!(PeerWord::of(None, &mine), PeerWord::default());
+        let is_out = |status: &Status| PeerWord::of(Some(status), false, &mine).is_out;
+        assert_eq!(PeerWord::of(None, true, &mine), PeerWord::default());
         assert!(!is_out(&status(Flag::UpToDate, None)) && !is_out(&status(Flag::Volatile, None)));
         assert!(is_out(&status(Flag::Stale, None)) && is_out(&status(Flag::Inconsistent, None)));
         assert!(is_out(&status(Flag::UpToDate, Some(Epoch(3)))));
         assert!(!is_out(&status(Flag::UpToDate, Some(Epoch(2)))), "an earlier epoch");
         assert!(!is_out(&Status { is_serving: true, ..status(Flag::UpToDate, Some(Epoch(3))) }));
         assert!(!is_out(&Status { has_intent: true, ..status(Flag::Stale, None) }));
+        let is_out_here = |state| PeerWord::of(Some(&Status { state, ..status(Flag::UpToDate, None) }), true, &mine).is_out;
+        assert!(is_out_here(State::Wait) && is_out_here(State::Stop), "idle, and here");
+        assert!(!is_out_here(State::Second), "a follower may take over as soon as it is out of contact");
     }
 }

@@ -343,6 +343,10 @@ pub enum ScriptName {
     StartSecond,
     /// Leaving it.
     StopSecond,
+    /// Entering SECOND or ALONE.
+    StartSec,
+    /// Leaving them for another state than the two.
+    StopSec,
     /// Module stop.
     Poststop,
     /// Each major state change.
@@ -360,6 +364,8 @@ impl ScriptName {
             ScriptName::StopBoth => "stop_both",
             ScriptName::StartSecond => "start_second",
             ScriptName::StopSecond => "stop_second",
+            ScriptName::StartSec => "start_sec",
+            ScriptName::StopSec => "stop_sec",
             ScriptName::Poststop => "poststop",
             ScriptName::Transition => "transition",
         }

@@ -72,13 +72,13 @@ mod tests {
         NodeName::new(name).unwrap()
     }
     fn claim(expected: u64) -> ArbiterRequest {
-        ArbiterRequest::Claim { expected: Epoch(expected), gen_id: Gen(9) }
+        ArbiterRequest::Claim { store: LifeId(0), expected: Epoch(expected), gen_id: Gen(9) }
     }
     fn grow(expected: u64, with: &str) -> ArbiterRequest {
-        ArbiterRequest::Grow { expected: Epoch(expected), with: node(with) }
+        ArbiterRequest::Grow { store: LifeId(0), expected: Epoch(expected), with: node(with) }
     }
     fn force(expected: u64) -> ArbiterRequest {
-        ArbiterRequest::Force { expected: Epoch(expected), gen_id: Gen(7), by: "root".into() }
+        ArbiterRequest::Force { store: LifeId(0), expected: Epoch(expected), floor: Epoch(0), gen_id: Gen(7), by: "root".into() }
     }
     fn accepted(kept: &Kept, sender: &str, request: &ArbiterRequest) -> Kept {
         let (answer, next) = kept.decide(&node(sender), request).unwrap();

@@ -317,13 +317,13 @@ mod tests {
         (ModuleName::new("files").unwrap(), node("n1"), node("n2"), node("n3"))
     }
     fn claim(expected: u64, history: u128) -> ArbiterRequest {
-        ArbiterRequest::Claim { expected: Epoch(expected), gen_id: Gen(history) }
+        ArbiterRequest::Claim { store: LifeId(0), expected: Epoch(expected), gen_id: Gen(history) }
     }
     fn grow(expected: u64, with: &NodeName) -> ArbiterRequest {
-        ArbiterRequest::Grow { expected: Epoch(expected), with: with.clone() }
+        ArbiterRequest::Grow { store: LifeId(0), expected: Epoch(expected), with: with.clone() }
     }
     fn force(expected: u64) -> ArbiterRequest {
-        ArbiterRequest::Force { expected: Epoch(expected), gen_id: Gen(1), by: "root".into() }
+        ArbiterRequest::Force { store: LifeId(0), expected: Epoch(expected), floor: Epoch(0), gen_id: Gen(1), by: "root".into() }
     }
     fn audit_lines(dir: &Path) -> Vec<Change> {
         let text = std::fs::read_to_string(dir.join("witness/audit.jsonl")).unwrap();

@@ -11,7 +11,7 @@ use fence::Fencer;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tsugi_core::engine::Saved;
 use tsugi_core::engine::authority::{PeerWord, Proof, answer, proof_needed};
@@ -30,6 +30,8 @@ pub struct Local {
     peer: NodeName,
     witnesses: Vec<IpAddr>,
     fencer: Option<Fencer>,
+    /// A word of the peer that is older was not heard from a node in contact.
+    contact: Duration,
     book: Mutex<Book>,
 }
 
@@ -37,8 +39,9 @@ pub struct Local {
 struct Book {
     saved: Saved,
     peer: Option<Status>,
-    /// Beats of the peer so far.
+    /// Beats of the peer so far, and when the last one came.
     heard: u64,
+    heard_at: Option<Instant>,
 }
 
 /// Where the module's things are.
@@ -67,7 +70,8 @@ impl Local {
             peer,
             witnesses: def.witnesses.clone(),
             fencer,
-            book: Mutex::new(Book { saved, peer: None, heard: 0 }),
+            contact: def.heart.timing.silence,
+            book: Mutex::new(Book { saved, peer: None, heard: 0, heard_at: None }),
         }
     }
 
@@ -84,6 +88,7 @@ impl Local {
     pub fn heard(&self, status: &Status) {
         let mut book = self.book();
         book.heard += 1;
+        book.heard_at = Some(Instant::now());
         book.peer = Some(status.clone());
     }
 
@@ -92,13 +97,18 @@ impl Local {
     pub async fn ask(&self, request: &ArbiterRequest) -> Result<ArbiterAnswer, ArbiterError> {
         let (proof, heard, is_owner) = {
             let book = self.book();
-            let word = PeerWord::of(book.peer.as_ref(), &book.saved);
+            let is_in_contact = book.heard_at.is_some_and(|at| at.elapsed() < self.contact);
+            let word = PeerWord::of(book.peer.as_ref(), is_in_contact, &book.saved);
             let proof = proof_needed(self.authority, &book.saved, &self.me, &self.peer, word, request);
             (proof, book.heard, book.saved.is_owner)
         };
         match proof {
             None => {}
-            Some(Proof::Person) => return Err(unproven("a person decides: `tsugi prim` on the node that is to serve")),
+            Some(Proof::Person) => {
+                return Err(unproven(
+                    "this node has not heard the other one since it started, so it fences nobody; a person decides: `tsugi prim --accept-loss`",
+                ));
+            }
             Some(Proof::Witness) => {
                 self.wait(PING_DELAY, is_owner, heard).await?;
                 if !ping::any_answers(&self.witnesses).await {
