@@ -27,9 +27,27 @@ fn alone() -> MutexGuard<'static, ()> {
 fn state(pair: &Pair, host: &str) -> String {
     pair.lab.sh(host, "tsugi state ledger").unwrap_or_default()
 }
+fn agent_log(pair: &Pair, host: &str) -> String {
+    let text = std::fs::read_to_string(pair.lab.places().host(host).join("agent.log")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+/// Waits until `host` is in the state, with its second axis green.
 fn wait_state(pair: &Pair, host: &str, wanted: &str, bound: Duration) {
-    wait_for(&format!("{host} to say {wanted}"), bound, || state(pair, host).contains(wanted).then_some(()))
-        .unwrap_or_else(|e| panic!("{e:#}\nn1: {}\nn2: {}", state(pair, "n1"), state(pair, "n2")));
+    wait(pair, host, wanted, bound, || {
+        let text = pair.lab.sh(host, "tsugi state --json ledger").ok()?;
+        let seen: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let is_ready = wanted == "wait" || seen[0]["readiness"] == "ready";
+        (seen[0]["state"] == wanted && is_ready).then_some(())
+    });
+}
+/// Waits until `tsugi state` says so.
+fn wait_said(pair: &Pair, host: &str, wanted: &str, bound: Duration) {
+    wait(pair, host, wanted, bound, || state(pair, host).contains(wanted).then_some(()));
+}
+fn wait(pair: &Pair, host: &str, what: &str, bound: Duration, is_so: impl Fn() -> Option<()>) {
+    wait_for(&format!("{host} to say {what}"), bound, is_so)
+        .unwrap_or_else(|e| panic!("{e:#}\nn1: {}\nn2: {}\n{}", state(pair, "n1"), state(pair, "n2"), agent_log(pair, host)));
 }
 
 /// A witness called w1 on the host n3, beside its agent; by the commands of the manual.
@@ -68,31 +86,31 @@ fn with_a_witness_the_pair_fails_over_while_the_console_is_gone() {
     .unwrap();
     let nodes = pair.api.must(reqwest::Method::GET, &format!("/api/v1/clusters/{CLUSTER}/nodes"), None).unwrap().to_string();
     assert!(!nodes.contains("w1"), "a witness is no node to approve: {nodes}");
-    wait_state(&pair, "n1", "w1: arbiter reachable", BOUND);
+    wait_said(&pair, "n1", "w1: arbiter reachable", BOUND);
     let load = pair.load().unwrap();
     load.wait_for_more(200, BOUND).unwrap();
 
     pair.lab.kill(CONSOLE).unwrap();
     pair.lab.kill("n1").unwrap();
     load.wait_for_more(200, BOUND).unwrap();
-    wait_state(&pair, "n2", "ALONE", BOUND);
+    wait_state(&pair, "n2", "alone", BOUND);
     pair.say("console and primary without power: the secondary has taken over by the word of the witness");
 
     pair.lab.boot("n1").unwrap();
-    wait_state(&pair, "n2", "PRIM", REJOIN_BOUND);
-    wait_state(&pair, "n1", "SECOND", REJOIN_BOUND);
+    wait_state(&pair, "n2", "prim", REJOIN_BOUND);
+    wait_state(&pair, "n1", "second", REJOIN_BOUND);
     pair.say("the former primary follows, still without a console");
 
     // The witness is lost: said beforehand, and a take-over waits for it.
     pair.lab.sh("n3", "kill -9 $(pgrep -f 'tsugi-agent witnes[s]')").unwrap();
     for host in ["n1", "n2"] {
-        wait_state(&pair, host, "arbiter w1 is not reachable: automatic failover is off", BOUND);
+        wait_said(&pair, host, "arbiter w1 is not reachable: automatic failover is off", BOUND);
     }
     pair.lab.kill("n2").unwrap();
-    wait_state(&pair, "n1", "WAIT", BOUND);
+    wait_state(&pair, "n1", "wait", BOUND);
     run_witness(&pair.lab);
+    wait_state(&pair, "n1", "alone", BOUND);
     load.wait_for_more(200, BOUND).unwrap();
-    wait_state(&pair, "n1", "ALONE", BOUND);
     let acked = load.stop().unwrap();
     assert_eq!(load::lost(&acked, &pair.read_all().unwrap()), Vec::<String>::new());
     let audit = pair.lab.sh("n3", "cat /var/lib/tsugi-witness/witness/audit.jsonl").unwrap();
@@ -131,7 +149,7 @@ fn a_primary_that_hangs_is_fenced_before_the_secondary_takes_over() {
     pair.lab.kill("n1").unwrap();
     pair.lab.sh("n2", "echo n1 >/run/fence-done").unwrap();
     load.wait_for_more(200, BOUND).unwrap();
-    wait_state(&pair, "n2", "ALONE", BOUND);
+    wait_state(&pair, "n2", "alone", BOUND);
     let acked = load.stop().unwrap();
     assert_eq!(load::lost(&acked, &pair.read_all().unwrap()), Vec::<String>::new());
 
