@@ -13,10 +13,6 @@ use crate::ids::{Epoch, LifeId, Lsn, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Rejoins in a row without one new acknowledgement before the session is given up: a line that carries the few
-/// bytes of a handshake, but not the operations, would otherwise hold the application for ever.
-pub const FRUITLESS_MAX: u32 = 3;
-
 /// What the source keeps of a session whose connection broke.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kept {
@@ -38,8 +34,8 @@ pub struct Kept {
     pub sent: Lsn,
     /// Operations that are to be on the target's disk and were not acknowledged as flushed.
     pub unflushed: BTreeSet<Lsn>,
-    /// Rejoins since the last new acknowledgement while operations waited.
-    pub fruitless: u32,
+    /// The target's newest try that was granted; 0 = none yet.
+    pub attempt: u64,
 }
 
 /// What the target says of itself on a new connection.
@@ -53,6 +49,8 @@ pub struct Asks {
     pub source: LifeId,
     /// Life of its own data process.
     pub target: LifeId,
+    /// Number of this try in the session, counted by the target from 1: connections may overtake one another.
+    pub attempt: u64,
     /// The last operation it has applied.
     pub applied: Lsn,
 }
@@ -95,19 +93,20 @@ pub enum Refusal {
     /// The target has applied less than it acknowledged, or more than was ever sent.
     #[error("the peer says it has applied operation {applied}; it acknowledged {acked} and was sent {sent}")]
     Impossible { applied: Lsn, acked: Lsn, sent: Lsn },
-    /// See [`FRUITLESS_MAX`].
-    #[error("the connection was resumed {FRUITLESS_MAX} times without one operation being acknowledged")]
-    NoProgress,
+    /// A newer connection of the same target was granted before: this one is given up already at its other end.
+    #[error("a newer connection of the peer continues the session")]
+    Overtaken,
 }
 
 impl Refusal {
     /// Whether the session has no future, so that its loss is told at once instead of after the patience: the peer
-    /// is another one than it was, or has moved on. False for a late try from the past.
+    /// is another one than it was, or has moved on. False for a late try from the past: the session goes on without it.
     pub fn is_final(self) -> bool {
         match self {
             Self::OtherEpoch { kept, asked } => asked > kept,
             Self::OtherSession { kept, asked } => asked > kept,
-            Self::SourceRestarted | Self::TargetRestarted | Self::NotArmed | Self::Over | Self::Impossible { .. } | Self::NoProgress => true,
+            Self::Overtaken => false,
+            Self::SourceRestarted | Self::TargetRestarted | Self::NotArmed | Self::Over | Self::Impossible { .. } => true,
         }
     }
 }
@@ -136,11 +135,11 @@ pub fn rejoin(kept: &Kept, asks: &Asks) -> Result<Resend, Refusal> {
     if !kept.is_armed {
         return Err(Refusal::NotArmed);
     }
+    if asks.attempt <= kept.attempt {
+        return Err(Refusal::Overtaken);
+    }
     if asks.applied < kept.acked || asks.applied > kept.sent {
         return Err(Refusal::Impossible { applied: asks.applied, acked: kept.acked, sent: kept.sent });
-    }
-    if kept.fruitless >= FRUITLESS_MAX {
-        return Err(Refusal::NoProgress);
     }
     Ok(Resend {
         acked: asks.applied,
@@ -168,12 +167,12 @@ mod tests {
             acked: Lsn(10),
             sent: Lsn(15),
             unflushed: [Lsn(8), Lsn(12), Lsn(14)].into(),
-            fruitless: 0,
+            attempt: 2,
         }
     }
 
     fn asks(applied: u64) -> Asks {
-        Asks { epoch: Epoch(4), session: Session(7), source: SOURCE, target: TARGET, applied: Lsn(applied) }
+        Asks { epoch: Epoch(4), session: Session(7), source: SOURCE, target: TARGET, attempt: 3, applied: Lsn(applied) }
     }
 
     #[test]
@@ -215,12 +214,18 @@ mod tests {
     fn a_session_that_is_not_armed_or_is_over_is_not_resumed() {
         assert_eq!(rejoin(&Kept { is_armed: false, ..kept() }, &asks(12)), Err(Refusal::NotArmed));
         assert_eq!(rejoin(&Kept { is_over: true, ..kept() }, &asks(12)), Err(Refusal::Over));
-        assert_eq!(rejoin(&Kept { fruitless: FRUITLESS_MAX, ..kept() }, &asks(12)), Err(Refusal::NoProgress));
-        assert!(rejoin(&Kept { fruitless: FRUITLESS_MAX - 1, ..kept() }, &asks(12)).is_ok());
+    }
+
+    #[test]
+    fn a_connection_that_was_overtaken_changes_nothing() {
+        // It carries an older number of applied operations, too, and that is no contradiction.
+        let late = Asks { attempt: 2, ..asks(5) };
+        assert_eq!(rejoin(&kept(), &late), Err(Refusal::Overtaken));
     }
 
     #[test]
     fn only_a_late_try_from_the_past_is_no_news() {
+        assert!(!Refusal::Overtaken.is_final());
         let late = Refusal::OtherSession { kept: Session(7), asked: Session(6) };
         assert!(!late.is_final() && !Refusal::OtherEpoch { kept: Epoch(4), asked: Epoch(3) }.is_final());
         assert!(Refusal::OtherSession { kept: Session(7), asked: Session(8) }.is_final());
