@@ -74,6 +74,7 @@ enum End {
 struct Joined {
     link: Arc<Link>,
     inbox: Inbox,
+    since: Instant,
     /// Life of the source's data process.
     source: LifeId,
     /// Fsyncs whose answers are asked for again.
@@ -357,7 +358,7 @@ impl Follower {
     /// A connection that goes on where a broken one stopped; `None`: it is not wanted any more. An error when the
     /// patience is over, or the source does not go on. Nothing is applied meanwhile.
     fn rejoin(&self, broken: Joined, cause: anyhow::Error, attempt: &mut u64) -> anyhow::Result<Option<Joined>> {
-        let Joined { link: earlier, source, .. } = broken;
+        let Joined { link: earlier, source, since, .. } = broken;
         {
             // Whoever closes the session from here on need not wait for this thread.
             let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -376,6 +377,10 @@ impl Follower {
             "the replication connection broke; connecting again"
         );
         let mut last_reason = cause;
+        if since.elapsed() < RETRY {
+            // Somebody cuts each one at once: not as fast as the machine can.
+            std::thread::sleep(RETRY);
+        }
         while !self.stop.load(Ordering::Acquire) {
             if begun.elapsed() >= patience {
                 return Err(last_reason.context(format!("the connection could not be resumed within {} ms", patience.as_millis())));
@@ -408,7 +413,7 @@ impl Follower {
         let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone() };
         link.send(0, &Msg::Hello(hello), &[])?;
         match inbox.expect(how.answer)?.2 {
-            Msg::Welcome { life, unflushed } => Ok(Joined { link, inbox, source: life, unflushed }),
+            Msg::Welcome { life, unflushed } => Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed }),
             Msg::Refuse { detail } => Err(NotJoined::Refused(detail)),
             other => Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
         }

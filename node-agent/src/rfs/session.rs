@@ -303,10 +303,11 @@ impl One {
                     let asks = guest.asks(self.all.life);
                     if let Err(refusal) = stream.may_rejoin(&asks) {
                         refuse(&guest, &refusal.to_string());
-                        if refusal.is_final() {
-                            return Err(refusal.into());
+                        if !refusal.is_final() {
+                            continue;
                         }
-                        continue;
+                        // What ended it says more than that it is over.
+                        return Err(stream.over().map_or_else(|| refusal.into(), |why| anyhow!(why)));
                     }
                     if let Some(earlier) = reader.take() {
                         // Broken at the other end only. What it had received is received first.
