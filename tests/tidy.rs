@@ -119,6 +119,7 @@ const LAYERS: &[Layers] = &[
             &["engine", "replica", "share", "health"],
             &["command", "event", "state", "wire"],
             &["module", "cluster"],
+            &["rules"],
             &["markup"],
             &["ids"],
         ],
@@ -146,7 +147,7 @@ const LAYERS: &[Layers] = &[
             &["console"],
             &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter"],
             &["tls"],
-            &["config", "clock", "procfs"],
+            &["config", "clock", "procfs", "commands"],
         ],
         // What the hands did comes back into the runner's inbox.
         sideways: &[("hands", "runner")],

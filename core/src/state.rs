@@ -214,6 +214,17 @@ pub enum Health {
     Off,
 }
 
+impl Health {
+    /// As rules see it: a resource whose checker does not run is not known.
+    pub fn value(self) -> crate::rules::Value {
+        match self {
+            Health::Init | Health::Off => crate::rules::Value::Init,
+            Health::Up => crate::rules::Value::Up,
+            Health::Down => crate::rules::Value::Down,
+        }
+    }
+}
+
 /// A named thing that is checked: `proc.postgres`, `tcp.web`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResourceView {

@@ -47,6 +47,8 @@ pub struct Setting {
     pub log_dir: PathBuf,
     /// State directory of the agent, for scripts.
     pub state_dir: PathBuf,
+    /// Run directory of the agent: its socket, and the commands that scripts find.
+    pub run_dir: PathBuf,
     /// This program, to start the data process from.
     pub exe: PathBuf,
 }
@@ -224,16 +226,16 @@ impl Hands {
         });
     }
 
-    fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
+    /// Environment of everything the module's files run in.
+    pub fn environment(&self) -> BTreeMap<String, String> {
         let s = &self.setting;
         let bin = s.active_dir.join("bin");
-        let mut args: Vec<String> = Vec::new();
-        if run.is_forced {
-            args.push("force".into());
-        }
-        args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
-        let mut env: BTreeMap<String, String> = user.vars.clone();
         let path = |p: PathBuf| p.to_string_lossy().into_owned();
+        let mut env: BTreeMap<String, String> =
+            [("PATH", crate::commands::path(&s.run_dir)), ("HOME", "/root".into()), ("LANG", "C.UTF-8".into())]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into();
+        env.extend(s.def.user.iter().flat_map(|u| u.vars.clone()));
         env.extend([
             ("SAFEMODULE".into(), s.module.to_string()),
             ("SAFEUSERBIN".into(), path(bin.clone())),
@@ -243,7 +245,20 @@ impl Hands {
             ("TSUGI_MODULE".into(), s.module.to_string()),
             ("TSUGI_NODE".into(), s.node.to_string()),
             ("TSUGI_STATE_DIR".into(), path(s.state_dir.clone())),
+            ("TSUGI_RUN".into(), path(s.run_dir.clone())),
         ]);
+        env
+    }
+
+    fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
+        let s = &self.setting;
+        let bin = s.active_dir.join("bin");
+        let mut args: Vec<String> = Vec::new();
+        if run.is_forced {
+            args.push("force".into());
+        }
+        args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
+        let env = self.environment();
         let is_stop = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond | ScriptName::Poststop);
         let timeout = match (is_stop, run.is_forced) {
             (false, _) => user.start_timeout,

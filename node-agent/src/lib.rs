@@ -20,6 +20,7 @@ pub mod agent;
 pub mod arbiter;
 pub mod checker;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod console;
 pub mod enroll;

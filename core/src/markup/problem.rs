@@ -1,6 +1,7 @@
 //! One thing that is wrong in a configuration: where, what, how bad. Worded in English by `Display`, in every
 //! language by the console's `say`.
 
+use super::rule_fault::RuleFault;
 use crate::ids::NodeName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -176,6 +177,18 @@ pub enum Expected {
     RelativePath,
     /// A command name as the kernel keeps it: at most 15 bytes.
     CommandName,
+    /// A URL: `http://HOST[:PORT]/PATH` or `https://…`.
+    Url,
+    /// HTTP status codes: `200`, `200-399`, or several with commas.
+    StatusCodes,
+    /// An absolute path.
+    AbsolutePath,
+    /// A script: a name in the module's `bin`.
+    ScriptName,
+    /// Name of a systemd unit.
+    UnitName,
+    /// A program: a name in the module's `bin`, or an absolute path.
+    Program,
     /// Anything but nothing.
     NotEmpty,
 }
@@ -411,6 +424,13 @@ pub enum ProblemKind {
     SecondCommandLan {
         /// Where the first stands.
         first: Place,
+    },
+    /// A rule of `failover` that cannot be used, or (warning) can hardly be meant so.
+    Rule(RuleFault),
+    /// Neither of several attributes, one of which is needed.
+    NeedsOneOf {
+        /// The attributes.
+        names: Vec<String>,
     },
     /// No network of the cluster holds every node.
     NoCommonLan {

@@ -4,12 +4,20 @@
 //! `ModuleDef` that exists is right; nobody checks it again, but for what only a node can know (a missing
 //! directory, an address in use).
 
+use crate::rules::Ruleset;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod check;
+mod defaults;
+pub mod depends;
 pub mod xml;
+
+pub use check::*;
+pub use defaults::default_rules;
+pub use depends::Depend;
 
 /// Type of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,7 +130,8 @@ impl Timing {
         }
         let inner = (timeout - SLACK).as_micros() as u64 * 1_000_000 / (1_000_000 + 2 * DRIFT_PPM);
         let believe = Duration::from_micros(inner) - base.freeze;
-        let silence = base.silence.min(believe / 2).max(beat * 2).min(believe - beat / 2);
+        // Fewer than four beats are lost too easily: the second copy would go with them.
+        let silence = base.silence.min(believe / 2).max(beat * 4).min(believe - beat / 2);
         Ok(Timing { beat, silence, believe, freeze: base.freeze, keep: timeout })
     }
 }
@@ -235,47 +244,6 @@ pub enum Action {
     Stop,
 }
 
-/// In which phase a checker runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    /// From start to stop of the module, in every state.
-    Pre,
-    /// While the application runs as primary.
-    Prim,
-    /// While it follows.
-    Second,
-    /// In both.
-    Both,
-}
-
-/// How a resource is tested.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Probe {
-    /// `<check><tcp>`: connect.
-    Tcp { addr: String, port: u16, timeout: Duration },
-    /// `<errd><proc>`: number of processes of that command name (and argument pattern).
-    Proc { command: Option<String>, name_regex: Option<String>, arg_regex: Option<String>, at_least: u32, at_most: Option<u32> },
-    /// A virtual address is on an interface.
-    Ip { addr: IpAddr },
-}
-
-/// A checker.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Check {
-    /// Resource `class.ident`: `tcp.web`, `proc.nginx`.
-    pub name: String,
-    /// Phase.
-    pub when: When,
-    /// Time between two tests.
-    pub interval: Duration,
-    /// Test.
-    pub probe: Probe,
-    /// What happens on down.
-    pub action: Action,
-}
-
 /// Scripts of a module (`bin/<name>`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -350,6 +318,12 @@ pub struct ModuleDef {
     pub rfs: Option<Rfs>,
     /// Scripts; absent = no script runs.
     pub user: Option<User>,
-    /// Checkers, `<check>` and `<errd>` alike, with the generated ones.
+    /// Checkers, `<check>`, `<errd>` and `<depends>` alike, with the generated ones.
     pub checks: Vec<Check>,
+    /// What is done when they go up and down: the rules of the checkers, then those of `<failover>`.
+    #[serde(default)]
+    pub rules: Ruleset,
+    /// Modules of this node that must be there first; each is also a checker `module.NAME`.
+    #[serde(default)]
+    pub depends: Vec<Depend>,
 }

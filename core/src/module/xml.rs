@@ -19,14 +19,20 @@
 //! | `user starttimeout` | `120s` | |
 //! | `user nicestoptimeout`, `forcestoptimeout` | `300s` each | |
 //! | `errd polltimer`, `proc class`, `proc action` | `30s`, `prim`, `stopstart` | |
-//! | `tcp when`, `interval`, `timeout`, `action` | `prim`, `10s`, `5s`, `restart` (`wait` with `when="pre"`) | |
+//! | `tcp`, `http`, `exec`: `when`, `interval`, `timeout`, `action` | `prim`, `10s`, `5s`, `restart` (`wait` with `when="pre"`) | |
+//! | `ping` | `pre`, `10s`, `5s`, `wait` | |
+//! | `load`, `memory`, `disk`, `custom`: `when`, `action` | `prim`, `noaction` | what to do about overload is for a person to choose |
+//! | `rise`; `fall` | 1; 2 for `tcp`, `ping`, `http`, `exec`, 3 for `load`, `memory`, 1 for the rest | facts count at once, a failed connection may be chance |
+//! | `retry` | `200ms`; the interval for `load`, `memory`, `disk` | |
+//! | `failover extends`, `handle_time` | `yes`, `15s` | |
+//! | `depends on state` | `up`: green in any role | |
 
 use super::ModuleDef;
 use crate::cluster::ClusterDef;
 use crate::ids::NodeName;
 use crate::markup::schema::{self, At};
 use crate::markup::tree;
-pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, Severity, Unit, UnusedReason};
+pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, Severity, Unit, UnusedReason};
 
 mod macros;
 mod read;

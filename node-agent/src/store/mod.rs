@@ -28,9 +28,11 @@ use tsugi_core::wire::console::{Deployment, Secret};
 pub(crate) mod disk;
 mod events;
 mod record;
+mod switches;
 
 pub use events::{EVENTS_KEPT_MAX, EventLog};
 pub use record::{RECORD_BYTES_MAX, RecordFile, RecordLoad};
+pub use switches::Switches;
 
 use disk::{PRIVATE, read_if_there, switch_link, sync_dir, write_atomically, write_new};
 

@@ -75,6 +75,8 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
         }),
         user: None,
         checks: vec![],
+        rules: Default::default(),
+        depends: vec![],
     }
 }
 

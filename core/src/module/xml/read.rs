@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod checks;
+mod errd;
+mod failover;
 mod heart;
 mod rfs;
 mod vip;
@@ -49,7 +51,11 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
     if user.is_none() && service.one("errd").is_none() {
         problems.push(service.wrong_here(ProblemKind::NoScripts).into_warning());
     }
-    let checks = checks::read(&service, &vips, user.is_some(), problems);
+    let mut names = Names::default();
+    let mut checks = errd::read(&service, user.is_some(), &mut names, problems);
+    checks.extend(checks::read(&service, &vips, &mut names, ctx, problems));
+    let depends = checks::depends(&service, &mut names, &mut checks, problems);
+    let rules = failover::read(&service, mode, &checks, problems);
     Some(ModuleDef {
         mode: mode?,
         boot: match service.text("boot") {
@@ -68,6 +74,8 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
         rfs,
         user,
         checks,
+        rules,
+        depends,
     })
 }
 

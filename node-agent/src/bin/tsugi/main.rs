@@ -2,6 +2,7 @@
 
 mod order;
 mod show;
+mod watched;
 mod words;
 
 use clap::{Args, Parser, Subcommand};
@@ -111,6 +112,9 @@ enum What {
         /// Why, for the record.
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Says what the order would do, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Shows what happened on this node, oldest first.
     Events {
@@ -128,6 +132,16 @@ enum What {
         /// Only this module.
         module: Option<ModuleName>,
     },
+    /// Sets a resource of a custom checker. For checkers and scripts.
+    Set(watched::SetArgs),
+    /// Shows a resource: `up`, `down`, `init`, or `off` while it is not tested.
+    Get(watched::GetArgs),
+    /// Process monitoring: on and off (over restarts), or one class of processes until the module stops.
+    Errd(watched::ErrdArgs),
+    /// The other checkers: on and off (over restarts), or a list.
+    Checker(watched::CheckerArgs),
+    /// Shows the rules of a module, how their resources stand, and which of them fire.
+    Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
     About,
 }
@@ -145,6 +159,9 @@ struct OrderArgs {
     /// Longest wait for the target state, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = order::WAIT_SECONDS, default_missing_value = "120", num_args = 0..=1, require_equals = true)]
     wait: u64,
+    /// Says what the order would do if nothing fails, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Returns as soon as the order is accepted.
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
@@ -206,9 +223,9 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
         What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
-        What::Maintenance { module, switch, minutes, reason } => {
+        What::Maintenance { module, switch, minutes, reason, dry_run } => {
             let minutes = if switch == Switch::On { minutes } else { 0 };
-            let args = OrderArgs { module, wait: 0, no_wait: true, reason };
+            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason };
             return order(Verb::Maintenance { minutes }, args).await;
         }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
@@ -220,6 +237,11 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
             Reply::Events { events } => events.iter().for_each(|e| println!("{}", show::event(lang, e))),
             other => return Err(agent.unexpected(&other)),
         },
+        What::Set(args) => return watched::set(agent, args).await,
+        What::Get(args) => return watched::get(agent, args).await,
+        What::Errd(args) => return watched::errd(agent, args).await,
+        What::Checker(args) => return watched::checker(agent, args).await,
+        What::Rules(args) => return watched::rules(agent, args).await,
         What::Watch { module } => watch(agent, module).await?,
         What::About => match agent.ask(&Request::About).await? {
             Reply::About { node, version, console, is_console_connected, cluster } => {

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use std::fmt::Write;
 use tsugi_core::event::EventRecord;
 use tsugi_core::ids::NodeName;
-use tsugi_core::state::{Flag, Readiness, Replication, Snapshot};
+use tsugi_core::state::{Flag, Health, Readiness, Replication, Snapshot};
 use tsugi_web::say::{self, Mark};
 use tsugi_web::text::{Lang, Text};
 use tsugi_web::{both, fmt};
@@ -76,9 +76,8 @@ fn details(out: &mut String, lang: Lang, s: &Snapshot) {
         row(out, words::NETWORK.in_(lang), &format!("{}: {}{rtt}", n.lan, contact.in_(lang)));
     }
     for r in &s.resources {
-        let (mark, health) = say::resource_health(lang, r.health);
-        let detail = if r.detail.is_empty() { String::new() } else { format!(" — {}", r.detail) };
-        row(out, words::RESOURCE.in_(lang), &format!("{} {}: {health}{detail} ({})", symbol(mark), r.name, say::action(lang, r.action)));
+        let action = format!(" ({})", say::action(lang, r.action));
+        row(out, words::RESOURCE.in_(lang), &checked(lang, r.health, &r.name, &r.detail, &action));
     }
     let possible: Vec<_> = s.allowed.iter().filter(|a| a.refusal.is_none()).map(|a| a.verb.word()).collect();
     row(out, words::ORDERS.in_(lang), &possible.join(" "));
@@ -89,6 +88,13 @@ fn details(out: &mut String, lang: Lang, s: &Snapshot) {
         &format!("epoch {}, in sync {{{}}}, session {}, gen {}", s.epoch, in_sync.join(" "), s.session, s.gen_id),
     );
     row(out, words::CONFIGURATION.in_(lang), &s.config_generation.to_string());
+}
+
+/// A resource in one line; `more` behind it.
+pub fn checked(lang: Lang, health: Health, name: &str, detail: &str, more: &str) -> String {
+    let (mark, health) = say::resource_health(lang, health);
+    let detail = if detail.is_empty() { String::new() } else { format!(" — {detail}") };
+    format!("{} {name}: {health}{detail}{more}", symbol(mark))
 }
 
 /// A module in one line: for `watch` and for progress.
