@@ -150,6 +150,6 @@ random_type! {
     Gen
 }
 random_type! {
-    /// Random id of one life of an agent or of an arbiter's store.
+    /// Random id of one life of an agent, of a data process, or of an arbiter's store.
     LifeId
 }

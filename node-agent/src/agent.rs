@@ -403,6 +403,7 @@ impl Agent {
             identity_dir: self.config.state_dir.join("identity"),
             run_dir: self.config.run_dir.clone(),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+            patience: def.heart.timing.silence,
         });
         let link = LinkConfig {
             module: module.clone(),
