@@ -18,6 +18,7 @@
 
 pub mod agent;
 pub mod arbiter;
+pub mod cgroup;
 pub mod checker;
 pub mod clock;
 pub mod config;

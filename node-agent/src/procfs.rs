@@ -45,6 +45,12 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     })
 }
 
+/// It waits in the kernel and takes no signal, not even SIGKILL (state D).
+pub fn is_uninterruptible(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    String::from_utf8_lossy(&stat).rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
+}
+
 /// Every process that is there now, zombies included.
 pub fn all() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };

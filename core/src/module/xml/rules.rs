@@ -2,7 +2,8 @@
 //!
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
-//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`.
+//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`,
+//! `user memory_max= pids_max= cpu_weight=`.
 
 use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, NeverDone, NotYet, OtherSystem, TimesOfHeart};
 use crate::markup::schema::{ChildRule, Kind, Rule, needed, read, refused, unused, unused_but};
@@ -10,6 +11,11 @@ use crate::markup::{Unit, UnusedReason};
 
 /// Shortest heartbeat period in milliseconds: below, the scheduler's own delays would count as silence.
 pub(super) const PULSE_MS_MIN: u64 = 10;
+
+/// Least limit of memory in MB: less, and not even a shell starts.
+const MEMORY_MB_MIN: i64 = 16;
+/// Least limit of processes: a script, what it calls, and the pipes between them.
+const PIDS_MIN: i64 = 16;
 
 const SWITCH: Kind = Kind::OneOf(&["on", "off"]);
 const COUNT: Kind = Kind::Number(0, i64::MAX);
@@ -164,6 +170,9 @@ static USER: Rule = Rule {
         read("starttimeout", Kind::Time(Unit::S, 1)),
         read("nicestoptimeout", Kind::Time(Unit::S, 1)),
         read("forcestoptimeout", Kind::Time(Unit::S, 1)),
+        read("memory_max", Kind::Number(MEMORY_MB_MIN, 1 << 30)),
+        read("pids_max", Kind::Number(PIDS_MIN, 1 << 22)),
+        read("cpu_weight", Kind::Number(1, 10_000)),
         unused_but("logging", Kind::OneOf(&["userlog", "none"]), &["userlog"], AlwaysDone),
         unused("userlogsize", COUNT, ChosenByItself),
     ],
