@@ -77,7 +77,7 @@ impl Hands {
         record: RecordFile,
         arbiter: Arc<ArbiterClient>,
     ) -> anyhow::Result<Hands> {
-        script::kill_module(&setting.module, &setting.node).await;
+        script::kill_module(&setting.module, &setting.node, None).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
@@ -218,7 +218,7 @@ impl Hands {
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,
         };
-        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone() }
+        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone(), group: None }
     }
 
     /// How long the kernel keeps an address without renewal: less than the time after which the peer may take it.
@@ -346,7 +346,7 @@ impl Hands {
         if let Err(e) = self.vips.drop_all().await {
             tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
         }
-        script::kill_module(&self.setting.module, &self.setting.node).await;
+        script::kill_module(&self.setting.module, &self.setting.node, None).await;
     }
 }
 
