@@ -10,6 +10,8 @@
 //! | [`rfs`] | data process: file system, replication stream, resynchronisation |
 //! | [`link`] | heartbeats between the agents of a mirror |
 //! | [`script`] [`vip`] [`checker`] | scripts, virtual addresses, checkers |
+//! | [`cgroup`] | control groups: what a module started, as a whole |
+//! | [`guard`] [`watchdog`] | the process that acts when this one cannot, and the machine's own timer |
 //! | [`store`] | state directory: record, configurations, events |
 //! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiter client, command line's socket, enrolment |
 //!
@@ -24,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod enroll;
+pub mod guard;
 pub mod hands;
 pub mod link;
 pub mod local;
@@ -34,3 +37,4 @@ pub mod script;
 pub mod store;
 pub mod tls;
 pub mod vip;
+pub mod watchdog;

@@ -114,6 +114,16 @@ pub fn signal(process: &Process, signal: i32) -> io::Result<bool> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
 }
 
+/// The kernel's choice when memory runs out: this program after nearly everything else.
+const OOM_SCORE: &str = "-900";
+
+/// Asks the kernel to end nearly everything else before this process. Refused, that is logged.
+pub fn protect_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        tracing::warn!(%error, "this process is not protected from the kernel's choice when memory runs out; it needs CAP_SYS_RESOURCE (root outside of containers)");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -256,8 +256,13 @@ impl Group {
         Ok(text.lines().any(|line| line.strip_prefix(name).is_some_and(|value| value.trim() == "1")))
     }
 
+    /// A group that exists, by its directory: for ending and freezing it.
+    pub fn at(version: Version, dir: PathBuf) -> Group {
+        Group { version, dir, joined: Vec::new(), next: Arc::default() }
+    }
+
     /// SIGKILL to all of them, at one stroke where the kernel can; a group that is frozen is ended all the same.
-    fn kill(&self) -> io::Result<()> {
+    pub fn kill(&self) -> io::Result<()> {
         if self.version == Version::V2 {
             match write(&self.dir.join("cgroup.kill"), "1") {
                 // Before Linux 5.14.
