@@ -3,18 +3,22 @@
 //! One value per module; it owns the doers. Effects that take long only start something, whose end comes back to
 //! the runner's inbox as `Done`; [`Hands::save`] is waited for.
 
+mod application;
+
 use crate::arbiter::ArbiterClient;
+use crate::cgroup::Cgroups;
+use crate::clock::boottime_ns;
+use crate::guard::{Guard, Right};
 use crate::link::{Link, LinkConfig, LinkEvent};
 use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
 use crate::runner::Inbox;
 use crate::script::{self, ScriptCall};
 use crate::store::RecordFile;
 use crate::vip::{Conflicts, Raise, Vips};
-use std::collections::BTreeMap;
+use application::Application;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
@@ -49,6 +53,12 @@ pub struct Setting {
     pub state_dir: PathBuf,
     /// This program, to start the data process from.
     pub exe: PathBuf,
+    /// Directory with the agent's socket, for scripts that call the command line.
+    pub run_dir: PathBuf,
+    /// Control groups of this agent.
+    pub cgroups: Cgroups,
+    /// Guard of this node; absent where none can be had.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// The doers of one module.
@@ -64,6 +74,7 @@ pub struct Hands {
     data_events: mpsc::Sender<DataEvent>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
+    application: Application,
 }
 
 /// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
@@ -77,7 +88,7 @@ impl Hands {
         record: RecordFile,
         arbiter: Arc<ArbiterClient>,
     ) -> anyhow::Result<Hands> {
-        script::kill_module(&setting.module, &setting.node, None).await;
+        let application = Application::take_up(&setting).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
@@ -106,6 +117,7 @@ impl Hands {
             data: None,
             data_events,
             deadline_ns: Some(0),
+            application,
         };
         hands.open_link().await?;
         Ok(hands)
@@ -160,9 +172,11 @@ impl Hands {
         self.link.as_ref().map(Link::networks).unwrap_or_default()
     }
 
-    /// Until when the data process may acknowledge; `None` = no promise needed.
+    /// Until when the module may serve: the data process acknowledges nothing after it, and the guard freezes the
+    /// application; `None` = no promise needed.
     pub fn set_deadline(&mut self, until_ns: Option<u64>) {
         self.deadline_ns = until_ns;
+        self.application.set_deadline(until_ns);
         if let Some(data) = &self.data {
             data.set_deadline(until_ns);
         }
@@ -182,8 +196,16 @@ impl Hands {
         };
         let call = self.call(&run, user);
         let module = self.setting.module.clone();
+        let application = self.application.clone();
         tokio::spawn(async move {
-            let end = script::run(call).await;
+            application.prepare_script().await;
+            let mut end = script::run(call).await;
+            if run.is_forced
+                && let Err(why) = application.kill_started(run.script).await
+            {
+                // Whatever the script said: what it should have ended is still there.
+                (end.code, end.last_line) = (None, why);
+            }
             if end.code != Some(0) {
                 tracing::warn!(module.name = %module, script = run.script.file(), code = ?end.code, last = %end.last_line, "script {} of module {module} failed: {}", run.script.file(), end.last_line);
             }
@@ -200,58 +222,86 @@ impl Hands {
             args.push("force".into());
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
-        let mut env: BTreeMap<String, String> = user.vars.clone();
-        let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        env.extend([
-            ("SAFEMODULE".into(), s.module.to_string()),
-            ("SAFEUSERBIN".into(), path(bin.clone())),
-            ("SAFEUSERCONF".into(), path(s.active_dir.join("conf"))),
-            ("SAFEUSERVAR".into(), path(s.log_dir.clone())),
-            ("SAFEVAR".into(), path(s.state_dir.clone())),
-            ("TSUGI_MODULE".into(), s.module.to_string()),
-            ("TSUGI_NODE".into(), s.node.to_string()),
-            ("TSUGI_STATE_DIR".into(), path(s.state_dir.clone())),
-        ]);
-        let is_stop = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond | ScriptName::Poststop);
-        let timeout = match (is_stop, run.is_forced) {
+        let timeout = match (run.script.is_stop(), run.is_forced) {
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,
         };
-        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone(), group: None }
+        ScriptCall {
+            script: run.script,
+            file: bin.join(run.script.file()),
+            args,
+            env: application::environment(s, user, run.script),
+            cwd: bin,
+            timeout,
+            log_dir: s.log_dir.clone(),
+            group: self.application.group().cloned(),
+        }
     }
 
-    /// How long the kernel keeps an address without renewal: less than the time after which the peer may take it.
-    fn lifetime(&self) -> Duration {
-        Duration::from_secs(self.setting.def.heart.timing.keep.as_secs().max(2))
+    /// Stops the application where it stands, or lets it go on. For a module without the right to serve, until it has
+    /// it again or its stop scripts run, which let it go on by themselves.
+    pub async fn freeze(&self, is_frozen: bool) {
+        if let Err(why) = self.application.freeze(is_frozen).await {
+            tracing::error!(module.name = %self.setting.module, is_frozen, "module {}: {why}", self.setting.module);
+        }
+    }
+
+    /// Ends everything the module's scripts started, after its stop scripts. `Ok` = proof that nothing of it runs;
+    /// `Err` = who is left, and what helps. What an init system runs for the module is not among it.
+    pub async fn kill_application(&self) -> Result<usize, String> {
+        self.application.kill().await
+    }
+
+    /// How the addresses are raised now.
+    fn raise(&self) -> Raise {
+        Raise { lifetime: Some(self.application.lifetime(self.deadline_ns)), conflicts: Conflicts::Override }
     }
 
     /// Raises or drops the addresses. Done when it returns: the next effect must not begin before.
     pub async fn vip(&mut self, plan: VipPlan) -> Result<Vec<IpAddr>, String> {
         self.is_vip_wanted = plan == VipPlan::Raise;
         let result = match plan {
-            VipPlan::Raise => self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await,
-            VipPlan::Drop => self.vips.drop_all().await,
+            VipPlan::Raise => self.vips.raise(self.raise()).await,
+            VipPlan::Drop => {
+                self.application.forget_addresses().await;
+                self.vips.drop_all().await
+            }
         };
+        if plan == VipPlan::Raise && result.is_ok() {
+            self.application.keep_addresses(&self.vips).await;
+        }
         result.map_err(|e| e.to_string())
     }
 
-    /// Keeps the addresses alive; called about twice a second while they are wanted.
+    /// Looks after the addresses; called about twice a second while they are wanted. The guard keeps them alive; without
+    /// a guard it is done here.
     pub async fn renew_vips(&mut self) {
-        if !self.is_vip_wanted {
+        // A deadline that has passed is not noticed here first: nothing may come back that the guard has taken away.
+        if !self.is_vip_wanted || !Right::of_deadline(self.deadline_ns).holds(boottime_ns()) {
             return;
         }
-        let lifetime = self.lifetime();
-        let is_complete = match self.vips.renew(lifetime).await {
-            Ok(lost) => lost.is_empty(),
-            Err(e) => {
-                tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
-                false
+        let is_complete = if self.application.is_guarded() {
+            let held = self.vips.held().await;
+            self.setting.def.vips.iter().all(|v| held.contains(&v.addr))
+        } else {
+            match self.vips.renew(self.application.lifetime(self.deadline_ns)).await {
+                Ok(lost) => lost.is_empty(),
+                Err(e) => {
+                    tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
+                    false
+                }
             }
         };
-        // This node holds the right to serve, so an address that ran out (a stalled agent) comes back.
-        if !is_complete && let Err(e) = self.vips.raise(Raise { lifetime: Some(lifetime), conflicts: Conflicts::Override }).await {
-            tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+        if is_complete {
+            return;
+        }
+        // This node holds the right to serve, so an address that ran out (a stalled guard) comes back.
+        match self.vips.raise(self.raise()).await {
+            Ok(_) => self.application.keep_addresses(&self.vips).await,
+            Err(e) => {
+                tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+            }
         }
     }
 
@@ -343,10 +393,13 @@ impl Hands {
         self.set_deadline(Some(0));
         self.forget_data();
         self.is_vip_wanted = false;
+        self.application.forget_addresses().await;
         if let Err(e) = self.vips.drop_all().await {
             tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
         }
-        script::kill_module(&self.setting.module, &self.setting.node, None).await;
+        if let Err(why) = self.application.kill().await {
+            tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+        }
     }
 }
 

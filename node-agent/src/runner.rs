@@ -7,6 +7,7 @@ use crate::hands::Hands;
 use crate::link::Heard;
 use crate::store::EventLog;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
@@ -24,6 +25,11 @@ const TICK: Duration = Duration::from_millis(500);
 const FIGURES_MAX: Duration = Duration::from_millis(20);
 /// Ids of orders remembered, so that a repeated one is answered and not carried out again.
 const ORDERS_REMEMBERED: usize = 64;
+
+/// Lines that the scripts of a module may print within a minute.
+const LINES_PER_MINUTE: u32 = 60;
+/// Longest line.
+const LINE_CHARS_MAX: usize = 500;
 
 /// What reaches the loop.
 pub enum Inbox {
@@ -44,6 +50,15 @@ pub enum Inbox {
     },
     /// A checker's result.
     Checked(CheckerEvent),
+    /// A line that a script wants in the event log.
+    Print {
+        /// Which, if it said so.
+        script: Option<ScriptName>,
+        /// The line.
+        text: String,
+        /// A warning.
+        is_error: bool,
+    },
     /// Stop the module (if asked so), then end the loop.
     End {
         /// Stop in order first: the host shuts down.
@@ -56,6 +71,8 @@ pub enum Inbox {
 pub struct RunnerHandle {
     inbox: mpsc::Sender<Inbox>,
     snapshot: watch::Receiver<Option<Snapshot>>,
+    /// Minute of the clock, and lines printed in it.
+    printed: Arc<Mutex<(u64, u32)>>,
 }
 
 impl RunnerHandle {
@@ -66,6 +83,20 @@ impl RunnerHandle {
             return Some(Refusal::NotConfigured);
         }
         rx.await.unwrap_or(Some(Refusal::NotConfigured))
+    }
+    /// A line for the event log. `false` = there were too many within a minute, or the module is gone: a script in a
+    /// loop must not push everything else out of the log.
+    pub async fn print(&self, script: Option<ScriptName>, text: &str, is_error: bool) -> bool {
+        {
+            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            let minute = boottime_ns() / 60_000_000_000;
+            *printed = if printed.0 == minute { (minute, printed.1 + 1) } else { (minute, 1) };
+            if printed.1 > LINES_PER_MINUTE {
+                return false;
+            }
+        }
+        let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+        self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
     }
     /// The newest snapshot.
     pub fn snapshot(&self) -> Option<Snapshot> {
@@ -127,7 +158,7 @@ impl Runner {
     ) -> (Runner, RunnerHandle) {
         let (snapshot, seen) = watch::channel(None);
         let (to_inbox, inbox) = channel;
-        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen };
+        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen, printed: Arc::default() };
         let checks = hands.setting().def.checks.clone();
         let runner = Runner {
             engine,
@@ -228,6 +259,7 @@ impl Runner {
                 }
             }
             Inbox::Checked(event) => self.on_checked(event).await,
+            Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
             Inbox::End { .. } => {}
         }
     }

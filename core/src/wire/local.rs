@@ -22,6 +22,8 @@ pub enum Request {
     Events { module: Option<ModuleName>, count: u32 },
     /// Who this agent is.
     About,
+    /// A line for the module's event log, from one of its scripts (`script`: file name) or from a person.
+    Print { module: ModuleName, script: Option<String>, text: String, is_error: bool },
 }
 
 /// Answered by the agent.
@@ -30,7 +32,7 @@ pub enum Request {
 pub enum Reply {
     /// To `State`, `Watch`.
     State { snapshots: Vec<Snapshot> },
-    /// To `Command`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
+    /// To `Command` and `Print`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
     Command { refusal: Option<Refusal> },
     /// To `Events`, oldest first.
     Events { events: Vec<EventRecord> },

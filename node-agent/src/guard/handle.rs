@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 /// How often the agent says that it lives, and looks for notes.
 const BEAT: Duration = Duration::from_millis(250);
 /// A guard that has not gone round for this long is of no use.
-const ROUND_MAX: Duration = Duration::from_secs(2);
+const ROUND_MAX: Duration = Duration::from_secs(1);
 /// The guard's work on one slot takes microseconds; longer, and it is stopped or stuck.
 const BUSY_MAX: Duration = Duration::from_millis(300);
 /// A killed process is gone by then, unless it hangs in the kernel.
