@@ -16,10 +16,11 @@ use crate::script::{self, ScriptCall};
 use crate::store::RecordFile;
 use crate::vip::{Conflicts, Raise, Vips};
 use application::Application;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
 use tsugi_core::module::{ModuleDef, ScriptName, User};
@@ -72,6 +73,8 @@ pub struct Hands {
     is_vip_wanted: bool,
     data: Option<DataProcess>,
     data_events: mpsc::Sender<DataEvent>,
+    /// Scripts that run, to be ended before their time.
+    cancels: BTreeMap<JobId, oneshot::Sender<()>>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
     application: Application,
@@ -116,6 +119,7 @@ impl Hands {
             is_vip_wanted: false,
             data: None,
             data_events,
+            cancels: BTreeMap::new(),
             deadline_ns: Some(0),
             application,
         };
@@ -188,7 +192,7 @@ impl Hands {
     }
 
     /// Starts a script; its end comes as `Done`.
-    pub fn run(&self, job: JobId, run: ScriptRun) {
+    pub fn run(&mut self, job: JobId, run: ScriptRun) {
         let inbox = self.inbox.clone();
         let Some(user) = &self.setting.def.user else {
             // Without `<user>` no script runs.
@@ -197,9 +201,17 @@ impl Hands {
         let call = self.call(&run, user);
         let module = self.setting.module.clone();
         let application = self.application.clone();
+        self.cancels.retain(|_, cancel| !cancel.is_closed());
+        let (cancel, cancelled) = oneshot::channel::<()>();
+        self.cancels.insert(job, cancel);
         tokio::spawn(async move {
+            let cancelled = async {
+                if cancelled.await.is_err() {
+                    std::future::pending().await
+                }
+            };
             application.prepare_script().await;
-            let mut end = script::run(call).await;
+            let mut end = script::run_until(call, cancelled).await;
             if run.is_forced
                 && let Err(why) = application.kill_started(run.script).await
             {
@@ -211,6 +223,24 @@ impl Hands {
             }
             let _ = inbox.send(Inbox::ScriptSaid { script: run.script, code: end.code, text: end.last_line }).await;
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Script { code: end.code, millis: end.millis }))).await;
+        });
+    }
+
+    /// Ends a script that another one replaces, with everything it started.
+    pub fn cancel(&mut self, job: JobId) {
+        // The receiver is gone when the script has ended by itself.
+        if let Some(cancel) = self.cancels.remove(&job) {
+            let _ = cancel.send(());
+        }
+    }
+
+    /// Ends everything the module's scripts started and left; the answer is the proof, or who is left. What an init
+    /// system runs for the module is not among it.
+    pub fn kill_application(&self, job: JobId) {
+        let (inbox, application) = (self.inbox.clone(), self.application.clone());
+        tokio::spawn(async move {
+            let result = application.kill().await.map(drop);
+            let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
     }
 
@@ -245,12 +275,6 @@ impl Hands {
         if let Err(why) = self.application.freeze(is_frozen).await {
             tracing::error!(module.name = %self.setting.module, is_frozen, "module {}: {why}", self.setting.module);
         }
-    }
-
-    /// Ends everything the module's scripts started, after its stop scripts. `Ok` = proof that nothing of it runs;
-    /// `Err` = who is left, and what helps. What an init system runs for the module is not among it.
-    pub async fn kill_application(&self) -> Result<usize, String> {
-        self.application.kill().await
     }
 
     /// How the addresses are raised now.

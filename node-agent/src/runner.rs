@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
-use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::module::{Check, ScriptName, When};
 use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
@@ -39,6 +39,8 @@ pub enum Inbox {
     Heard(Box<Heard>),
     /// An order, and where the answer goes.
     Order(Command, oneshot::Sender<Option<Refusal>>),
+    /// What an order would do, and where the answer goes.
+    Rehearse(Command, oneshot::Sender<Rehearsal>),
     /// Last output line of a script.
     ScriptSaid {
         /// Which.
@@ -97,6 +99,12 @@ impl RunnerHandle {
         }
         let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
         self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
+    }
+    /// What an order would do; `None` when the module is being taken down.
+    pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
+        let (tx, rx) = oneshot::channel();
+        self.inbox.send(Inbox::Rehearse(command, tx)).await.ok()?;
+        rx.await.ok()
     }
     /// The newest snapshot.
     pub fn snapshot(&self) -> Option<Snapshot> {
@@ -253,6 +261,9 @@ impl Runner {
                 let refusal = self.order(command).await;
                 let _ = answer.send(refusal);
             }
+            Inbox::Rehearse(command, answer) => {
+                let _ = answer.send(self.engine.rehearse(command));
+            }
             Inbox::ScriptSaid { script, code, text } => {
                 if code != Some(0) && !text.is_empty() {
                     self.report(Event::ScriptSaid { script, text });
@@ -327,6 +338,10 @@ impl Runner {
                 Effect::EntitleAlone => self.hands.set_deadline(None),
                 Effect::Disentitle => self.hands.set_deadline(Some(0)),
                 Effect::Run(job, run) => self.hands.run(job, run),
+                Effect::Cancel(job) => self.hands.cancel(job),
+                Effect::Kill(job) => self.hands.kill_application(job),
+                Effect::Freeze => self.hands.freeze(true).await,
+                Effect::Thaw => self.hands.freeze(false).await,
                 Effect::Vip(job, plan) => {
                     let result = self.hands.vip(plan).await;
                     let addrs = result.clone().unwrap_or_default();

@@ -16,7 +16,7 @@
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, LifeId, NodeName, Session};
-use crate::module::{Action, Async, DefaultPrim, ScriptName, Timing};
+use crate::module::{Action, Async, Authority, DefaultPrim, ScriptName, Timing};
 use crate::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 use crate::state::{Flag, Health};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
@@ -26,8 +26,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 mod mirror;
+mod rehearse;
 
 pub use mirror::Mirror;
+pub use rehearse::{Rehearsal, Rehearsed};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
@@ -43,6 +45,8 @@ pub struct MirrorConfig {
     pub timing: Timing,
     /// `failover="on"`.
     pub is_failover_on: bool,
+    /// The third thing that lets a node go on without its peer.
+    pub authority: Authority,
     /// Who is primary once both run.
     pub default_prim: DefaultPrim,
     /// Automatic actions allowed per interval.
@@ -64,6 +68,7 @@ impl MirrorConfig {
             peer,
             timing: Timing::of(crate::module::Profile::Normal),
             is_failover_on: true,
+            authority: Authority::Arbiter,
             default_prim: DefaultPrim::Alone,
             maxloop: 3,
             loop_interval: Duration::from_secs(24 * 3600),
@@ -74,8 +79,8 @@ impl MirrorConfig {
     }
 }
 
-/// A safety rule to leave out. Only compiled for the model checker's own tests.
-#[cfg(feature = "mutants")]
+/// A safety rule to leave out. The switch ([`MirrorConfig::mutant`]) is only compiled for the model checker's own
+/// tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutant {
     /// The primary stops requiring its peer as soon as the session is lost, before the claim is accepted.
@@ -88,6 +93,16 @@ pub enum Mutant {
     NoPromise,
     /// The unresolved arbiter request is not kept over a restart.
     IntentInMemory,
+    /// A node follows, and promises, while its own claim is unresolved.
+    PromiseWithIntent,
+    /// The target of a resynchronisation counts as current from its start.
+    UpToDateEarly,
+    /// With `async="second"` a level secondary writes `UpToDate` though its disk may lack what its memory has.
+    VolatileAsUpToDate,
+    /// A restarted secondary joins the session it remembers: only what is under way is sent again.
+    RejoinRestarted,
+    /// The same, and its newer record of the other node's time is not looked at.
+    RejoinIgnoresEpoch,
 }
 
 /// The persistent record of a module on a node ("M"). Written before whatever depends on it.
@@ -119,8 +134,13 @@ pub struct Saved {
     pub is_started: bool,
     /// Who stopped it.
     pub stopped_by: Option<String>,
-    /// Automatic actions in the current interval.
+    /// Automatic actions that happened less than `loop_interval` ago (after a restart: each counts from there).
     pub loop_count: u32,
+    /// This node had the role last, other than by handing it over on an administrator's order (`lastprim`).
+    pub wants_role: bool,
+    /// It took the role from the other node instead of keeping its own: where two serve without an arbiter, this one
+    /// leaves.
+    pub is_taken: bool,
 }
 
 /// One of our own beats, known to the link layer: stands for the instant before it was sent.
@@ -148,8 +168,12 @@ pub enum Timer {
     SwapBack,
     /// Try again after a failure of this node's own making.
     Backoff,
-    /// The interval of automatic actions is over.
-    LoopReset,
+    /// An automatic action is `loop_interval` old and counts no more.
+    LoopExpire(u32),
+    /// Try the step again that must succeed before the next one.
+    StepRetry,
+    /// Maintenance is over.
+    Maintenance,
     /// Give the role back to the configured default primary.
     Failback,
 }
@@ -225,6 +249,8 @@ pub enum Outcome {
     },
     /// Addresses are as ordered, or why not.
     Vip(Result<(), String>),
+    /// Nothing of the application runs any more, or what does.
+    Killed(Result<(), String>),
     /// The data process answered.
     Replica(ReplicaAnswer),
     /// The arbiter answered; absent = no answer, outcome unknown.
@@ -252,6 +278,14 @@ pub enum Effect {
     Disentitle,
     /// Start a script.
     Run(JobId, ScriptRun),
+    /// End a script and what it has started: another one takes its place. Its `Done` may be left out.
+    Cancel(JobId),
+    /// End every process of the application that is left; the answer is the proof.
+    Kill(JobId),
+    /// Stop the application's processes where they are. Best effort; the proof is that nothing is acknowledged.
+    Freeze,
+    /// Let them run again.
+    Thaw,
     /// Raise or drop the addresses.
     Vip(JobId, VipPlan),
     /// Order the data process.

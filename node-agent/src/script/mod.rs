@@ -71,6 +71,11 @@ pub struct ScriptEnd {
 
 /// Runs a script to its end. If the future is dropped, the script goes on by itself.
 pub async fn run(call: ScriptCall) -> ScriptEnd {
+    run_until(call, std::future::pending()).await
+}
+
+/// The same; when `cancelled` comes, its whole tree is ended as if its time had run out.
+pub async fn run_until(call: ScriptCall, cancelled: impl Future<Output = ()>) -> ScriptEnd {
     let begin = Instant::now();
     let end = |code, last_line: String, timed_out, survivors| ScriptEnd {
         code,
@@ -104,21 +109,25 @@ pub async fn run(call: ScriptCall) -> ScriptEnd {
     };
     let mut child = None;
     // The start counts, too: a group that is frozen this very moment holds it up.
-    let finished = tokio::time::timeout(call.timeout, async {
+    let work = tokio::time::timeout(call.timeout, async {
         let child = child.insert(start(&call, output, group.as_ref()).await?);
         Ok::<_, String>(wait_measuring(child, log_path.as_deref()).await)
     });
-    let (code, timed_out, survivors) = match finished.await {
-        Ok(Ok(Ok(status))) => (status.code(), false, Vec::new()),
-        Ok(Ok(Err(error))) => {
+    let finished = tokio::select! {
+        finished = work => finished.ok(),
+        () = cancelled => None,
+    };
+    let (code, timed_out, survivors) = match finished {
+        Some(Ok(Ok(status))) => (status.code(), false, Vec::new()),
+        Some(Ok(Err(error))) => {
             tracing::error!(script = call.script.file(), %error, "the end of a script could not be observed");
             (None, false, Vec::new())
         }
-        Ok(Err(why)) => {
+        Some(Err(why)) => {
             tracing::error!(script = call.script.file(), reason = why, "a script cannot be run");
             return end(Some(CANNOT_START), why, false, Vec::new());
         }
-        Err(_) => {
+        None => {
             let pid = child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
             let ended = match (&group, pid) {
                 (Some(run), _) => run.group().end(GRACE).await,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tsugi_agent::config::{RUN_DIR, socket_in};
 use tsugi_agent::local::Client;
 use tsugi_core::command::Verb;
-use tsugi_core::ids::ModuleName;
+use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::state::{Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 use tsugi_web::both;
@@ -90,6 +90,31 @@ enum What {
         #[command(flatten)]
         order: OrderArgs,
     },
+    /// After a split brain: the data of one node goes on, the other node gives its copy up. On both nodes.
+    Resolve {
+        /// The node whose data is kept.
+        #[arg(long, value_name = "NODE")]
+        keep: NodeName,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Switches automatic restart and failover of the module off, for a bounded time, or on again.
+    Maintenance {
+        /// Which module.
+        module: ModuleName,
+        /// `on` or `off`.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// How long at most, 1 to 1440 minutes.
+        #[arg(long, value_name = "MINUTES", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: u32,
+        /// Why, for the record.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Says what the order would do, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Shows what happened on this node, oldest first.
     Events {
         /// Only this module.
@@ -127,6 +152,12 @@ struct PrintArgs {
     text: Vec<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 #[derive(Debug, Args)]
 struct OrderArgs {
     /// Which module.
@@ -134,6 +165,9 @@ struct OrderArgs {
     /// Longest wait for the target state, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = order::WAIT_SECONDS, default_missing_value = "120", num_args = 0..=1, require_equals = true)]
     wait: u64,
+    /// Says what the order would do if nothing fails, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Returns as soon as the order is accepted.
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
@@ -194,6 +228,12 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Prim { accept_loss, order: args } => return order(Verb::Prim { accept_loss }, args).await,
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
+        What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
+        What::Maintenance { module, switch, minutes, reason, dry_run } => {
+            let minutes = if switch == Switch::On { minutes } else { 0 };
+            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason };
+            return order(Verb::Maintenance { minutes }, args).await;
+        }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
             Reply::Events { events } if json => {
                 for event in &events {
