@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::engine::Rehearsed;
-use tsugi_core::event::{Event, Level};
+use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
 use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
@@ -183,6 +183,13 @@ fn events() -> Vec<Event> {
         Event::DataFailed { detail: why() },
         Event::LoopLimit { count: 4 },
         Event::Configured { generation: 3 },
+        Event::Guard { act: GuardAct::Froze { late_ms: 4 }, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Thawed, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Killed { count: 3 }, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Failed, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Starves, at_unix_ms: 1_700_000_000_000 },
+        Event::Printed { script: Some(ScriptName::StartPrim), text: why(), is_error: false },
+        Event::Printed { script: None, text: why(), is_error: true },
         Event::Unexpected { what: why() },
         Event::Reseeded { epoch: Epoch(7) },
         Event::Maintenance { minutes: 30 },
