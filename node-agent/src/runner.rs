@@ -7,13 +7,14 @@ use crate::hands::Hands;
 use crate::link::Heard;
 use crate::store::EventLog;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
+use tsugi_core::ids::JobId;
 use tsugi_core::module::{Check, ScriptName, When};
-use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 
 /// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
@@ -114,6 +115,8 @@ pub struct Runner {
     /// The record cannot be written: the module has left service.
     failure: Option<String>,
     is_ending: bool,
+    /// The order to serve that is under way, and since when.
+    serving: Option<(JobId, Instant)>,
 }
 
 impl Runner {
@@ -148,6 +151,7 @@ impl Runner {
             snapshot,
             failure: None,
             is_ending: false,
+            serving: None,
         };
         (runner, handle)
     }
@@ -200,6 +204,11 @@ impl Runner {
             Inbox::Input(input) => {
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
+                }
+                if let Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { .. })) = &input
+                    && let Some((_, since)) = self.serving.take_if(|(serving, _)| serving == job)
+                {
+                    self.report(Event::DataServed { millis: since.elapsed().as_millis() as u64 });
                 }
                 self.step(input).await;
             }
@@ -309,7 +318,12 @@ impl Runner {
                     let inbox = self.to_inbox.clone();
                     tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
                 }
-                Effect::Replica(job, order) => self.hands.replica(job, order).await,
+                Effect::Replica(job, order) => {
+                    if matches!(order, ReplicaOrder::Serve { .. }) {
+                        self.serving = Some((job, Instant::now()));
+                    }
+                    self.hands.replica(job, order).await;
+                }
                 Effect::Ask(job, request) => self.hands.ask(job, request),
                 Effect::Report(event) => self.report(event),
             }

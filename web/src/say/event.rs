@@ -144,6 +144,14 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             let file = script(lang, *name);
             Said::only(both!(lang, "{module} on {node}, {file}: {text}", "{node} の {module}、{file}：{text}"))
         }
+        Event::DataServed { millis } => {
+            let took = fmt::duration(lang, *millis);
+            Said::only(both!(
+                lang,
+                "{module} on {node}: the replicated directories are served from here ({took}).",
+                "{node} の {module}：複製ディレクトリーをこのノードから提供し始めました（{took}）。"
+            ))
+        }
         Event::VipRaised { addr } => {
             Said::only(both!(lang, "{node} holds the virtual IP address {addr}.", "{node} に仮想 IP アドレス {addr} を設定しました。"))
         }
