@@ -11,6 +11,7 @@
 //! | [`sql`] | the same against a real PostgreSQL |
 //! | [`check`] | the main job from set-up to verification, one line per step |
 //! | [`bench`] | figures as rows |
+//! | [`vips`] | who holds the virtual address, sampled in every host and asked for on the network |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
@@ -23,4 +24,5 @@ pub mod ledger;
 pub mod load;
 pub mod setup;
 pub mod sql;
+pub mod vips;
 pub mod world;
