@@ -4,6 +4,7 @@ use super::probe::{Interruption, Probe, unix_ms};
 use super::split::{self, Milestone};
 use crate::api::{PRIM, SECOND};
 use crate::check::{App, Pair};
+use crate::events;
 use crate::lab::{CLIENT, CONSOLE, Lab};
 use crate::setup::{CLUSTER, wait_for};
 use crate::vips::VipWatch;
@@ -152,7 +153,7 @@ impl Ours {
             Fault::AppKilled => matches!(r.event, Event::ScriptDone { script: tsugi_core::module::ScriptName::StartPrim, .. }),
             _ => matches!(r.event, Event::Entered { to, readiness: Readiness::Ready, .. } if to.is_serving()),
         };
-        let seen = || split::events(&self.pair.lab, node, since).ok()?.iter().any(is_served).then_some(());
+        let seen = || events::of(&self.pair.lab, node, since).ok()?.iter().any(is_served).then_some(());
         if let Err(error) = wait_for(&format!("{node} to serve"), TAKEOVER_BOUND, seen) {
             let now = self.pair.api.module(CLUSTER, &self.pair.module).map_or_else(|e| format!("{e:#}"), |v| v.line());
             self.pair.keep_logs();
@@ -163,8 +164,8 @@ impl Ours {
 
     fn parts(&self, fault: Fault, next: &str, gap: Interruption) -> Result<BTreeMap<String, f64>> {
         let (from, to) = (unix_ms(gap.from), unix_ms(gap.to));
-        let former_log = split::events(&self.pair.lab, self.primary, from)?;
-        let next_log = split::events(&self.pair.lab, next, from)?;
+        let former_log = events::of(&self.pair.lab, self.primary, from)?;
+        let next_log = events::of(&self.pair.lab, next, from)?;
         Ok(if fault.milestones().is_empty() { BTreeMap::new() } else { split::split(fault.milestones(), &former_log, &next_log, from, to) })
     }
 
@@ -207,7 +208,7 @@ impl Ours {
     pub fn role_changes(&self, since: Instant) -> Result<Vec<String>> {
         let mut changes = Vec::new();
         for host in ["n1", "n2"] {
-            for record in split::events(&self.pair.lab, host, unix_ms(since))? {
+            for record in events::of(&self.pair.lab, host, unix_ms(since))? {
                 if let Event::Entered { from, to, .. } = record.event
                     && from != to
                 {

@@ -1,7 +1,5 @@
 //! Where the time of a takeover goes: the nodes' own event logs laid beside what the client saw.
 
-use crate::lab::Lab;
-use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use tsugi_core::event::{Event, EventRecord};
 use tsugi_core::module::ScriptName;
@@ -76,21 +74,6 @@ pub const HANDOVER: &[Milestone] = &[
 /// The application alone is gone.
 pub const RESTART: &[Milestone] =
     &[("detection", Who::Next, missed), ("stop script", Who::Next, stopped), ("start script", Who::Next, started)];
-
-/// A node's event log, oldest first, from `since_unix_ms` on. Empty for a host that is off.
-pub fn events(lab: &Lab, host: &str, since_unix_ms: u64) -> Result<Vec<EventRecord>> {
-    let Ok(path) = lab.path_in(host, "/var/lib/tsugi/events.jsonl") else { return Ok(Vec::new()) };
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    // The last line may be in the middle of being written.
-    for line in text.lines().filter(|line| line.ends_with('}')) {
-        let record: EventRecord = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
-        if record.at_unix_ms >= since_unix_ms {
-            found.push(record);
-        }
-    }
-    Ok(found)
-}
 
 /// Milliseconds of each part between the last answer and the first one after it. A milestone that is not in the logs
 /// is left out, and its time counts for the next one.
