@@ -60,6 +60,7 @@ pub fn measure(lab: &str, wanted: &[&str], runs: usize, into: &mut PeerRuns) -> 
         if !wanted.contains(&row::POWER_OFF) && !(is_default && wanted.contains(&row::STOP)) {
             continue;
         }
+        super::peer::need(&["keepalived"])?;
         say(&format!("{}: two nodes are started", settings.name));
         let pair = PeerLab::start(lab, Keepalived(settings))?;
         let mut note = |kind: &'static str, run: &dyn Fn() -> Result<f64>| -> Result<()> {

@@ -95,6 +95,7 @@ group web vip app
 }
 
 fn start(lab: &str, settings: Settings) -> Result<PeerLab<Pacemaker>> {
+    super::peer::need(&["corosync", "pacemakerd", "crm", "cibadmin"])?;
     say(&format!("{}: two nodes are formed (about half a minute)", settings.name));
     let cluster = PeerLab::start(lab, Pacemaker(settings))?;
     crate::setup::wait_for("Pacemaker's two nodes", std::time::Duration::from_secs(120), || {

@@ -71,6 +71,15 @@ exit 0
     )
 }
 
+/// The peer's programs are on this machine, and so in every host.
+pub fn need(programs: &[&str]) -> Result<()> {
+    for program in programs {
+        let is_there = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
+        anyhow::ensure!(is_there, "{program} is not installed: `./dev bench failover` installs Debian's packages");
+    }
+    Ok(())
+}
+
 /// Writes a file inside a host.
 pub fn put(lab: &Lab, host: &str, path: &str, mode: &str, text: &str) -> Result<()> {
     let inside = lab.path_in(host, path)?;
