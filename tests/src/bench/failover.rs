@@ -29,6 +29,9 @@ const EXPLICIT: [(&str, &str); 2] = [
     ("timeout 750 ms, pulse 50 ms", "<heart profile=\"fast\" timeout=\"750ms\" pulse=\"50ms\"/>"),
 ];
 
+/// Faults whose interruption these times decide.
+const EXPLICIT_FAULTS: [Fault; 2] = [Fault::PowerOff, Fault::AgentKilled];
+
 /// Which parts, how often. Any part may be run by itself.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Choice {
@@ -75,7 +78,7 @@ pub fn run(choice: &Choice, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
             profile_rows(choice, &lab, profile, heart, &peers, put)?;
         }
     }
-    if Choice::has(&choice.settings, "explicit") && choice.faults().contains(&Fault::PowerOff) {
+    if Choice::has(&choice.settings, "explicit") {
         for (name, heart) in EXPLICIT {
             explicit_rows(choice, &lab, name, heart, &peers, put)?;
         }
@@ -86,16 +89,7 @@ pub fn run(choice: &Choice, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
 
 /// A peer that cannot run is left out, with the reason.
 fn peers(choice: &Choice, lab: &str) -> PeerRuns {
-    let mut wanted = Vec::new();
-    for fault in choice.faults() {
-        match fault {
-            Fault::PowerOff => wanted.push(row::POWER_OFF),
-            Fault::AppKilled => wanted.push(row::APP_KILLED),
-            Fault::Stop => wanted.push(row::STOP),
-            Fault::Swap => wanted.push(row::MOVE),
-            Fault::AgentKilled | Fault::Cut | Fault::SecondaryOff => {}
-        }
-    }
+    let wanted: Vec<&'static str> = choice.faults().into_iter().filter_map(kind_of).collect();
     let mut runs = PeerRuns::new();
     let times = choice.peer_times();
     type Measure = fn(&str, &[&str], usize, &mut PeerRuns) -> Result<()>;
@@ -208,9 +202,11 @@ fn explicit_rows(
     say(&format!("{name}: a pair is set up"));
     let mut ours = Ours::start(lab, heart)?;
     let none = BTreeMap::new();
-    let runs = takeovers(&mut ours, Fault::PowerOff, choice.times(), name)?;
-    let made = row_of(&format!("{}, {name}", Fault::PowerOff.words()), KNOWN_MAX, &runs);
-    put(made.beside(peers.get(row::POWER_OFF).unwrap_or(&none)))?;
+    for fault in choice.faults().into_iter().filter(|f| EXPLICIT_FAULTS.contains(f)) {
+        let runs = takeovers(&mut ours, fault, choice.times(), name)?;
+        let beside = kind_of(fault).and_then(|kind| peers.get(kind)).unwrap_or(&none);
+        put(row_of(&format!("{}, {name}", fault.words()), KNOWN_MAX, &runs).beside(beside))?;
+    }
     let minutes = if choice.quick { 1.0 } else { 10.0 };
     say(&format!("{name}: {minutes} minutes with {LOSS_PERCENT} % loss and half of every processor taken"));
     for network in Network::ALL {
