@@ -11,12 +11,25 @@ use anyhow::{Context, bail};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Unacknowledged bytes for this long break the connection: well below the time a node waits for its peer's promise.
+/// Unacknowledged bytes for this long break the connection, on a network without delay: see [`Link::patience`].
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Nothing is taken for lost for good before this many round trips: of these, frames of a network that loses every
+/// tenth get through ten times over. A network that is merely bad must not cost the session, because that costs a role.
+const ROUND_TRIPS_MIN: u32 = 20;
+/// … but not for longer than this.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+/// Round trips change, and with them the patience: looked at this often.
+const TUNE_EVERY: Duration = Duration::from_millis(500);
+/// Longest time until TCP sends a lost frame again (milliseconds). Its own rule doubles the time with each loss, which
+/// is for networks that are overloaded; this connection mostly carries one small operation at a time.
+const RESEND_MS_MAX: libc::c_int = 2000;
+/// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels refuse it, and `TCP_THIN_LINEAR_TIMEOUTS` has to do.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// A handshake is two round trips.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a receiver sleeps before it looks at silence and pings.
@@ -37,6 +50,7 @@ pub struct Link {
     session: u64,
     bytes: AtomicU64,
     heard_ns: AtomicU64,
+    tuned_ns: AtomicU64,
     broken: AtomicBool,
 }
 
@@ -75,6 +89,11 @@ impl Link {
         reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
         let alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1)).with_retries(3);
         reference.set_tcp_keepalive(&alive)?;
+        for (option, value) in [(libc::TCP_THIN_LINEAR_TIMEOUTS, 1), (TCP_RTO_MAX_MS, RESEND_MS_MAX)] {
+            if let Err(error) = set_tcp(&socket, option, value) {
+                tracing::debug!(option, %error, "the kernel does not take this option of TCP");
+            }
+        }
         tls.set_buffer_limit(None);
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).context("the TLS handshake failed")?;
@@ -94,6 +113,7 @@ impl Link {
             session,
             bytes: AtomicU64::new(0),
             heard_ns: AtomicU64::new(boottime_ns()),
+            tuned_ns: AtomicU64::new(0),
             broken: AtomicBool::new(false),
         }))
     }
@@ -128,6 +148,24 @@ impl Link {
         self.broken.store(true, Ordering::Release);
         // An error means it is closed already.
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// How long to wait for the peer where `least` would do on a network without delay.
+    pub fn patience(&self, least: Duration) -> Duration {
+        least.max((round_trip(&self.socket) * ROUND_TRIPS_MIN).min(PATIENCE_MAX))
+    }
+
+    /// Keeps TCP's own patience in step with the network.
+    fn tune(&self) {
+        let now = boottime_ns();
+        if now.saturating_sub(self.tuned_ns.load(Ordering::Relaxed)) < TUNE_EVERY.as_nanos() as u64 {
+            return;
+        }
+        self.tuned_ns.store(now, Ordering::Relaxed);
+        let patience = self.patience(TCP_USER_TIMEOUT);
+        if let Err(error) = socket2::SockRef::from(&self.socket).set_tcp_user_timeout(Some(patience)) {
+            tracing::debug!(%error, "TCP's time-out cannot be changed");
+        }
     }
 
     /// Sends a message that is no operation of the live stream; `lsn` is what it is about.
@@ -197,11 +235,30 @@ impl Link {
     /// Called when nothing came for a tick: asks the peer whether it is there, and fails after a long silence.
     pub fn check_silence(&self) -> anyhow::Result<()> {
         let silent = Duration::from_nanos(boottime_ns().saturating_sub(self.heard_ns.load(Ordering::Relaxed)));
-        if silent > SILENCE_MAX {
+        self.tune();
+        if silent > self.patience(SILENCE_MAX) {
             bail!("the peer said nothing for {} ms", silent.as_millis());
         }
         self.send(0, &Msg::Ping, &[]).context("the connection broke")
     }
+}
+
+fn set_tcp(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and length describe one integer, which outlives the call.
+    let rc = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size_of_val(&value) as libc::socklen_t)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The kernel's smoothed round-trip time; zero when it has none.
+fn round_trip(socket: &TcpStream) -> Duration {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `info`, which outlives the call.
+    let rc = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size) };
+    if rc == 0 { Duration::from_micros(u64::from(info.tcpi_rtt)) } else { Duration::ZERO }
 }
 
 impl Drop for Link {
@@ -290,6 +347,7 @@ impl Inbox {
         };
         self.link.bytes.fetch_add(got as u64, Ordering::Relaxed);
         self.link.heard_ns.store(boottime_ns(), Ordering::Relaxed);
+        self.link.tune();
         let link = self.link.clone();
         let mut tls = lock(&link.tls);
         let mut at = 0;

@@ -27,7 +27,7 @@ const DEADLINE_POLL: Duration = Duration::from_millis(5);
 /// How often the figures' age and stalls are looked at otherwise.
 const IDLE_POLL: Duration = Duration::from_millis(250);
 /// A peer whose oldest acknowledgement is overdue this long is stuck: its session is broken, so that the failover
-/// protocol decides about it. Nothing is acknowledged by that.
+/// protocol decides about it. Nothing is acknowledged by that. Longer on a network with great delay ([`Link::patience`]).
 pub const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// What an operation has to wait for.
@@ -404,15 +404,23 @@ impl Ship {
         let oldest = waits.since.values().next().map_or(Duration::ZERO, Instant::elapsed);
         if oldest > STALL_MAX && waits.need_peer && waits.session != 0 && self.deadline.open() {
             let session = waits.session;
-            waits.session = 0;
             drop(waits);
-            if let Phase::Live(link) = &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase
-                && link.session() == session
-            {
+            // Never the two locks at once.
+            let link = match &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase {
+                Phase::Live(link) => Some(link.clone()),
+                _ => None,
+            };
+            if let Some(link) = link.filter(|l| l.session() == session && oldest > l.patience(STALL_MAX)) {
                 tracing::warn!(age_ms = oldest.as_millis(), "the peer has not acknowledged for too long; the session is ended");
+                let mut waits = self.waits();
+                if waits.session == session {
+                    waits.session = 0;
+                }
+                drop(waits);
                 link.close();
+                return false;
             }
-            return false;
+            waits = self.waits();
         }
         self.release(waits);
         false
