@@ -217,6 +217,9 @@ fn explicit_rows(
     std::thread::sleep(Duration::from_secs_f64(minutes * 60.0));
     drop(load);
     let changes = ours.role_changes(begin)?;
+    if !changes.is_empty() {
+        ours.pair.keep_logs();
+    }
     for change in &changes {
         say(&format!("{name}: {change}"));
     }
