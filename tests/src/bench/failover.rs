@@ -216,12 +216,12 @@ fn explicit_rows(
     let begin = Instant::now();
     std::thread::sleep(Duration::from_secs_f64(minutes * 60.0));
     drop(load);
-    let changes = ours.role_changes(begin)?;
+    let changes = ours.changes(begin)?;
     if !changes.is_empty() {
         ours.pair.keep_logs();
     }
     for change in &changes {
-        say(&format!("{name}: {change}"));
+        say(&format!("{name}: after {:.1} s {} {} → {}", change.at, change.host, change.from.word(), change.to.word()));
     }
     say(&format!("{name}: longest time without an answer {:.2} s", ours.longest_since(begin)));
     ours.pair.lab.heal()?;

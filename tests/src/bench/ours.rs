@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tsugi_core::event::{Event, EventRecord};
-use tsugi_core::state::Readiness;
+use tsugi_core::state::{Readiness, State};
 
 /// Everything is as it was again after a fault within this time.
 const RECOVERY_BOUND: Duration = Duration::from_secs(180);
@@ -81,6 +81,30 @@ pub struct Run {
     pub seconds: f64,
     /// Milliseconds by part.
     pub parts: BTreeMap<String, f64>,
+}
+
+/// A node went from one state to another.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Seconds.
+    pub at: f64,
+    /// Node.
+    pub host: &'static str,
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+}
+
+impl Change {
+    /// The service moved to this node.
+    pub fn is_failover(&self) -> bool {
+        self.to == State::Alone && self.from != State::Prim
+    }
+    /// This node goes on without the other.
+    pub fn is_secondary_lost(&self) -> bool {
+        self.to == State::Alone && self.from == State::Prim
+    }
 }
 
 /// A pair under a client.
@@ -204,20 +228,15 @@ impl Ours {
         Ok(seconds)
     }
 
-    /// Times a node went from one state to another since a moment, with when and what.
-    pub fn role_changes(&self, since: Instant) -> Result<Vec<String>> {
-        let mut changes = Vec::new();
+    /// Changes of state since a moment.
+    pub fn changes(&self, since: Instant) -> Result<Vec<Change>> {
+        let (begin, mut changes) = (unix_ms(since), Vec::new());
         for host in ["n1", "n2"] {
-            for record in events::of(&self.pair.lab, host, unix_ms(since))? {
+            for record in events::of(&self.pair.lab, host, begin)? {
                 if let Event::Entered { from, to, .. } = record.event
                     && from != to
                 {
-                    changes.push(format!(
-                        "{:.1} s: {host} {} → {}",
-                        record.at_unix_ms.saturating_sub(unix_ms(since)) as f64 / 1000.0,
-                        from.word(),
-                        to.word()
-                    ));
+                    changes.push(Change { at: record.at_unix_ms.saturating_sub(begin) as f64 / 1000.0, host, from, to });
                 }
             }
         }
