@@ -225,10 +225,10 @@ fn explicit_rows(
     }
     say(&format!("{name}: longest time without an answer {:.2} s", ours.longest_since(begin)));
     ours.pair.lab.heal()?;
-    put(Row::plain(
-        &format!("false changes of role per hour, {name}, 1 % loss, load"),
-        "1/h",
-        vec![changes.len() as f64 * 60.0 / minutes],
-    ))?;
+    let an_hour = |count: usize| vec![count as f64 * 60.0 / minutes];
+    let moved = changes.iter().filter(|c| c.is_failover()).count();
+    put(Row::plain(&format!("false failovers, {name}, 1 % loss, load"), "1/h", an_hour(moved)))?;
+    let lost = changes.iter().filter(|c| c.is_secondary_lost()).count();
+    put(Row::plain(&format!("secondaries given up for nothing, {name}, same"), "1/h", an_hour(lost)))?;
     doubles(ours, name, put)
 }
