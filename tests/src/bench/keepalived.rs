@@ -57,7 +57,8 @@ impl Peer for Keepalived {
 pub fn measure(lab: &str, wanted: &[&str], runs: usize, into: &mut PeerRuns) -> Result<()> {
     for settings in [DEFAULT, FAST] {
         let is_default = settings.name == DEFAULT.name;
-        if !wanted.contains(&row::POWER_OFF) && !(is_default && wanted.contains(&row::STOP)) {
+        let is_wanted = wanted.contains(&row::POWER_OFF) || is_default && wanted.contains(&row::STOP);
+        if !is_wanted {
             continue;
         }
         super::peer::need(&["keepalived"])?;
