@@ -11,13 +11,14 @@ use crate::store::EventLog;
 use checks::Watching;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
+use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
-use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 
@@ -168,6 +169,8 @@ pub struct Runner {
     /// The record cannot be written: the module has left service.
     failure: Option<String>,
     is_ending: bool,
+    /// The order to serve that is under way, and since when.
+    serving: Option<(JobId, Instant)>,
 }
 
 impl Runner {
@@ -202,6 +205,7 @@ impl Runner {
             snapshot,
             failure: None,
             is_ending: false,
+            serving: None,
         };
         (runner, handle)
     }
@@ -254,6 +258,11 @@ impl Runner {
             Inbox::Input(input) => {
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
+                }
+                if let Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { .. })) = &input
+                    && let Some((_, since)) = self.serving.take_if(|(serving, _)| serving == job)
+                {
+                    self.report(Event::DataServed { millis: since.elapsed().as_millis() as u64 });
                 }
                 self.step(input).await;
             }
@@ -375,7 +384,12 @@ impl Runner {
                     let inbox = self.to_inbox.clone();
                     tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
                 }
-                Effect::Replica(job, order) => self.hands.replica(job, order).await,
+                Effect::Replica(job, order) => {
+                    if matches!(order, ReplicaOrder::Serve { .. }) {
+                        self.serving = Some((job, Instant::now()));
+                    }
+                    self.hands.replica(job, order).await;
+                }
                 Effect::Ask(job, request) => self.hands.ask(job, request),
                 Effect::Report(event) => self.report(event),
             }

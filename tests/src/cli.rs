@@ -125,6 +125,8 @@ enum Verb {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        failover: crate::bench::failover::Choice,
     },
     /// Set the main job up and keep it running until Ctrl-C.
     Demo {
@@ -225,8 +227,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 }
             }
         }
-        Verb::Bench { name, json } => {
-            if !crate::bench::run(&name, json)? {
+        Verb::Bench { name, json, failover } => {
+            if !crate::bench::run(&crate::bench::BenchPlan { name, json, failover })? {
                 return Ok(ExitCode::FAILURE);
             }
         }
