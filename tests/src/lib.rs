@@ -11,6 +11,7 @@
 //! | [`sql`] | the same against a real PostgreSQL |
 //! | [`check`] | the main job from set-up to verification, one line per step |
 //! | [`bench`] | figures as rows |
+//! | [`sim`] | the engine in virtual time under every fault, from a seed |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
@@ -22,5 +23,6 @@ pub mod lab;
 pub mod ledger;
 pub mod load;
 pub mod setup;
+pub mod sim;
 pub mod sql;
 pub mod world;
