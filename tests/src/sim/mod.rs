@@ -151,6 +151,7 @@ pub struct Module {
 pub enum Event {
     // For an agent; wait while it is stopped, are dropped when it is gone.
     Wake { m: usize, s: usize, life: u64 },
+    Renew { m: usize, s: usize, life: u64 },
     Continue { m: usize, s: usize, life: u64 },
     Inbox { m: usize, s: usize, life: u64, input: Box<Input> },
     Answer { m: usize, s: usize, life: u64, job: JobId, answer: Option<Box<ArbiterAnswer>> },
@@ -284,7 +285,10 @@ impl World {
 
     fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Wake { m, s, life } | Event::Continue { m, s, life } | Event::Inbox { m, s, life, .. } | Event::Answer { m, s, life, .. } => {
+            Event::Wake { m, s, life }
+            | Event::Renew { m, s, life }
+            | Event::Continue { m, s, life }
+            | Event::Inbox { m, s, life, .. } | Event::Answer { m, s, life, .. } => {
                 let h = self.modules[m].units[s].host;
                 if self.hosts[h].life != life {
                     return;
@@ -339,6 +343,7 @@ impl World {
                 self.modules[m].units[s].armed = u64::MAX;
                 self.pump(m, s);
             }
+            Event::Renew { m, s, .. } => self.renew_vip(m, s),
             Event::Continue { m, s, .. } => self.go_on(m, s),
             Event::Inbox { m, s, input, .. } => self.deliver(m, s, *input),
             Event::Answer { m, s, job, answer, .. } => self.arbiter_answered(m, s, job, answer.map(|a| *a)),

@@ -207,33 +207,45 @@ impl World {
         self.modules[m].units[s].config.timing.keep.as_secs().max(2) * S
     }
 
-    /// A stopped agent renews nothing; one that goes on does.
+    /// A stopped agent renews nothing; one that goes on does at its next tick, after what was due meanwhile.
     pub(super) fn vips_after(&mut self, h: usize, is_stopped: bool) {
         for (m, s) in self.units_of(h) {
             let lifetime = self.vip_lifetime(m, s);
-            let now = self.now;
-            let back = self.rng.range(0, 500 * MS);
+            let (now, life) = (self.now, self.hosts[h].life);
+            let time = self.rng.range(10 * MS, 500 * MS);
             let unit = &mut self.modules[m].units[s];
             if is_stopped && unit.is_vip_renewed() {
-                unit.vip_until = now + lifetime.saturating_sub(back);
+                unit.vip_until = now + lifetime.saturating_sub(time);
             } else if !is_stopped {
-                self.renew_vip(m, s);
+                self.after(time, Event::Renew { m, s, life });
             }
         }
     }
 
+    fn is_renewing(&self, m: usize, s: usize) -> bool {
+        let unit = &self.modules[m].units[s];
+        let is_entitled = |e: &Mirror| e.is_serving() && e.reason() != Some(&Reason::Frozen);
+        unit.is_vip_wanted && unit.engine.as_ref().is_some_and(is_entitled) && !unit.is_failed && !self.is_agent_stopped(unit.host)
+    }
+
     /// The runner's tick: an address that is wanted is kept, and comes back if it ran out.
-    fn renew_vip(&mut self, m: usize, s: usize) {
-        let is_stopped = self.is_agent_stopped(self.modules[m].units[s].host);
-        let lifetime = self.vip_lifetime(m, s);
-        let now = self.now;
-        let unit = &mut self.modules[m].units[s];
-        let Some(engine) = &unit.engine else { return };
-        let is_renewed = unit.is_vip_wanted && engine.is_serving() && engine.reason() != Some(&Reason::Frozen) && !unit.is_failed;
-        if is_renewed && !is_stopped {
+    pub(super) fn renew_vip(&mut self, m: usize, s: usize) {
+        let now = self.local(self.modules[m].units[s].host);
+        let unit = &self.modules[m].units[s];
+        if unit.pending.is_some() || !unit.inbox.is_empty() || unit.timers.values().any(|at| *at <= now) {
+            // The loop ticks when nothing else is to be done.
+            let life = self.hosts[unit.host].life;
+            self.after(10 * MS, Event::Renew { m, s, life });
+        } else if self.is_renewing(m, s) {
+            let unit = &mut self.modules[m].units[s];
             (unit.is_vip_up, unit.vip_until) = (true, u64::MAX);
-        } else if unit.is_vip_renewed() {
-            unit.vip_until = now + lifetime;
+        }
+    }
+
+    /// From here the kernel's lifetime runs.
+    fn stop_renewing(&mut self, m: usize, s: usize) {
+        if !self.is_renewing(m, s) && self.modules[m].units[s].is_vip_renewed() {
+            self.modules[m].units[s].vip_until = self.now + self.vip_lifetime(m, s);
         }
     }
 
@@ -321,7 +333,7 @@ impl World {
         }
         if before != after {
             self.note(m, 3 + after.1 as u64 * 16 + after.2 as u64, |w| format!("n{}: {}", w.modules[m].units[s].host + 1, w.describe_unit(m, s)));
-            self.renew_vip(m, s);
+            self.stop_renewing(m, s);
             self.changed(m, s, before.0, before.1);
         }
     }
@@ -353,7 +365,7 @@ impl World {
                 if result.is_ok() {
                     (unit.is_vip_up, unit.vip_until) = (plan == VipPlan::Raise, u64::MAX);
                 }
-                self.renew_vip(m, s);
+                self.stop_renewing(m, s);
                 self.modules[m].units[s].inbox.push_back(Input::Done(job, Outcome::Vip(result)));
             }
             Some(Pending::Spawn(job, order)) => {
@@ -394,9 +406,15 @@ impl World {
             Effect::Save(saved) => {
                 let (low, high) = self.hosts[h].flush;
                 let time = self.rng.range(low, high);
+                let vip_until = self.now + self.vip_lifetime(m, s);
                 let unit = &mut self.modules[m].units[s];
                 unit.record.begin(saved);
                 unit.pending = Some(Pending::Save);
+                if time > 500 * MS && unit.is_vip_renewed() {
+                    // The loop stands still, and nobody renews.
+                    unit.vip_until = vip_until;
+                    self.after(time, Event::Renew { m, s, life });
+                }
                 self.after(time, Event::Continue { m, s, life });
             }
             Effect::Send(status) => self.send_beat(m, s, Rc::new(*status)),
