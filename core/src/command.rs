@@ -23,6 +23,10 @@ pub enum Verb {
     PrimForce,
     /// Start as secondary. `full_sync`: give this copy up and take the source's whole.
     Second { full_sync: bool },
+    /// After a split brain: `keep`'s data goes on, the other node gives its copy up. Given to both nodes.
+    Resolve { keep: NodeName },
+    /// No automatic action for so many minutes; 0 ends it. Ends by itself, and with the agent.
+    Maintenance { minutes: u32 },
 }
 
 impl Verb {
@@ -37,6 +41,8 @@ impl Verb {
             Verb::Prim { .. } => "prim",
             Verb::PrimForce => "primforce",
             Verb::Second { .. } => "second",
+            Verb::Resolve { .. } => "resolve",
+            Verb::Maintenance { .. } => "maintenance",
         }
     }
     /// One of each, for tables of what is possible.
@@ -54,6 +60,11 @@ impl Verb {
     }
 }
 
+/// Longest maintenance: a day.
+pub const MAINTENANCE_MINUTES_MAX: u32 = 24 * 60;
+
+/// `by` of a stop after too many automatic actions.
+pub const BY_MAXLOOP: &str = "maxloop";
 /// `by` of the order an agent gives itself when its host shuts down: the module counts as running, so that it
 /// starts again at the next boot.
 pub const BY_SHUTDOWN: &str = "shutdown";
@@ -103,6 +114,12 @@ pub enum Refusal {
     NotConfigured,
     /// The module must be stopped first.
     MustBeStopped,
+    /// There is no split brain here.
+    NoSplitBrain,
+    /// The named node is not one of the module's.
+    NoSuchNode { node: NodeName },
+    /// Maintenance lasts 1 to [`MAINTENANCE_MINUTES_MAX`] minutes.
+    BadDuration { minutes: u32 },
     /// The node is not connected to the console (said by the console).
     NoContact,
 }

@@ -50,6 +50,14 @@ pub enum Event {
     Grown { epoch: Epoch },
     /// An operator's decision created or overrode the record.
     Forced { epoch: Epoch, by: String },
+    /// The record was written anew after the arbiter's store had been lost.
+    Reseeded { epoch: Epoch },
+    /// Maintenance began (`minutes` at most), or ended (0).
+    Maintenance { minutes: u32 },
+    /// The application does not start here; its data is brought to the other node, which takes the role.
+    Hosting { peer: NodeName },
+    /// Processes of the application cannot be ended.
+    Unkillable { detail: String },
     /// The arbiter does not answer.
     ArbiterLost,
     /// The arbiter answers again.
@@ -100,7 +108,8 @@ impl Event {
             Event::Frozen | Event::DataFailed { .. } | Event::LoopLimit { .. } | Event::VipFailed { .. } | Event::ClaimRejected { .. } => {
                 Level::Critical
             }
-            Event::Forced { .. } => Level::Warning,
+            Event::Forced { .. } | Event::Reseeded { .. } | Event::Maintenance { .. } | Event::Hosting { .. } => Level::Warning,
+            Event::Unkillable { .. } => Level::Critical,
             Event::ScriptDone { code: Some(0), .. } => Level::Info,
             Event::ScriptDone { .. } => Level::Warning,
             Event::Resource { health: Health::Down, .. } | Event::CheckAction { .. } => Level::Warning,

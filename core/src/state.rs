@@ -124,8 +124,22 @@ pub enum Reason {
     FailoverOff,
     /// This node's record cannot be read or written.
     RecordUnusable { detail: String },
-    /// A handed-over role was not taken in time; this node takes it back.
+    /// The role is being handed over.
     HandOver { to: NodeName },
+    /// Without an arbiter a node that starts waits for the other one, which may know better.
+    /// Remedy: start `peer`; or `prim` here (with `--accept-loss` if `peer` may have gone on alone).
+    WaitingForPeer { peer: NodeName },
+    /// `authority="manual"`: `peer` is gone and a person decides. Remedy: start `peer`; or `prim --accept-loss` here.
+    ManualTakeover { peer: NodeName },
+    /// `authority="ping"`: no reference address answers, so this node does not go on without its peer.
+    NoWitness,
+    /// `authority="fence"`: nothing confirms that `peer` is off. Retried by itself.
+    NotFenced { peer: NodeName },
+    /// Maintenance: no automatic action until it ends. Remedy: `maintenance off`.
+    Maintenance,
+    /// Processes of the application cannot be ended, so the role cannot be left. Retried by itself. Remedy: end
+    /// what `detail` names, or reset the node.
+    Unkillable { detail: String },
 }
 
 /// What one node reports of the peer.

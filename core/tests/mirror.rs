@@ -62,6 +62,7 @@ impl Node {
                         inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 }))
                     }
                     Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+                    Effect::Kill(job) => inputs.push(Input::Done(job, Outcome::Killed(Ok(())))),
                     Effect::Replica(job, order) => {
                         let answer = if (self.fails)(&order) {
                             ReplicaAnswer::Failed { detail: "EIO".into() }
@@ -203,6 +204,7 @@ fn the_death_of_the_data_process_ends_a_release() {
             match e {
                 Effect::Run(j, _) => inputs.push(Input::Done(*j, Outcome::Script { code: Some(0), millis: 0 })),
                 Effect::Vip(j, _) => inputs.push(Input::Done(*j, Outcome::Vip(Ok(())))),
+                Effect::Kill(j) => inputs.push(Input::Done(*j, Outcome::Killed(Ok(())))),
                 _ => {}
             }
         }

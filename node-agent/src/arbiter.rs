@@ -186,12 +186,12 @@ mod tests {
         let (url, connections) = https(pki.console_server(), |cn, path, body| {
             assert_eq!((cn.as_deref(), path.as_str()), (Some("n1"), "/arbiter/v1/db"));
             let request = serde_json::from_slice::<ArbiterRequest>(&body).unwrap();
-            assert_eq!(request, ArbiterRequest::Grow { expected: Epoch(6), with: NodeName::new("n2").unwrap() });
+            assert_eq!(request, ArbiterRequest::Grow { store: LifeId(9), expected: Epoch(6), with: NodeName::new("n2").unwrap() });
             answer()
         })
         .await;
         let client = client(&pki, &url);
-        let request = ArbiterRequest::Grow { expected: Epoch(6), with: NodeName::new("n2").unwrap() };
+        let request = ArbiterRequest::Grow { store: LifeId(9), expected: Epoch(6), with: NodeName::new("n2").unwrap() };
         for _ in 0..3 {
             assert_eq!(client.ask(&module(), &request).await.unwrap(), ArbiterAnswer { is_accepted: true, record: record() });
         }

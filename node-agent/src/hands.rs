@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
 use tsugi_core::module::{ModuleDef, ScriptName, User};
@@ -62,6 +62,8 @@ pub struct Hands {
     is_vip_wanted: bool,
     data: Option<DataProcess>,
     data_events: mpsc::Sender<DataEvent>,
+    /// Scripts that run, to be ended before their time.
+    cancels: BTreeMap<JobId, oneshot::Sender<()>>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
 }
@@ -105,6 +107,7 @@ impl Hands {
             is_vip_wanted: false,
             data: None,
             data_events,
+            cancels: BTreeMap::new(),
             deadline_ns: Some(0),
         };
         hands.open_link().await?;
@@ -174,7 +177,7 @@ impl Hands {
     }
 
     /// Starts a script; its end comes as `Done`.
-    pub fn run(&self, job: JobId, run: ScriptRun) {
+    pub fn run(&mut self, job: JobId, run: ScriptRun) {
         let inbox = self.inbox.clone();
         let Some(user) = &self.setting.def.user else {
             // Without `<user>` no script runs.
@@ -182,13 +185,42 @@ impl Hands {
         };
         let call = self.call(&run, user);
         let module = self.setting.module.clone();
+        self.cancels.retain(|_, cancel| !cancel.is_closed());
+        let (cancel, cancelled) = oneshot::channel::<()>();
+        self.cancels.insert(job, cancel);
         tokio::spawn(async move {
-            let end = script::run(call).await;
+            let cancelled = async {
+                if cancelled.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            let end = script::run_until(call, cancelled).await;
             if end.code != Some(0) {
                 tracing::warn!(module.name = %module, script = run.script.file(), code = ?end.code, last = %end.last_line, "script {} of module {module} failed: {}", run.script.file(), end.last_line);
             }
             let _ = inbox.send(Inbox::ScriptSaid { script: run.script, code: end.code, text: end.last_line }).await;
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Script { code: end.code, millis: end.millis }))).await;
+        });
+    }
+
+    /// Ends a script that another one replaces, with everything it started.
+    pub fn cancel(&mut self, job: JobId) {
+        // The receiver is gone when the script has ended by itself.
+        if let Some(cancel) = self.cancels.remove(&job) {
+            let _ = cancel.send(());
+        }
+    }
+
+    /// Ends what is left of the application; the answer is the proof.
+    pub fn kill_application(&self, job: JobId) {
+        let (inbox, module, node) = (self.inbox.clone(), self.setting.module.clone(), self.setting.node.clone());
+        tokio::spawn(async move {
+            let ended = script::kill_module(&module, &node).await;
+            let result = match ended.survivors.as_slice() {
+                [] => Ok(()),
+                pids => Err(format!("processes {pids:?} hang in the kernel")),
+            };
+            let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
     }
 

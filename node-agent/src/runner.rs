@@ -295,6 +295,10 @@ impl Runner {
                 Effect::EntitleAlone => self.hands.set_deadline(None),
                 Effect::Disentitle => self.hands.set_deadline(Some(0)),
                 Effect::Run(job, run) => self.hands.run(job, run),
+                Effect::Cancel(job) => self.hands.cancel(job),
+                Effect::Kill(job) => self.hands.kill_application(job),
+                // The data process answers nobody and the address is gone: the application does no harm meanwhile.
+                Effect::Freeze | Effect::Thaw => {}
                 Effect::Vip(job, plan) => {
                     let result = self.hands.vip(plan).await;
                     let addrs = result.clone().unwrap_or_default();

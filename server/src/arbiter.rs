@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn claim(expected: u64, history: u128) -> ArbiterRequest {
-        ArbiterRequest::Claim { expected: Epoch(expected), gen_id: Gen(history) }
+        ArbiterRequest::Claim { store: LifeId(0), expected: Epoch(expected), gen_id: Gen(history) }
     }
 
     #[tokio::test]
@@ -182,10 +182,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let arbiter = Arbiter::open(&dir.path().join("arbiter.db")).await.unwrap();
         let (c, m, n1, n2) = names();
-        let first =
-            arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(1), by: "root".into() }).await.unwrap();
+        let first = arbiter
+            .decide(
+                &c,
+                &m,
+                &n1,
+                &ArbiterRequest::Force { store: LifeId(0), floor: Epoch(0), expected: Epoch(0), gen_id: Gen(1), by: "root".into() },
+            )
+            .await
+            .unwrap();
         assert!(first.is_accepted);
-        let both = arbiter.decide(&c, &m, &n1, &ArbiterRequest::Grow { expected: Epoch(1), with: n2.clone() }).await.unwrap();
+        let both =
+            arbiter.decide(&c, &m, &n1, &ArbiterRequest::Grow { store: LifeId(0), expected: Epoch(1), with: n2.clone() }).await.unwrap();
         assert_eq!(both.record.in_sync, BTreeSet::from([n1.clone(), n2.clone()]));
         let mut tasks = tokio::task::JoinSet::new();
         for i in 0..40u128 {
@@ -208,8 +216,15 @@ mod tests {
         let file = dir.path().join("arbiter.db");
         let (c, m, n1, _) = names();
         let arbiter = Arbiter::open(&file).await.unwrap();
-        let answer =
-            arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(7), by: "root".into() }).await.unwrap();
+        let answer = arbiter
+            .decide(
+                &c,
+                &m,
+                &n1,
+                &ArbiterRequest::Force { store: LifeId(0), floor: Epoch(0), expected: Epoch(0), gen_id: Gen(7), by: "root".into() },
+            )
+            .await
+            .unwrap();
         let instance = arbiter.instance();
         // Not closed: as after a kill, the next life finds only what is in the files.
         std::mem::forget(arbiter);
@@ -227,7 +242,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let arbiter = Arbiter::open(&dir.path().join("arbiter.db")).await.unwrap();
         let (c, m, n1, n2) = names();
-        arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(1), by: "root".into() }).await.unwrap();
+        arbiter
+            .decide(
+                &c,
+                &m,
+                &n1,
+                &ArbiterRequest::Force { store: LifeId(0), floor: Epoch(0), expected: Epoch(0), gen_id: Gen(1), by: "root".into() },
+            )
+            .await
+            .unwrap();
         let answer = arbiter.decide(&c, &m, &n2, &claim(1, 2)).await.unwrap();
         assert!(!answer.is_accepted);
         assert_eq!(answer.record.owner, Some(n1));
@@ -238,7 +261,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let arbiter = Arbiter::open(&dir.path().join("arbiter.db")).await.unwrap();
         let (c, m, n1, _) = names();
-        arbiter.decide(&c, &m, &n1, &ArbiterRequest::Force { expected: Epoch(0), gen_id: Gen(1), by: "root".into() }).await.unwrap();
+        arbiter
+            .decide(
+                &c,
+                &m,
+                &n1,
+                &ArbiterRequest::Force { store: LifeId(0), floor: Epoch(0), expected: Epoch(0), gen_id: Gen(1), by: "root".into() },
+            )
+            .await
+            .unwrap();
         arbiter.forget(&c, &m, "root").await.unwrap();
         assert_eq!(arbiter.record(&c, &m).await.unwrap(), None);
     }

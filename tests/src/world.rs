@@ -388,7 +388,7 @@ impl World {
             Timer::Quarantine => self.nodes[node].boundary,
             // Beats go on for ever; only one that could change something is worth exploring.
             Timer::Beat => return self.net[node].is_none() && !self.is_cut && other.engine.is_some(),
-            Timer::LoopReset | Timer::Failback => return false,
+            Timer::LoopExpire(_) | Timer::Maintenance | Timer::Failback => return false,
             _ => return true,
         };
         let is_believed = other.engine.is_some() && other.timers.get(&Timer::PromiseHeld).is_some_and(|held| *held <= covered);
@@ -633,6 +633,8 @@ impl World {
             Effect::Disentitle => self.nodes[node].data.right = Right::No,
             Effect::Run(job, _) => inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 })),
             Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+            Effect::Kill(job) => inputs.push(Input::Done(job, Outcome::Killed(Ok(())))),
+            Effect::Cancel(_) | Effect::Freeze | Effect::Thaw => {}
             Effect::Replica(job, request) => {
                 if let Some(outcome) = self.carry_out(node, job, &request, inputs) {
                     inputs.push(Input::Done(job, outcome));
@@ -789,6 +791,7 @@ fn config(node: usize, mutant: Option<Mutant>) -> MirrorConfig {
         peer,
         timing: Timing::of(Profile::Normal),
         is_failover_on: true,
+        authority: tsugi_core::module::Authority::Arbiter,
         default_prim: DefaultPrim::Alone,
         maxloop: 3,
         loop_interval: std::time::Duration::ZERO,

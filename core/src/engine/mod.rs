@@ -16,7 +16,7 @@
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, LifeId, NodeName, Session};
-use crate::module::{Action, Async, DefaultPrim, ScriptName, Timing};
+use crate::module::{Action, Async, Authority, DefaultPrim, ScriptName, Timing};
 use crate::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 use crate::state::{Flag, Health};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
@@ -43,6 +43,8 @@ pub struct MirrorConfig {
     pub timing: Timing,
     /// `failover="on"`.
     pub is_failover_on: bool,
+    /// The third thing that lets a node go on without its peer.
+    pub authority: Authority,
     /// Who is primary once both run.
     pub default_prim: DefaultPrim,
     /// Automatic actions allowed per interval.
@@ -64,6 +66,7 @@ impl MirrorConfig {
             peer,
             timing: Timing::of(crate::module::Profile::Normal),
             is_failover_on: true,
+            authority: Authority::Arbiter,
             default_prim: DefaultPrim::Alone,
             maxloop: 3,
             loop_interval: Duration::from_secs(24 * 3600),
@@ -119,8 +122,13 @@ pub struct Saved {
     pub is_started: bool,
     /// Who stopped it.
     pub stopped_by: Option<String>,
-    /// Automatic actions in the current interval.
+    /// Automatic actions that happened less than `loop_interval` ago (after a restart: each counts from there).
     pub loop_count: u32,
+    /// This node had the role last, other than by handing it over on an administrator's order (`lastprim`).
+    pub wants_role: bool,
+    /// It took the role from the other node instead of keeping its own: where two serve without an arbiter, this one
+    /// leaves.
+    pub is_taken: bool,
 }
 
 /// One of our own beats, known to the link layer: stands for the instant before it was sent.
@@ -148,8 +156,12 @@ pub enum Timer {
     SwapBack,
     /// Try again after a failure of this node's own making.
     Backoff,
-    /// The interval of automatic actions is over.
-    LoopReset,
+    /// An automatic action is `loop_interval` old and counts no more.
+    LoopExpire(u32),
+    /// Try the step again that must succeed before the next one.
+    StepRetry,
+    /// Maintenance is over.
+    Maintenance,
     /// Give the role back to the configured default primary.
     Failback,
 }
@@ -225,6 +237,8 @@ pub enum Outcome {
     },
     /// Addresses are as ordered, or why not.
     Vip(Result<(), String>),
+    /// Nothing of the application runs any more, or what does.
+    Killed(Result<(), String>),
     /// The data process answered.
     Replica(ReplicaAnswer),
     /// The arbiter answered; absent = no answer, outcome unknown.
@@ -252,6 +266,14 @@ pub enum Effect {
     Disentitle,
     /// Start a script.
     Run(JobId, ScriptRun),
+    /// End a script and what it has started: another one takes its place. Its `Done` may be left out.
+    Cancel(JobId),
+    /// End every process of the application that is left; the answer is the proof.
+    Kill(JobId),
+    /// Stop the application's processes where they are. Best effort; the proof is that nothing is acknowledged.
+    Freeze,
+    /// Let them run again.
+    Thaw,
     /// Raise or drop the addresses.
     Vip(JobId, VipPlan),
     /// Order the data process.

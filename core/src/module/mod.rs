@@ -55,8 +55,22 @@ pub enum Authority {
     /// The arbiter's record (default).
     #[default]
     Arbiter,
+    /// The other node's power, cut and confirmed.
+    Fence,
     /// A person: no automatic failover.
     Manual,
+    /// Whoever still reaches a reference address goes on (`<splitbrain>`). Two may.
+    Ping,
+    /// Both go on.
+    None,
+}
+
+impl Authority {
+    /// Without a record outside of the two nodes: what one of them knows is in its own record only. A node that
+    /// starts therefore never claims by itself as long as the other one may know better.
+    pub fn is_own_record(self) -> bool {
+        self != Authority::Arbiter
+    }
 }
 
 /// Times of a mirror, all derived from profile or `heart timeout` (rule: `docs/PROTOCOL.md`, "Time").
@@ -280,6 +294,10 @@ pub enum ScriptName {
     StartSecond,
     /// Leaving it.
     StopSecond,
+    /// Entering SECOND or ALONE.
+    StartSec,
+    /// Leaving them for another state than the two.
+    StopSec,
     /// Module stop.
     Poststop,
     /// Each major state change.
@@ -297,6 +315,8 @@ impl ScriptName {
             ScriptName::StopBoth => "stop_both",
             ScriptName::StartSecond => "start_second",
             ScriptName::StopSecond => "stop_second",
+            ScriptName::StartSec => "start_sec",
+            ScriptName::StopSec => "stop_sec",
             ScriptName::Poststop => "poststop",
             ScriptName::Transition => "transition",
         }

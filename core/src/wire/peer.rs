@@ -74,6 +74,10 @@ pub struct Status {
     pub released: Option<Epoch>,
     /// All pre-checkers are up here.
     pub is_fit: bool,
+    /// `defaultprim="lastprim"`: the sender had the role before and takes it back.
+    pub wants_role: bool,
+    /// The sender took the role from the receiver (see [`crate::engine::Saved::is_taken`]).
+    pub is_taken: bool,
 }
 
 /// Ancestors carried in a beat; the full lineage (32) stays in the record.

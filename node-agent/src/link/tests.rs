@@ -33,6 +33,8 @@ fn status(epoch: u64) -> Status {
         is_promise: false,
         released: None,
         is_fit: true,
+        wants_role: false,
+        is_taken: false,
     }
 }
 

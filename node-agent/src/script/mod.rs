@@ -69,6 +69,11 @@ pub struct ScriptEnd {
 
 /// Runs a script to its end. If the future is dropped, the script goes on by itself.
 pub async fn run(call: ScriptCall) -> ScriptEnd {
+    run_until(call, std::future::pending()).await
+}
+
+/// The same; when `cancelled` comes, its whole tree is ended as if its time had run out.
+pub async fn run_until(call: ScriptCall, cancelled: impl Future<Output = ()>) -> ScriptEnd {
     let begin = Instant::now();
     let end = |code, last_line: String, timed_out, survivors| ScriptEnd {
         code,
@@ -93,19 +98,22 @@ pub async fn run(call: ScriptCall) -> ScriptEnd {
         }
     };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let finished = tokio::time::timeout(call.timeout, wait_measuring(&mut child, log_path.as_deref())).await;
+    let finished = tokio::select! {
+        finished = tokio::time::timeout(call.timeout, wait_measuring(&mut child, log_path.as_deref())) => finished.ok(),
+        () = cancelled => None,
+    };
     let (code, timed_out, survivors) = match (finished, pid) {
-        (Ok(Ok(status)), _) => (status.code(), false, Vec::new()),
-        (Ok(Err(error)), _) => {
+        (Some(Ok(status)), _) => (status.code(), false, Vec::new()),
+        (Some(Err(error)), _) => {
             tracing::error!(script = call.script.file(), %error, "the end of a script could not be observed");
             (None, false, Vec::new())
         }
-        (Err(_), Some(pid)) => {
+        (None, Some(pid)) => {
             let ended = end::end_script(pid, GRACE).await;
             let _ = tokio::time::timeout(COLLECT_BOUND, child.wait()).await;
             (None, true, ended.survivors)
         }
-        (Err(_), None) => (None, true, Vec::new()),
+        (None, None) => (None, true, Vec::new()),
     };
     let mut last_line = String::new();
     if let Some(path) = &log_path {

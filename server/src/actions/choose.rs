@@ -138,6 +138,9 @@ pub fn observe(verb: &Verb, before: Option<&Snapshot>, node: &NodeName, reports:
         Verb::StopStart => (serves || follows) && has_moved,
         Verb::Prim { .. } | Verb::PrimForce => serves,
         Verb::Second { .. } => follows,
+        Verb::Resolve { keep } if *keep == *node => serves,
+        Verb::Resolve { .. } => follows,
+        Verb::Maintenance { .. } => true,
         Verb::Swap => {
             let other_serves = reports
                 .iter()

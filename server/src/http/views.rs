@@ -167,7 +167,9 @@ const MEASURED_MAX: usize = 5;
 /// Expected interruption of an order: as measured the last times, else by the configured time-outs.
 pub async fn interruption(app: &App, verb: &Verb, state: &ModuleState) -> Result<Interruption> {
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => return Ok(Interruption::None),
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Maintenance { .. } => {
+            return Ok(Interruption::None);
+        }
         Verb::Stop => return Ok(Interruption::UntilStarted),
         Verb::Restart | Verb::Swap | Verb::StopStart => {}
     }

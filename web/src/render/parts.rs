@@ -71,7 +71,7 @@ pub(crate) fn verb_icon(verb: &Verb) -> &'static str {
     match verb {
         Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => "i-play",
         Verb::Stop => "i-stop",
-        Verb::Restart | Verb::StopStart => "i-restart",
+        Verb::Restart | Verb::StopStart | Verb::Resolve { .. } | Verb::Maintenance { .. } => "i-restart",
         Verb::Swap => "i-swap",
     }
 }

@@ -51,6 +51,31 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 on: why.on,
             }
         }
+        Event::Reseeded { epoch } => Said::only(both!(
+            lang,
+            "{node} wrote the arbiter's record of {module} anew (version {epoch}), because the arbiter's former store is gone.",
+            "アービターの以前の記録が失われたため、{node} が {module} の記録を書き直しました（版 {epoch}）。"
+        )),
+        Event::Maintenance { minutes: 0 } => Said::only(both!(
+            lang,
+            "Maintenance of {module} on {node} is over; automatic actions are on again.",
+            "{node} の {module} の保守モードが終わり、自動処理が有効に戻りました。"
+        )),
+        Event::Maintenance { minutes } => Said::only(both!(
+            lang,
+            "{module} on {node} is under maintenance for at most {minutes} min: no automatic restart or failover.",
+            "{node} の {module} は最長 {minutes} 分間の保守モードです。自動の再起動と切り替えは行いません。"
+        )),
+        Event::Hosting { peer } => Said::only(both!(
+            lang,
+            "{module} does not start on {node}; its data is brought to {peer}, which takes over.",
+            "{node} で {module} を起動できないため、データを {peer} に渡して引き継がせます。"
+        )),
+        Event::Unkillable { detail } => Said::only(both!(
+            lang,
+            "Processes of {module} on {node} cannot be ended: {detail}.",
+            "{node} で {module} のプロセスを終了できません：{detail}"
+        )),
         Event::PeerSeen { peer } => {
             Said::only(both!(lang, "{node} is in contact with {peer} again.", "{node} と {peer} の通信が戻りました。"))
         }

@@ -110,6 +110,9 @@ fn grade(verb: &Verb, node: Option<&NodeCell>) -> Grade {
     let is_current = node.and_then(NodeCell::now).is_some_and(|s| s.is_up_to_date);
     match verb {
         Verb::Start => Grade::Simple,
+        Verb::Maintenance { minutes: 0 } => Grade::Simple,
+        Verb::Maintenance { .. } => Grade::Impact,
+        Verb::Resolve { .. } => Grade::Danger,
         Verb::Stop | Verb::Restart | Verb::Swap | Verb::StopStart | Verb::Second { full_sync: false } => Grade::Impact,
         Verb::Prim { accept_loss: false } if is_current => Grade::Impact,
         Verb::Prim { .. } | Verb::PrimForce | Verb::Second { full_sync: true } => Grade::Danger,
@@ -149,6 +152,19 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
         (Verb::PrimForce, _) => {
             both!(lang, "Serve {module} from the incomplete data on {on}?", "{on} の不完全なデータで {module} を強制起動しますか？")
         }
+        (Verb::Resolve { keep }, _) => both!(
+            lang,
+            "Keep the data of {module} on {keep} and discard the other copy?",
+            "{module} は {keep} のデータを残し、もう一方のデータを破棄しますか？"
+        ),
+        (Verb::Maintenance { minutes: 0 }, _) => {
+            both!(lang, "End the maintenance of {module} on {on}?", "{on} の {module} の保守モードを終了しますか？")
+        }
+        (Verb::Maintenance { minutes }, _) => both!(
+            lang,
+            "Switch automatic actions of {module} on {on} off for {minutes} min?",
+            "{on} の {module} の自動処理を {minutes} 分間止めますか？"
+        ),
         (Verb::Second { .. }, _) => {
             both!(lang, "Force {module} to start as secondary on {on}?", "{on} の {module} をセカンダリとして強制起動しますか？")
         }
@@ -225,7 +241,7 @@ fn join(lang: Lang, a: &str, b: &str) -> String {
 fn interrupts(m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> bool {
     let serves = node.is_some_and(NodeCell::is_serving);
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => false,
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Maintenance { .. } => false,
         Verb::Swap => true,
         Verb::Stop if *target == Target::Module => m.serving().is_some(),
         Verb::Stop | Verb::Restart | Verb::StopStart => serves,

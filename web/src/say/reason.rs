@@ -310,6 +310,84 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "If {to} does not take it in time, {node} takes it back by itself.",
             "{to} が時間内に引き継がない場合は、{node} が自動で引き取ります。"
         )),
+        Reason::WaitingForPeer { peer } => Said::only(both!(
+            lang,
+            "{module} has no arbiter, so {node} cannot know whether {peer} went on without it.",
+            "{module} にはアービターがないため、{peer} が単独で動き続けていたかどうかを {node} は判断できません。"
+        ))
+        .then(both!(lang, "{node} starts by itself when {peer} is there.", "{peer} が起動すると、{node} も自動で起動します。"))
+        .remedy(both!(
+            lang,
+            "Start {peer}. Only if it is lost for good: force primary on {node} and accept that newer data on {peer} is discarded.",
+            "{peer} を起動してください。復旧できない場合に限り、{peer} の新しいデータを失うことを承知のうえで {node} をプライマリとして強制起動できます。"
+        ))
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
+        Reason::ManualTakeover { peer } => Said::only(both!(
+            lang,
+            "{peer} is gone, and for {module} a person decides who goes on (authority manual).",
+            "{peer} と通信できません。{module} の引き継ぎは管理者が判断する設定です（authority manual）。"
+        ))
+        .then(both!(lang, "{node} waits for your decision.", "{node} は判断を待っています。"))
+        .remedy(both!(
+            lang,
+            "Start {peer} again. If {peer} is certainly off: force primary on {node}.",
+            "{peer} を再び起動してください。{peer} が確実に停止している場合は、{node} をプライマリとして強制起動できます。"
+        ))
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
+        Reason::NoWitness => Said::only(both!(
+            lang,
+            "{node} reaches none of the reference addresses of {module}, so it does not go on without the other node.",
+            "{node} から {module} の確認用アドレスのどれにも届かないため、単独では動作を続けません。"
+        ))
+        .then(both!(
+            lang,
+            "It goes on by itself when an address answers or the other node is back.",
+            "アドレスの応答かもう一方のノードが戻れば、自動で続行します。"
+        ))
+        .remedy(both!(
+            lang,
+            "Check the network of {node} and the addresses in the splitbrain checker.",
+            "{node} のネットワークと、splitbrain チェッカーのアドレスを確認してください。"
+        )),
+        Reason::NotFenced { peer } => Said::only(both!(
+            lang,
+            "Nothing confirms that {peer} is powered off, so {node} does not take {module}.",
+            "{peer} の電源断を確認できないため、{node} は {module} を引き継ぎません。"
+        ))
+        .then(both!(lang, "{node} tries again by itself.", "{node} は自動で再試行します。"))
+        .remedy(both!(
+            lang,
+            "Check the fencing device. If {peer} is certainly off: stop {module} on {node} and force primary there.",
+            "フェンシング装置を確認してください。{peer} が確実に停止している場合は、{node} の {module} を停止してからプライマリとして強制起動できます。"
+        ))
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
+        Reason::Maintenance => Said::only(both!(
+            lang,
+            "{module} on {node} is under maintenance: it takes no action by itself.",
+            "{node} の {module} は保守モードのため、自動処理を行いません。"
+        ))
+        .then(both!(
+            lang,
+            "It acts again by itself when the maintenance time is over.",
+            "保守時間が過ぎると自動処理に戻ります。"
+        ))
+        .remedy(both!(lang, "To let it act now, end the maintenance.", "すぐに戻すには、保守モードを終了してください。"))
+        .command_on(node, command_line(&Verb::Maintenance { minutes: 0 }, module)),
+        Reason::Unkillable { detail } => Said::only(both!(
+            lang,
+            "Processes of {module} on {node} cannot be ended: {detail}.",
+            "{node} で {module} のプロセスを終了できません：{detail}"
+        ))
+        .then(both!(
+            lang,
+            "{node} keeps trying and does not give the role away before they are gone.",
+            "{node} は終了を試み続け、プロセスがなくなるまで役割を渡しません。"
+        ))
+        .remedy(both!(
+            lang,
+            "End these processes. If they hang in the kernel, only a restart of {node} helps.",
+            "該当するプロセスを終了してください。カーネル内で止まっている場合は {node} の再起動が必要です。"
+        )),
     }
 }
 
@@ -340,6 +418,12 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
         Reason::DataUnusable { .. } => Text { en: "data unusable", ja: "データ使用不可" },
         Reason::VipFailed { .. } => Text { en: "virtual IP not set", ja: "仮想 IP 設定不可" },
         Reason::FailoverOff => Text { en: "failover off", ja: "自動切替 無効" },
+        Reason::WaitingForPeer { peer } => return Some(both!(lang, "waits for {peer}", "{peer} を待機中")),
+        Reason::ManualTakeover { .. } => Text { en: "your decision", ja: "管理者の判断待ち" },
+        Reason::NoWitness => Text { en: "no witness", ja: "確認用アドレス応答なし" },
+        Reason::NotFenced { peer } => return Some(both!(lang, "{peer} not fenced", "{peer} の停止 未確認")),
+        Reason::Maintenance => Text { en: "maintenance", ja: "保守モード" },
+        Reason::Unkillable { .. } => Text { en: "processes hang", ja: "プロセス終了不可" },
         Reason::RecordUnusable { .. } => Text { en: "state record unusable", ja: "状態記録 使用不可" },
     };
     Some(text.in_(lang).to_owned())

@@ -170,6 +170,31 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
             s.start_application(on);
             give_up_steps(&mut s, other, true);
         }
+        Verb::Resolve { keep } => {
+            let text = both!(lang, "The data on {keep} goes on", "{keep} のデータを残す");
+            s.push(StepMark::Good, text);
+            for c in m.cells.iter().filter(|c| c.node != *keep) {
+                let node = &c.node;
+                let text = both!(
+                    lang,
+                    "The copy on {node} is given up and written over from {keep}",
+                    "{node} のデータは破棄し、{keep} のデータで上書き"
+                );
+                s.push(StepMark::Warn, text);
+            }
+        }
+        Verb::Maintenance { minutes: 0 } => {
+            let text = both!(lang, "Automatic restart and failover are on again", "自動の再起動と切り替えが有効に戻る");
+            s.push(StepMark::Good, text);
+        }
+        Verb::Maintenance { minutes } => {
+            let text = both!(
+                lang,
+                "For {minutes} min {on} neither restarts nor takes over by itself; it never serves without the right to",
+                "{minutes} 分間、{on} は自動の再起動も引き継ぎも行わない（権利のない動作は引き続き防止）"
+            );
+            s.push(StepMark::Warn, text);
+        }
         Verb::Second { full_sync } => {
             if let Some(from) = other {
                 let from = &from.node;

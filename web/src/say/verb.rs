@@ -25,6 +25,9 @@ pub fn verb_name(lang: Lang, verb: &Verb) -> &'static str {
         Verb::Second { full_sync: true } => {
             Text { en: "Force secondary, full copy", ja: "セカンダリとして強制起動（全体コピー）" }
         }
+        Verb::Resolve { .. } => Text { en: "Resolve split brain", ja: "スプリットブレインの解決" },
+        Verb::Maintenance { minutes: 0 } => Text { en: "End maintenance", ja: "保守モードの終了" },
+        Verb::Maintenance { .. } => Text { en: "Maintenance", ja: "保守モード" },
     };
     text.in_(lang)
 }
@@ -40,9 +43,12 @@ pub fn verb_done(lang: Lang, verb: &Verb) -> String {
 /// The order as an exact command line, to be run on the node it concerns.
 pub fn command_line(verb: &Verb, module: &ModuleName) -> String {
     let option = match verb {
-        Verb::Prim { accept_loss: true } => " --accept-loss",
-        Verb::Second { full_sync: true } => " --full-sync",
-        _ => "",
+        Verb::Prim { accept_loss: true } => " --accept-loss".to_owned(),
+        Verb::Second { full_sync: true } => " --full-sync".to_owned(),
+        Verb::Resolve { keep } => format!(" --keep {keep}"),
+        Verb::Maintenance { minutes: 0 } => " off".to_owned(),
+        Verb::Maintenance { minutes } => format!(" on --minutes {minutes}"),
+        _ => String::new(),
     };
     format!("tsugi {} {module}{option}", verb.word())
 }
@@ -123,6 +129,23 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             "この操作の前に、{node} の {module} を停止してください。"
         ))
         .command_on(node, command_line(&Verb::Stop, module)),
+        Refusal::NoSplitBrain => Said::only(both!(
+            lang,
+            "There is no split brain of {module} to resolve on {node}.",
+            "{node} の {module} には、解決すべきスプリットブレインがありません。"
+        )),
+        Refusal::NoSuchNode { node: named } => Said::only(both!(
+            lang,
+            "{named} is not a node of {module}.",
+            "{named} は {module} のノードではありません。"
+        ))
+        .remedy(both!(lang, "Name one of the two nodes of {module}.", "{module} の 2 台のノードのどちらかを指定してください。")),
+        Refusal::BadDuration { minutes } => Said::only(both!(
+            lang,
+            "{minutes} min is too long for a maintenance.",
+            "保守モードに {minutes} 分は長すぎます。"
+        ))
+        .remedy(both!(lang, "Give 1 to 1440 minutes (a day).", "1～1440 分（1 日）で指定してください。")),
         Refusal::NoContact => Said::only(both!(
             lang,
             "The console has no contact with {node}, so the order cannot be delivered.",

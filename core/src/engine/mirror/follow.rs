@@ -5,7 +5,7 @@ use super::{Mirror, Phase};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Session;
-use crate::module::Async;
+use crate::module::{Async, Authority};
 use crate::replica::ReplicaOrder;
 use crate::state::{Flag, Readiness, Reason, State};
 use crate::wire::peer::Status;
@@ -93,7 +93,13 @@ impl Mirror {
         let is_primary_gone = peer.as_ref().is_none_or(|p| !p.is_serving);
         let may_claim = !self.is_bound || self.is_mutant_no_promise();
         if self.is_level && is_primary_gone && may_claim {
+            if self.is_maintained {
+                return self.enter(State::Second, Readiness::NotReady, Some(Reason::Maintenance), out);
+            }
             return self.take_over(out);
+        }
+        if self.reason == Some(Reason::Maintenance) && !self.is_planning() {
+            self.enter(State::Second, Readiness::Ready, None, out);
         }
         if !self.is_level && (self.is_session_lost || is_primary_gone) {
             self.unfollow(Reason::HalfSynced, out);
@@ -137,9 +143,12 @@ impl Mirror {
 
     /// The primary is gone and the promise is over: close the session, then claim.
     fn take_over(&mut self, out: &mut Vec<Effect>) {
-        if !self.cfg.is_failover_on && self.peer.as_ref().is_none_or(|p| p.released.is_none()) {
+        let is_given = self.peer.as_ref().is_some_and(|p| p.released.is_some() && p.released == Some(p.epoch));
+        let is_manual = self.cfg.authority == Authority::Manual;
+        if !is_given && (!self.cfg.is_failover_on || is_manual) {
             let steps = self.steps_unfollow("stopwait", State::Wait);
-            return self.leave(steps, "stopwait", Goal::Blocked { reason: Reason::FailoverOff, is_retried: false }, out);
+            let reason = if is_manual { Reason::ManualTakeover { peer: self.cfg.peer.clone() } } else { Reason::FailoverOff };
+            return self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
         }
         self.enter(State::Second, Readiness::Transient, Some(Reason::Starting), out);
         let stop_second = self.script_stop_second();

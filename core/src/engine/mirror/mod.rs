@@ -17,6 +17,7 @@ mod view;
 mod wait;
 
 use super::{Effect, Input, MirrorConfig, Outcome, Saved, Ticket, Timer};
+use crate::command::BY_MAXLOOP;
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, Session};
 use crate::replica::ReplicaNote;
@@ -24,7 +25,7 @@ use crate::state::{ArbiterView, Flag, Health, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterRequest, Record};
 use crate::wire::peer::Status;
 use plan::{Goal, Step};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How a resource stands and what its checker does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,8 @@ struct Resource {
     detail: String,
     action: crate::module::Action,
     is_pre: bool,
+    /// Its action has begun since it went down.
+    is_acted: bool,
 }
 
 /// What a node is about, apart from the state it shows.
@@ -52,11 +55,13 @@ enum Phase {
     Leaving,
 }
 
-/// An arbiter request under way.
+/// What keeps the next arbiter request back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Asking {
-    job: JobId,
-    request: ArbiterRequest,
+enum Asking {
+    /// A request is under way.
+    Out { job: JobId, request: ArbiterRequest },
+    /// The retry timer runs.
+    Later,
 }
 
 /// An operator's decision to start as primary whatever the record says.
@@ -97,7 +102,14 @@ pub struct Mirror {
     /// Our promise to the peer may still bind us.
     is_bound: bool,
     is_quarantined: bool,
+    /// No answer from the peer in time: nothing is acknowledged, the address is gone.
     is_frozen: bool,
+    /// The application's processes are stopped where they are.
+    is_app_frozen: bool,
+    /// Maintenance: no automatic action.
+    is_maintained: bool,
+    /// The application does not start here: its data is brought to the peer, without it.
+    hosting: Option<Reason>,
 
     /// Serving: session offered to the peer.
     offer: Option<Session>,
@@ -119,7 +131,11 @@ pub struct Mirror {
     is_offer_paused: bool,
     /// `start_both` has run and `stop_both` has not.
     is_both_up: bool,
+    /// `start_sec` has run and `stop_sec` has not.
+    is_sec_up: bool,
     resources: BTreeMap<String, Resource>,
+    /// Numbers of the running [`Timer::LoopExpire`]; as many as actions count.
+    loop_slots: BTreeSet<u32>,
     last_sent: Option<Box<Status>>,
 }
 
@@ -127,6 +143,7 @@ impl Mirror {
     /// An engine with the record as found on disk. `entropy` is random and new in each life.
     pub fn new(cfg: MirrorConfig, saved: Saved, entropy: u128) -> Mirror {
         let reason = match (&saved.stopped_by, saved.is_started, saved.epoch) {
+            (Some(by), _, _) if by == BY_MAXLOOP => Reason::LoopLimit { count: cfg.maxloop },
             (Some(by), _, _) => Reason::StoppedBy { by: by.clone() },
             (None, false, Epoch(0)) => Reason::NeverStarted,
             _ => Reason::StoppedBy { by: "agent".into() },
@@ -151,6 +168,9 @@ impl Mirror {
             is_bound: false,
             is_quarantined: false,
             is_frozen: false,
+            is_app_frozen: false,
+            is_maintained: false,
+            hosting: None,
             offer: None,
             requires: None,
             is_session_lost: false,
@@ -162,7 +182,9 @@ impl Mirror {
             is_waiting_for_handover: false,
             is_offer_paused: false,
             is_both_up: false,
+            is_sec_up: false,
             resources: BTreeMap::new(),
+            loop_slots: BTreeSet::new(),
             last_sent: None,
         }
     }
@@ -175,7 +197,7 @@ impl Mirror {
             Input::Heard { status, answers } => self.on_heard(status, answers, out),
             Input::Timer(timer) => self.on_timer(timer, out),
             Input::Health { name, health, detail, action, is_pre } => {
-                self.on_health(name, Resource { health, detail, action, is_pre }, out);
+                self.on_health(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
             }
             Input::Replica(note) => self.on_note(note, out),
             Input::Done(job, outcome) => self.on_done(job, outcome, out),
@@ -197,8 +219,10 @@ impl Mirror {
             self.is_quarantined = true;
             out.push(Effect::SetTimer(Timer::Quarantine, self.cfg.timing.keep));
         }
-        if self.saved.loop_count > 0 && !self.cfg.loop_interval.is_zero() {
-            out.push(Effect::SetTimer(Timer::LoopReset, self.cfg.loop_interval));
+        // How old they are is not known after a restart: each counts for a whole interval again.
+        if !self.cfg.loop_interval.is_zero() {
+            self.loop_slots = (1..=self.saved.loop_count).collect();
+            out.extend(self.loop_slots.iter().map(|slot| Effect::SetTimer(Timer::LoopExpire(*slot), self.cfg.loop_interval)));
         }
         out.push(Effect::SetTimer(Timer::Beat, self.cfg.timing.beat));
     }
@@ -217,17 +241,20 @@ impl Mirror {
             Timer::Quarantine => self.is_quarantined = false,
             Timer::ArbiterRetry => self.on_arbiter_retry(out),
             Timer::FreezeMax => self.on_frozen_too_long(out),
-            Timer::SwapBack => self.is_waiting_for_handover = false,
+            Timer::SwapBack => self.on_swap_back(out),
             Timer::Backoff => {
                 self.is_offer_paused = false;
                 if matches!(self.blocked, Some((_, true))) {
                     self.blocked = None;
                 }
             }
-            Timer::LoopReset => {
-                self.saved.loop_count = 0;
+            Timer::LoopExpire(slot) => {
+                self.loop_slots.remove(&slot);
+                self.saved.loop_count = self.loop_slots.len() as u32;
                 self.save(out);
             }
+            Timer::StepRetry => self.on_step_retry(out),
+            Timer::Maintenance => self.end_maintenance(out),
             Timer::Failback => self.on_failback(out),
         }
     }
@@ -272,9 +299,12 @@ impl Mirror {
     }
 
     fn on_done(&mut self, job: JobId, outcome: Outcome, out: &mut Vec<Effect>) {
-        if self.asking.as_ref().is_some_and(|a| a.job == job) {
+        if let Some(Asking::Out { job: asked, request }) = &self.asking
+            && *asked == job
+        {
+            let request = request.clone();
             if let Outcome::Arbiter(answer) = outcome {
-                self.on_arbiter(answer, out);
+                self.on_arbiter(request, answer, out);
             }
             return;
         }
@@ -298,6 +328,7 @@ impl Mirror {
             Phase::Following => self.watch(out),
             Phase::Leaving => self.tend(out),
         }
+        self.act_on_health(out);
     }
 
     /// The one door through which the visible state changes.
@@ -350,6 +381,16 @@ impl Mirror {
             self.saved.lineage.truncate(super::LINEAGE_MAX);
         }
         self.saved.gen_id = gen_id;
+    }
+
+    /// Nothing in the peer's copy is unknown to the history of this one.
+    fn is_ancestor_of(&self, peer: &Status) -> bool {
+        let theirs = peer.gen_id;
+        peer.flag == Flag::Unknown
+            || theirs == Gen(0)
+            || theirs == self.saved.gen_id
+            || self.saved.lineage.contains(&theirs)
+            || peer.lineage.contains(&self.saved.gen_id)
     }
 
     fn is_me_in(&self, record: &Record) -> bool {

@@ -2,12 +2,13 @@
 
 use super::plan::Goal;
 use super::{Force, Mirror, Phase, Resource};
-use crate::command::{Command, Refusal, Verb};
+use crate::command::{BY_MAXLOOP, Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Epoch;
 use crate::module::Action;
 use crate::state::{Flag, Health, Readiness, Reason, State};
+use std::time::Duration;
 
 impl Mirror {
     /// Why `verb` would be refused now; `None` = it would be carried out.
@@ -40,10 +41,18 @@ impl Mirror {
             Verb::Prim { accept_loss: true } => None,
             Verb::Prim { accept_loss: false } => {
                 let is_first = self.saved.epoch == Epoch(0) && peer.is_none_or(|p| p.flag == Flag::Unknown);
-                let is_newest = self.is_flag_good() && self.saved.in_sync.contains(&self.cfg.me);
+                // Its own record tells of the other node only as long as that one says nothing newer.
+                let is_known_alone = !self.cfg.authority.is_own_record()
+                    || self.is_alone_in_record()
+                    || peer
+                        .is_some_and(|p| (p.epoch, p.is_owner) <= (self.saved.epoch, self.saved.is_owner) || p.released == Some(p.epoch));
+                let is_newest = self.is_flag_good() && self.saved.in_sync.contains(&self.cfg.me) && is_known_alone;
                 (!is_first && !is_newest).then_some(Refusal::NeedsAcceptLoss)
             }
             Verb::Second { .. } => (!is_peer_serving).then_some(Refusal::PeerDoesNotServe),
+            Verb::Resolve { keep } if *keep != self.cfg.me && *keep != self.cfg.peer => Some(Refusal::NoSuchNode { node: keep.clone() }),
+            Verb::Resolve { .. } => (!self.is_split()).then_some(Refusal::NoSplitBrain),
+            Verb::Maintenance { minutes } => (*minutes > MAINTENANCE_MINUTES_MAX).then_some(Refusal::BadDuration { minutes: *minutes }),
         }
     }
 
@@ -55,7 +64,7 @@ impl Mirror {
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
         // A person's order starts the count of automatic actions afresh.
-        self.saved.loop_count = 0;
+        self.forget_loops(out);
         match verb {
             Verb::Start => self.start(out),
             Verb::Stop => self.stop(by, out),
@@ -78,6 +87,52 @@ impl Mirror {
                 }
                 self.start(out);
             }
+            Verb::Resolve { keep } => self.resolve(keep == self.cfg.me, by, out),
+            Verb::Maintenance { minutes } => self.maintain(minutes, out),
+        }
+    }
+
+    /// Two histories that exclude one another: this node waits because of it, or serves beside one that does.
+    fn is_split(&self) -> bool {
+        let is_waiting = matches!(self.reason, Some(Reason::SplitBrain { .. }));
+        is_waiting || self.is_serving() && self.peer.as_deref().is_some_and(|p| self.is_contact && !self.is_ancestor_of(p))
+    }
+
+    /// A person has decided whose data goes on. The other copy is given up here and only here.
+    fn resolve(&mut self, is_kept: bool, by: String, out: &mut Vec<Effect>) {
+        match (is_kept, self.phase) {
+            (true, Phase::Serving | Phase::Leaving) => {}
+            (true, _) => {
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: false });
+                self.start(out);
+            }
+            (false, Phase::Serving | Phase::Leaving | Phase::Following) => {
+                self.saved.flag = Flag::Unknown;
+                self.save(out);
+                let steps = self.steps_abandon("stopwait");
+                self.leave(steps, "stopwait", Goal::Idle, out);
+            }
+            (false, _) => {
+                self.saved.flag = Flag::Unknown;
+                self.save(out);
+                self.start(out);
+            }
+        }
+    }
+
+    fn maintain(&mut self, minutes: u32, out: &mut Vec<Effect>) {
+        if minutes == 0 {
+            return self.end_maintenance(out);
+        }
+        self.is_maintained = true;
+        out.push(Effect::Report(Event::Maintenance { minutes }));
+        out.push(Effect::SetTimer(Timer::Maintenance, Duration::from_secs(u64::from(minutes) * 60)));
+    }
+
+    pub(super) fn end_maintenance(&mut self, out: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.is_maintained) {
+            out.push(Effect::StopTimer(Timer::Maintenance));
+            out.push(Effect::Report(Event::Maintenance { minutes: 0 }));
         }
     }
 
@@ -156,26 +211,30 @@ impl Mirror {
             let (health, detail) = (resource.health, resource.detail.clone());
             out.push(Effect::Report(Event::Resource { name: name.clone(), health, detail }));
         }
-        let is_news = resource.health == Health::Down && before != Some(Health::Down);
-        self.resources.insert(name.clone(), resource.clone());
-        if is_news {
-            self.act_on(name, resource, out);
-        }
+        let is_acted = before == Some(Health::Down) && self.resources.get(&name).is_some_and(|r| r.is_acted);
+        self.resources.insert(name, Resource { is_acted, ..resource });
     }
 
-    /// What a checker does when its resource goes down.
-    fn act_on(&mut self, name: String, resource: Resource, out: &mut Vec<Effect>) {
-        let is_steady = self.readiness == Readiness::Ready && !self.is_planning();
-        let is_active = matches!(self.phase, Phase::Serving | Phase::Following);
-        if resource.action == Action::NoAction || !is_active || !is_steady && !resource.is_pre {
+    /// Level-triggered: a resource that is down and has not been acted upon.
+    pub(super) fn act_on_health(&mut self, out: &mut Vec<Effect>) {
+        if !matches!(self.phase, Phase::Serving | Phase::Following) || self.is_maintained {
             return;
         }
+        let is_steady = self.readiness == Readiness::Ready && !self.is_planning();
+        let is_due = |r: &Resource| r.health == Health::Down && !r.is_acted && r.action != Action::NoAction && (is_steady || r.is_pre);
+        let Some((name, resource)) = self.resources.iter_mut().find(|(_, r)| is_due(r)) else { return };
+        resource.is_acted = true;
+        let (name, resource) = (name.clone(), resource.clone());
+        // A role is not left for a node that would not do better.
+        let is_peer_worse = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_started && !p.is_fit);
+        let is_moving = matches!(resource.action, Action::StopStart | Action::Stop) && self.phase == Phase::Serving;
+        let action = if is_moving && is_peer_worse { Action::Restart } else { resource.action };
         if !self.count_loop(out) {
             return;
         }
-        out.push(Effect::Report(Event::CheckAction { resource: name.clone(), action: resource.action }));
+        out.push(Effect::Report(Event::CheckAction { resource: name.clone(), action }));
         let reason = Reason::CheckFailed { resource: name, detail: resource.detail };
-        match resource.action {
+        match action {
             Action::NoAction => {}
             Action::Restart if self.phase == Phase::Serving => self.restart(out),
             Action::Restart | Action::StopStart => self.stop_start(out),
@@ -196,17 +255,22 @@ impl Mirror {
         if self.cfg.loop_interval.is_zero() {
             return true;
         }
-        if self.saved.loop_count == 0 {
-            out.push(Effect::SetTimer(Timer::LoopReset, self.cfg.loop_interval));
-        }
-        self.saved.loop_count += 1;
+        let slot = (1..).find(|slot| !self.loop_slots.contains(slot)).unwrap_or(1);
+        self.loop_slots.insert(slot);
+        self.saved.loop_count = self.loop_slots.len() as u32;
+        out.push(Effect::SetTimer(Timer::LoopExpire(slot), self.cfg.loop_interval));
         self.save(out);
         if self.saved.loop_count <= self.cfg.maxloop {
             return true;
         }
         out.push(Effect::Report(Event::LoopLimit { count: self.cfg.maxloop }));
-        self.stop("maxloop".into(), out);
+        self.stop(BY_MAXLOOP.into(), out);
         false
+    }
+
+    fn forget_loops(&mut self, out: &mut Vec<Effect>) {
+        out.extend(std::mem::take(&mut self.loop_slots).into_iter().map(|slot| Effect::StopTimer(Timer::LoopExpire(slot))));
+        self.saved.loop_count = 0;
     }
 }
 

@@ -1,12 +1,14 @@
 //! Long work as a list of steps, one after another: taking a role, leaving it, restarting in it.
 
 use super::{Mirror, Phase};
+use crate::command::BY_MAXLOOP;
 use crate::engine::{Effect, Outcome, ScriptRun, Timer, VipPlan};
 use crate::event::Event;
 use crate::ids::Epoch;
 use crate::module::ScriptName;
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{Flag, Readiness, Reason, State};
+use std::time::Duration;
 
 /// One step of a plan; each is answered by `Done`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,15 +20,26 @@ pub(super) enum Step {
     Release,
     Abandon,
     CloseSession,
+    /// Nothing of the application may be left. Tried until it is so.
+    Kill,
+    /// Wait for [`Timer::StepRetry`].
+    Pause,
 }
+
+/// Between two attempts to end what is left of the application.
+const STEP_RETRY: Duration = Duration::from_secs(1);
 
 /// What holds when the plan is done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Goal {
+    /// Nothing changes.
+    Resting,
     /// In WAIT, free to take a role.
     Idle,
     /// Serving.
     Serving,
+    /// Serving the data without the application, until the peer has it.
+    Hosting,
     /// Following, second scripts done.
     Following,
     /// The session is closed: the claim may leave.
@@ -44,7 +57,10 @@ impl Mirror {
     pub(super) fn start_plan(&mut self, steps: impl IntoIterator<Item = Step>, goal: Goal, out: &mut Vec<Effect>) {
         self.plan = steps.into_iter().collect();
         self.goal = goal;
-        self.running = None;
+        // Two scripts of a module never run side by side.
+        if let Some((job, Step::Script(_))) = self.running.take() {
+            out.push(Effect::Cancel(job));
+        }
         self.next_step(out);
     }
 
@@ -69,8 +85,13 @@ impl Mirror {
         if step == Step::Abandon {
             out.push(Effect::Disentitle);
         }
+        if self.is_app_frozen && matches!(step, Step::Script(_) | Step::Kill) {
+            self.thaw(out);
+        }
         out.push(match step {
             Step::Script(run) => Effect::Run(job, run),
+            Step::Kill => Effect::Kill(job),
+            Step::Pause => Effect::SetTimer(Timer::StepRetry, STEP_RETRY),
             Step::RaiseVips => Effect::Vip(job, VipPlan::Raise),
             Step::DropVips => Effect::Vip(job, VipPlan::Drop),
             Step::Serve => Effect::Replica(job, ReplicaOrder::Serve { epoch }),
@@ -87,13 +108,25 @@ impl Mirror {
                 out.push(Effect::Report(Event::ScriptDone { script: run.script, code, millis }));
                 match run.script {
                     ScriptName::StartBoth => self.is_both_up = true,
-                    ScriptName::StopBoth | ScriptName::Prestart => self.is_both_up = false,
+                    ScriptName::StopBoth => self.is_both_up = false,
+                    ScriptName::StartSec => self.is_sec_up = true,
+                    ScriptName::StopSec => self.is_sec_up = false,
+                    ScriptName::Prestart => (self.is_both_up, self.is_sec_up) = (false, false),
                     _ => {}
                 }
-                let is_stop_half =
-                    matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond) && !run.is_forced;
-                // The forced call that follows gives the verdict on a stop.
-                (code != Some(0) && !is_stop_half).then_some(Reason::ScriptFailed { script: run.script, code })
+                // A stop is judged by what is left of the application, which the step `Kill` proves.
+                let counts = matches!(
+                    run.script,
+                    ScriptName::Prestart | ScriptName::StartBoth | ScriptName::StartPrim | ScriptName::StartSecond | ScriptName::StartSec
+                );
+                (code != Some(0) && counts).then_some(Reason::ScriptFailed { script: run.script, code })
+            }
+            (Step::Kill, Outcome::Killed(Err(detail))) => return self.on_unkillable(detail, out),
+            (Step::Kill, _) => {
+                if matches!(self.reason, Some(Reason::Unkillable { .. })) {
+                    self.enter(self.state, Readiness::Transient, Some(Reason::Stopping), out);
+                }
+                None
             }
             (Step::RaiseVips, Outcome::Vip(Err(detail))) => {
                 out.push(Effect::Report(Event::VipFailed { detail: detail.clone() }));
@@ -108,6 +141,10 @@ impl Mirror {
             (Step::Serve | Step::Release | Step::CloseSession, Outcome::Replica(ReplicaAnswer::Failed { detail })) => {
                 out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
                 Some(Reason::DataUnusable { detail })
+            }
+            (Step::CloseSession, _) if self.phase == Phase::Following && self.goal != Goal::Claim => {
+                self.exclude_myself(out);
+                None
             }
             _ => None,
         };
@@ -129,12 +166,11 @@ impl Mirror {
             }
             (Phase::Leaving, _) => self.next_step(out),
             (Phase::Serving, Step::Serve) => {
-                self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out)
+                if self.count_loop(out) {
+                    self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+                }
             }
-            (Phase::Serving, _) => {
-                let steps = self.steps_out("stopwait", State::Wait, true);
-                self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
-            }
+            (Phase::Serving, _) => self.on_app_failed(reason, out),
             (Phase::Claiming, _) => self.block(reason, true, out),
             (Phase::Following, Step::CloseSession) if self.goal == Goal::Claim => {
                 // Something may still be applied, or what was applied may not be on the disk: this copy is out.
@@ -145,6 +181,12 @@ impl Mirror {
                 self.is_session_lost = false;
                 self.block(reason, false, out);
             }
+            (Phase::Following, Step::CloseSession) => {
+                self.saved.flag = Flag::Stale;
+                self.save(out);
+                (self.following, self.is_level) = (None, false);
+                self.next_step(out);
+            }
             (Phase::Following, _) => self.next_step(out),
             (Phase::Stopped | Phase::Idle, _) => {
                 self.plan.clear();
@@ -154,7 +196,9 @@ impl Mirror {
     }
 
     fn on_plan_done(&mut self, out: &mut Vec<Effect>) {
+        let from = self.state;
         match std::mem::replace(&mut self.goal, Goal::Idle) {
+            Goal::Resting => return,
             Goal::Idle => {
                 if self.state != State::Wait {
                     self.give_up_role(out);
@@ -163,6 +207,7 @@ impl Mirror {
                 }
                 self.phase = Phase::Idle;
             }
+            Goal::Hosting => self.enter(State::Alone, Readiness::Transient, self.hosting.clone(), out),
             Goal::Serving => {
                 let is_pair = self.requires.is_some() && self.saved.intent.is_none() && self.is_peer_recorded();
                 let state = if is_pair { State::Prim } else { State::Alone };
@@ -177,9 +222,11 @@ impl Mirror {
                 self.saved.stopped_by = Some(by.clone());
                 self.save(out);
                 self.phase = Phase::Stopped;
-                self.enter(State::Stop, Readiness::NotReady, Some(Reason::StoppedBy { by }), out);
+                let reason = if by == BY_MAXLOOP { Reason::LoopLimit { count: self.cfg.maxloop } } else { Reason::StoppedBy { by } };
+                self.enter(State::Stop, Readiness::NotReady, Some(reason), out);
             }
             Goal::HandedOver => {
+                self.saved.wants_role = false;
                 self.give_up_role(out);
                 self.saved.is_clean = true;
                 self.save(out);
@@ -195,6 +242,9 @@ impl Mirror {
                 self.block(reason, is_retried, out);
             }
         }
+        if matches!(self.phase, Phase::Stopped | Phase::Idle) {
+            self.run_transition(from, out);
+        }
     }
 
     /// After the data process has let go: what this node durably no longer claims to be.
@@ -207,7 +257,8 @@ impl Mirror {
         // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
         // And with the primary gone there is nobody who could go on alone by this node's word: the record decides.
         let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
-        let keeps_flag = was_serving || is_last || matches!(self.blocked_goal(), Some(Reason::FailoverOff));
+        let is_for_a_person = matches!(self.blocked_goal(), Some(Reason::FailoverOff | Reason::ManualTakeover { .. }));
+        let keeps_flag = was_serving || is_last || is_for_a_person;
         if !keeps_flag && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) && self.state == State::Second {
             // Excludes itself before the primary may go on alone without the arbiter.
             self.saved.flag = Flag::Stale;
@@ -216,11 +267,24 @@ impl Mirror {
         self.offer = None;
         self.is_session_lost = false;
         self.is_frozen = false;
+        self.hosting = None;
         self.following = None;
         self.is_level = false;
         out.push(Effect::StopTimer(Timer::FreezeMax));
         out.push(Effect::StopTimer(Timer::PromiseHeld));
         self.is_held = false;
+    }
+
+    /// A follower that leaves in order: durably out before the primary may go on alone by its word.
+    fn exclude_myself(&mut self, out: &mut Vec<Effect>) {
+        (self.following, self.is_level, self.is_session_lost) = (None, false, false);
+        // With the primary gone there is nobody who could go on by this node's word: the record decides.
+        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
+        let is_for_a_person = matches!(&self.goal, Goal::Blocked { reason: Reason::FailoverOff | Reason::ManualTakeover { .. }, .. });
+        if !is_last && !is_for_a_person && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+            self.saved.flag = Flag::Stale;
+            self.save(out);
+        }
     }
 
     fn blocked_goal(&self) -> Option<&Reason> {
@@ -256,80 +320,193 @@ impl Mirror {
         Step::Script(ScriptRun { script, from: self.state, to, action, is_forced })
     }
 
+    /// Both calls of a stop script.
+    fn stop_twice(&self, script: ScriptName, to: State, action: &'static str) -> [Step; 2] {
+        [self.script(script, to, action, false), self.script(script, to, action, true)]
+    }
+
     /// Steps from a serving role to none. `is_releasing`: flush and let the peer take over; else abandon.
     pub(super) fn steps_out(&self, action: &'static str, to: State, is_releasing: bool) -> Vec<Step> {
-        vec![
-            self.script(ScriptName::StopPrim, to, action, false),
-            self.script(ScriptName::StopPrim, to, action, true),
-            self.script(ScriptName::StopBoth, to, action, false),
-            self.script(ScriptName::StopBoth, to, action, true),
-            Step::DropVips,
-            if is_releasing { Step::Release } else { Step::Abandon },
-        ]
+        let mut steps = self.steps_stop_app(action, to);
+        steps.extend([Step::DropVips, if is_releasing { Step::Release } else { Step::Abandon }]);
+        steps
+    }
+
+    /// Steps that end the application, with proof.
+    pub(super) fn steps_stop_app(&self, action: &'static str, to: State) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StopSec, to, action, false));
+        }
+        steps.extend(self.stop_twice(ScriptName::StopPrim, to, action));
+        steps.extend(self.stop_twice(ScriptName::StopBoth, to, action));
+        steps.push(Step::Kill);
+        steps
     }
 
     /// Steps into ALONE after the right to serve was obtained.
     pub(super) fn steps_in(&self) -> Vec<Step> {
-        let mut steps = vec![Step::Serve, Step::RaiseVips];
+        let to = State::Alone;
+        let mut steps = vec![Step::Serve, Step::RaiseVips, self.script(ScriptName::Transition, to, "start", false)];
         if !self.is_both_up {
-            steps.push(self.script(ScriptName::StartBoth, State::Alone, "start", false));
+            steps.push(self.script(ScriptName::StartBoth, to, "start", false));
         }
-        steps.push(self.script(ScriptName::StartPrim, State::Alone, "start", false));
+        steps.push(self.script(ScriptName::StartPrim, to, "start", false));
+        if !self.is_sec_up {
+            steps.push(self.script(ScriptName::StartSec, to, "start", false));
+        }
         steps
     }
 
     /// Steps of a restart in place.
     pub(super) fn steps_restart(&self) -> Vec<Step> {
         let to = self.state;
-        vec![
-            self.script(ScriptName::StopPrim, to, "restart", false),
-            self.script(ScriptName::StopPrim, to, "restart", true),
-            self.script(ScriptName::StopBoth, to, "restart", false),
-            self.script(ScriptName::StopBoth, to, "restart", true),
-            self.script(ScriptName::StartBoth, to, "restart", false),
-            self.script(ScriptName::StartPrim, to, "restart", false),
-        ]
+        let mut steps = self.steps_stop_app("restart", to);
+        steps.push(self.script(ScriptName::StartBoth, to, "restart", false));
+        steps.push(self.script(ScriptName::StartPrim, to, "restart", false));
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StartSec, to, "restart", false));
+        }
+        steps
     }
 
     /// Steps from STOP to WAIT: nothing of the application may run, no address may be left over.
     pub(super) fn steps_prestart(&self) -> Vec<Step> {
-        vec![Step::DropVips, self.script(ScriptName::Prestart, State::Wait, "start", false)]
+        let to = State::Wait;
+        vec![
+            Step::DropVips,
+            self.script(ScriptName::Transition, to, "start", false),
+            self.script(ScriptName::Prestart, to, "start", false),
+            Step::Kill,
+        ]
     }
 
     /// Steps into SECOND (Ready).
     pub(super) fn steps_second(&self) -> Vec<Step> {
-        vec![
-            self.script(ScriptName::StartBoth, State::Second, "start", false),
-            self.script(ScriptName::StartSecond, State::Second, "start", false),
-        ]
+        let script = |script| self.script(script, State::Second, "start", false);
+        vec![script(ScriptName::Transition), script(ScriptName::StartBoth), script(ScriptName::StartSecond), script(ScriptName::StartSec)]
     }
 
-    /// Steps out of SECOND. The session is closed by the last one: nothing is applied afterwards.
+    /// Steps out of SECOND. The session is closed first: nothing is applied afterwards.
     pub(super) fn steps_unfollow(&self, action: &'static str, to: State) -> Vec<Step> {
-        vec![self.script(ScriptName::StopSecond, to, action, true), self.script(ScriptName::StopBoth, to, action, true), Step::CloseSession]
+        let mut steps = vec![Step::CloseSession];
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StopSec, to, action, false));
+        }
+        steps.push(self.script(ScriptName::StopSecond, to, action, false));
+        if self.is_both_up {
+            steps.extend(self.stop_twice(ScriptName::StopBoth, to, action));
+        }
+        steps.push(Step::Kill);
+        steps
     }
 
     /// Steps of a stop from WAIT.
     pub(super) fn steps_poststop(&self) -> Vec<Step> {
+        let script = |script, is_forced| self.script(script, State::Stop, "stop", is_forced);
         vec![
-            self.script(ScriptName::StopPrim, State::Stop, "stop", true),
+            script(ScriptName::StopSec, true),
+            script(ScriptName::StopPrim, true),
+            script(ScriptName::StopSecond, true),
+            script(ScriptName::StopBoth, true),
             Step::DropVips,
-            self.script(ScriptName::Poststop, State::Stop, "stop", false),
+            Step::Kill,
+            script(ScriptName::Poststop, false),
         ]
     }
 
     /// Steps out of a serving role without its leave: no acknowledgement any more, then the application.
     pub(super) fn steps_abandon(&self, action: &'static str) -> Vec<Step> {
+        let to = State::Wait;
         vec![
             Step::DropVips,
             Step::Abandon,
-            self.script(ScriptName::StopPrim, State::Wait, action, true),
-            self.script(ScriptName::StopBoth, State::Wait, action, true),
+            self.script(ScriptName::StopPrim, to, action, true),
+            self.script(ScriptName::StopBoth, to, action, true),
+            Step::Kill,
         ]
+    }
+
+    /// The peer must not wait for a script that only tells of the change: it is run in the state reached.
+    fn run_transition(&mut self, from: State, out: &mut Vec<Effect>) {
+        if from != self.state && !self.is_planning() {
+            let action = if self.state == State::Stop { "stop" } else { "stopwait" };
+            let run = ScriptRun { script: ScriptName::Transition, from, to: self.state, action, is_forced: false };
+            self.start_plan([Step::Script(run)], Goal::Resting, out);
+        }
     }
 
     pub(super) fn script_stop_second(&self) -> Step {
         self.script(ScriptName::StopSecond, State::Alone, "start", false)
+    }
+
+    /// What is run while the service goes on: from ALONE to PRIM.
+    pub(super) fn steps_grown(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StopSec, State::Prim, "start", false));
+        }
+        steps.push(self.script(ScriptName::Transition, State::Prim, "start", false));
+        steps
+    }
+
+    /// What is run while the service goes on: from PRIM to ALONE.
+    pub(super) fn steps_shrunk(&self) -> Vec<Step> {
+        let script = |script| self.script(script, State::Alone, "start", false);
+        vec![script(ScriptName::Transition), script(ScriptName::StartSec)]
+    }
+
+    /// Something of the application cannot be ended: nothing that needs its end may begin.
+    fn on_unkillable(&mut self, detail: String, out: &mut Vec<Effect>) {
+        out.push(Effect::Report(Event::Unkillable { detail: detail.clone() }));
+        self.enter(self.state, Readiness::NotReady, Some(Reason::Unkillable { detail }), out);
+        self.plan.push_front(Step::Kill);
+        self.plan.push_front(Step::Pause);
+        self.next_step(out);
+    }
+
+    pub(super) fn on_step_retry(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.running, Some((_, Step::Pause))) {
+            self.running = None;
+            self.next_step(out);
+        }
+    }
+
+    pub(super) fn freeze_app(&mut self, out: &mut Vec<Effect>) {
+        self.is_app_frozen = true;
+        out.push(Effect::Freeze);
+    }
+
+    pub(super) fn thaw(&mut self, out: &mut Vec<Effect>) {
+        if self.is_app_frozen {
+            self.is_app_frozen = false;
+            out.push(Effect::Thaw);
+        }
+    }
+
+    /// A start script failed while the right to serve is held: the peer gets the role if it can take it, with the
+    /// data as it is here.
+    fn on_app_failed(&mut self, reason: Reason, out: &mut Vec<Effect>) {
+        let is_pair = self.requires.is_some() && !self.is_session_lost && self.is_peer_recorded();
+        if !is_pair && self.is_peer_willing() {
+            out.push(Effect::Report(Event::Hosting { peer: self.cfg.peer.clone() }));
+            self.hosting = Some(reason);
+            let mut steps = self.steps_stop_app("stopwait", State::Wait);
+            steps.push(Step::DropVips);
+            self.enter(self.state, Readiness::Transient, self.hosting.clone(), out);
+            return self.start_plan(steps, Goal::Hosting, out);
+        }
+        let steps = self.steps_out("stopwait", State::Wait, true);
+        self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
+    }
+
+    /// The peer waits for a source and would start the application.
+    pub(super) fn is_peer_willing(&self) -> bool {
+        self.is_contact
+            && self
+                .peer
+                .as_ref()
+                .is_some_and(|p| p.is_started && p.is_fit && !p.is_serving && matches!(p.state, State::Wait | State::Second))
     }
 
     /// The epoch at which this node is the released owner, if it is.

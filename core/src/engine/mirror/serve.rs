@@ -37,7 +37,7 @@ impl Mirror {
         let peer = self.peer.clone().filter(|_| self.is_contact);
         let peer = peer.as_deref();
         let is_superseded = |p: &Status| p.epoch > self.saved.epoch && p.arbiter == self.saved.arbiter && p.is_owner;
-        if self.phase == Phase::Serving && peer.is_some_and(is_superseded) {
+        if self.phase == Phase::Serving && peer.is_some_and(|p| is_superseded(p) || self.is_second_server(p)) {
             return self.step_down(out);
         }
         // On the way out a claim has one use only: to let a release end that waits for a peer that is gone. And a node
@@ -64,9 +64,20 @@ impl Mirror {
             }
             return;
         }
+        if self.hosting.is_some() && !self.is_peer_willing() && !self.is_planning() {
+            return self.end_hosting(out);
+        }
         if self.phase == Phase::Serving && !self.is_planning() {
             self.offer_if_wanted(peer, out);
         }
+    }
+
+    /// Both serve, which only an authority without a record outside of the two allows: the one that took the role
+    /// from the other leaves it.
+    fn is_second_server(&self, peer: &Status) -> bool {
+        let is_both = self.cfg.authority.is_own_record() && peer.is_serving && peer.is_owner && self.saved.is_owner;
+        let mine = (self.saved.is_taken, &self.cfg.me);
+        is_both && !self.is_requiring() && mine > (peer.is_taken, &self.cfg.peer)
     }
 
     /// The record names the peer, or may name it after an unresolved grow.
@@ -102,7 +113,7 @@ impl Mirror {
             self.ask_claim(self.saved.epoch, out);
         }
         if self.phase == Phase::Serving && !self.is_planning() && !self.is_frozen {
-            let reason = if self.arbiter == ArbiterView::Unreachable { Reason::NoArbiter } else { Reason::Starting };
+            let reason = if self.arbiter == ArbiterView::Unreachable { self.reason_no_answer() } else { Reason::Starting };
             self.enter(self.state, Readiness::Transient, Some(reason), out);
         }
     }
@@ -125,6 +136,7 @@ impl Mirror {
             self.is_frozen = false;
             out.push(Effect::StopTimer(Timer::FreezeMax));
             out.push(Effect::Report(Event::Thawed));
+            self.thaw(out);
             self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
             if self.is_planning() {
                 // The address was dropped in the middle of a plan: begin the plan's end again.
@@ -132,8 +144,20 @@ impl Mirror {
             } else {
                 self.start_plan([Step::RaiseVips], Goal::Serving, out);
             }
+        } else if self.hosting.is_some() {
+            self.enter(State::Alone, Readiness::Transient, self.hosting.clone(), out);
         } else if !self.is_planning() {
+            let was_prim = self.state == State::Prim;
             self.enter(State::Alone, Readiness::Ready, None, out);
+            if was_prim {
+                let steps = self.steps_shrunk();
+                self.start_plan(steps, Goal::Serving, out);
+            }
+        } else if self.goal == Goal::Serving && self.readiness == Readiness::Ready {
+            // What is being run tells of a change of state; another one comes.
+            self.enter(State::Alone, Readiness::Ready, None, out);
+            let shrunk = self.steps_shrunk();
+            self.plan.extend(shrunk);
         } else {
             self.enter(State::Alone, Readiness::Transient, self.reason.clone(), out);
         }
@@ -150,12 +174,13 @@ impl Mirror {
         let is_peer_level = peer.is_some_and(|p| p.level == Some(session) && matches!(p.flag, Flag::UpToDate | Flag::Volatile));
         if is_peer_level && self.is_held {
             let with = self.cfg.peer.clone();
-            self.ask(ArbiterRequest::Grow { expected: self.saved.epoch, with }, out);
+            self.ask(ArbiterRequest::Grow { store: self.saved.arbiter, expected: self.saved.epoch, with }, out);
         }
     }
 
     fn offer_if_wanted(&mut self, peer: Option<&Status>, out: &mut Vec<Effect>) {
-        if self.state != State::Alone || self.readiness != Readiness::Ready || self.is_offer_paused {
+        let is_steady = self.readiness == Readiness::Ready || self.hosting.is_some();
+        if self.state != State::Alone || !is_steady || self.is_offer_paused {
             return;
         }
         let Some(peer) = peer.filter(|p| p.state == State::Wait && p.is_started && !p.is_serving && !p.has_intent) else { return };
@@ -223,13 +248,15 @@ impl Mirror {
                 self.save(out);
                 if self.is_peer_recorded() {
                     out.push(Effect::Report(Event::Grown { epoch: record.version }));
-                    if self.phase == Phase::Serving && !self.is_planning() && self.requires.is_some() {
-                        self.enter(State::Prim, Readiness::Ready, None, out);
-                        if self.cfg.default_prim == DefaultPrim::Node(self.cfg.peer.clone()) {
-                            out.push(Effect::SetTimer(Timer::Failback, FAILBACK_DELAY));
-                        }
-                    }
+                    self.on_grown(out);
                 }
+            }
+            ArbiterRequest::Seed { .. } if self.is_claim_ours(request, &record) => {
+                self.saved.intent = None;
+                self.saved.arbiter = record.instance;
+                self.save(out);
+                out.push(Effect::Report(Event::Reseeded { epoch: record.version }));
+                self.on_grown(out);
             }
             // A request of ours that lost against another of ours: the record moved on, ask again at its version.
             _ => {
@@ -239,6 +266,37 @@ impl Mirror {
                 self.save(out);
             }
         }
+    }
+
+    /// The record names both.
+    fn on_grown(&mut self, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Serving || self.is_planning() || self.requires.is_none() || !self.is_peer_recorded() {
+            return;
+        }
+        if let Some(reason) = self.hosting.take() {
+            let goal = Goal::Blocked { reason, is_retried: false };
+            return self.leave([Step::Release], "swap", goal, out);
+        }
+        let was_alone = self.state == State::Alone;
+        self.enter(State::Prim, Readiness::Ready, None, out);
+        let is_theirs = match &self.cfg.default_prim {
+            DefaultPrim::Alone => false,
+            DefaultPrim::Node(node) => *node == self.cfg.peer,
+            DefaultPrim::LastPrim => self.peer.as_ref().is_some_and(|p| p.wants_role),
+        };
+        if is_theirs {
+            out.push(Effect::SetTimer(Timer::Failback, FAILBACK_DELAY));
+        }
+        if was_alone {
+            let steps = self.steps_grown();
+            self.start_plan(steps, Goal::Serving, out);
+        }
+    }
+
+    /// The peer that was to take the role does not: nothing is served from here.
+    fn end_hosting(&mut self, out: &mut Vec<Effect>) {
+        let Some(reason) = self.hosting.take() else { return };
+        self.leave([Step::Release], "stopwait", Goal::Blocked { reason, is_retried: false }, out);
     }
 
     /// The peer's promise ran out before the arbiter excluded it: nothing may be acknowledged.
@@ -258,6 +316,7 @@ impl Mirror {
         out.push(Effect::Report(Event::Frozen));
         let job = self.new_job();
         out.push(Effect::Vip(job, VipPlan::Drop));
+        self.freeze_app(out);
         out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
         self.enter(self.state, Readiness::NotReady, Some(Reason::Frozen), out);
     }
@@ -271,7 +330,8 @@ impl Mirror {
         }
         if self.is_frozen && self.phase == Phase::Serving {
             let steps = self.steps_abandon("stopwait");
-            self.leave(steps, "stopwait", Goal::Blocked { reason: Reason::NoArbiter, is_retried: true }, out);
+            let reason = self.reason_no_answer();
+            self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
         }
     }
 
@@ -355,6 +415,17 @@ impl Mirror {
         is_pair
             && self.is_contact
             && self.peer.as_ref().is_some_and(|p| p.state == State::Second && p.readiness == Readiness::Ready && p.is_fit)
+    }
+
+    /// The peer had its time to take the role. As long as it is about to, it gets more; then the role is taken back.
+    pub(super) fn on_swap_back(&mut self, out: &mut Vec<Effect>) {
+        let is_coming = self.is_contact
+            && self.peer.as_ref().is_some_and(|p| p.has_intent || p.state == State::Second && p.readiness == Readiness::Transient);
+        if self.is_waiting_for_handover && is_coming {
+            out.push(Effect::SetTimer(Timer::SwapBack, SWAP_BACK));
+        } else {
+            self.is_waiting_for_handover = false;
+        }
     }
 
     pub(super) fn swap(&mut self, out: &mut Vec<Effect>) {

@@ -45,7 +45,9 @@ impl Mirror {
             level: if self.is_level { self.following } else { None },
             is_promise: self.is_bound && self.can_promise(),
             released: if is_serving { None } else { self.released_epoch() },
-            is_fit: self.first_unfit().is_none() && !matches!(self.blocked, Some((_, false))),
+            is_fit: self.first_unfit().is_none() && !matches!(self.blocked, Some((_, false))) && self.hosting.is_none(),
+            wants_role: self.saved.wants_role,
+            is_taken: self.saved.is_taken,
         }
     }
 
@@ -136,7 +138,10 @@ impl Mirror {
     /// Returns what the outstanding arbiter request (1) and the running step (2) were called before.
     pub fn renumber_jobs(&mut self) -> (Option<crate::ids::JobId>, Option<crate::ids::JobId>) {
         use crate::ids::JobId;
-        let asked = self.asking.as_mut().filter(|a| a.job != JobId(0)).map(|a| std::mem::replace(&mut a.job, JobId(1)));
+        let asked = match &mut self.asking {
+            Some(super::Asking::Out { job, .. }) => Some(std::mem::replace(job, JobId(1))),
+            _ => None,
+        };
         let running = self.running.as_mut().map(|(job, _)| std::mem::replace(job, JobId(2)));
         self.jobs_made = 2;
         (asked, running)

@@ -4,6 +4,7 @@ use super::{Asking, Mirror, Phase};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, LifeId};
+use crate::module::Authority;
 use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest, Record};
 use crate::wire::peer::Status;
@@ -58,6 +59,9 @@ impl Mirror {
             Standing::Me if self.force.is_none() && !self.cfg.is_failover_on && peer.is_none() && self.saved.in_sync.len() > 1 => {
                 self.enter(State::Wait, Readiness::NotReady, Some(Reason::FailoverOff), out);
             }
+            Standing::Me if self.is_maintained && self.force.is_none() && peer.is_none() => {
+                self.enter(State::Wait, Readiness::NotReady, Some(Reason::Maintenance), out);
+            }
             Standing::Me => {
                 self.phase = Phase::Claiming;
                 self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
@@ -74,8 +78,15 @@ impl Mirror {
     /// The same line is computed on both nodes from the same two records.
     fn standing(&self, peer: Option<&Status>) -> Standing {
         let is_mine_good = self.is_flag_good();
-        let Some(peer) = peer.filter(|p| p.is_started) else {
-            return if is_mine_good { Standing::Me } else { Standing::Nobody(self.reason_not_good(peer)) };
+        let is_own_record = self.cfg.authority.is_own_record();
+        // A record of its own says what this node knew last: the other one may have gone on since.
+        let Some(peer) = peer.filter(|p| p.is_started || is_own_record) else {
+            let is_last = !is_own_record || self.is_alone_in_record();
+            return match is_mine_good {
+                true if is_last => Standing::Me,
+                true => Standing::Nobody(Reason::WaitingForPeer { peer: self.cfg.peer.clone() }),
+                false => Standing::Nobody(self.reason_not_good(peer)),
+            };
         };
         let is_peer_good = peer.flag == Flag::UpToDate;
         match (is_mine_good, is_peer_good) {
@@ -91,11 +102,19 @@ impl Mirror {
                 }
                 let mine = (self.saved.epoch, self.saved.is_owner);
                 let theirs = (peer.epoch, peer.is_owner);
+                let is_first = mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
+                if is_own_record && !is_first && theirs.0 > mine.0 {
+                    return Standing::Nobody(Reason::WaitingForPeer { peer: self.cfg.peer.clone() });
+                }
                 // A peer that may not start is no reason to wait; the record lets only one of us in.
-                let is_me = !peer.is_fit || mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
-                if is_me { Standing::Me } else { Standing::Peer }
+                if is_first || !peer.is_fit || !peer.is_started { Standing::Me } else { Standing::Peer }
             }
         }
+    }
+
+    /// By its own record, nobody else holds what was acknowledged last.
+    pub(super) fn is_alone_in_record(&self) -> bool {
+        self.saved.intent.is_none() && self.saved.in_sync.len() == 1 && self.saved.in_sync.contains(&self.cfg.me)
     }
 
     fn reason_not_good(&self, peer: Option<&Status>) -> Reason {
@@ -149,7 +168,7 @@ impl Mirror {
             self.save(out);
         }
         let job = self.new_job();
-        self.asking = Some(Asking { job, request: request.clone() });
+        self.asking = Some(Asking::Out { job, request: request.clone() });
         out.push(Effect::Ask(job, request));
     }
 
@@ -161,7 +180,7 @@ impl Mirror {
     pub(super) fn ask_claim(&mut self, expected: Epoch, out: &mut Vec<Effect>) {
         let gen_id = self.new_gen(expected);
         out.push(Effect::Report(Event::ClaimAsked { expected }));
-        self.ask(ArbiterRequest::Claim { expected, gen_id }, out);
+        self.ask(ArbiterRequest::Claim { store: self.saved.arbiter, expected, gen_id }, out);
     }
 
     /// Phase `Claiming`, level-triggered: keep asking until the outcome is known.
@@ -181,25 +200,37 @@ impl Mirror {
         }
     }
 
-    pub(super) fn on_arbiter_retry(&mut self, out: &mut Vec<Effect>) {
-        if self.asking.as_ref().is_some_and(|a| a.job.0 == 0) {
+    pub(super) fn on_arbiter_retry(&mut self, _out: &mut Vec<Effect>) {
+        if self.asking == Some(Asking::Later) {
             self.asking = None;
         }
-        let _ = out;
     }
 
-    pub(super) fn on_arbiter(&mut self, answer: Option<ArbiterAnswer>, out: &mut Vec<Effect>) {
-        let Some(asking) = self.asking.take() else { return };
+    /// The next request leaves after `pause`.
+    fn ask_later(&mut self, pause: Duration, out: &mut Vec<Effect>) {
+        self.asking = Some(Asking::Later);
+        out.push(Effect::SetTimer(Timer::ArbiterRetry, pause));
+    }
+
+    /// What it means that nobody answers, by authority.
+    pub(super) fn reason_no_answer(&self) -> Reason {
+        match self.cfg.authority {
+            Authority::Arbiter | Authority::Manual | Authority::None => Reason::NoArbiter,
+            Authority::Ping => Reason::NoWitness,
+            Authority::Fence => Reason::NotFenced { peer: self.cfg.peer.clone() },
+        }
+    }
+
+    pub(super) fn on_arbiter(&mut self, request: ArbiterRequest, answer: Option<ArbiterAnswer>, out: &mut Vec<Effect>) {
+        self.asking = None;
         let Some(answer) = answer else {
             if self.arbiter != ArbiterView::Unreachable {
                 self.arbiter = ArbiterView::Unreachable;
                 out.push(Effect::Report(Event::ArbiterLost));
             }
-            // Stands for "wait for the retry timer": no job has the number 0.
-            self.asking = Some(Asking { job: crate::ids::JobId(0), request: asking.request });
-            out.push(Effect::SetTimer(Timer::ArbiterRetry, ARBITER_RETRY));
+            self.ask_later(ARBITER_RETRY, out);
             if self.phase == Phase::Claiming {
-                self.enter(State::Wait, Readiness::NotReady, Some(Reason::NoArbiter), out);
+                self.enter(State::Wait, Readiness::NotReady, Some(self.reason_no_answer()), out);
             }
             return;
         };
@@ -207,36 +238,79 @@ impl Mirror {
             out.push(Effect::Report(Event::ArbiterSeen));
         }
         self.arbiter = ArbiterView::Reachable;
-        if !self.is_own_store(&answer.record) && self.force.is_none() {
-            return self.on_other_arbiter(out);
+        let is_ours = self.saved.intent.as_ref().is_some_and(|i| self.is_claim_ours(i, &answer.record));
+        if !self.is_own_store(&answer.record) && self.force.is_none() && !is_ours {
+            return self.on_other_store(&answer.record, out);
         }
         match self.phase {
-            Phase::Claiming => self.on_record(&asking.request, answer, out),
-            Phase::Serving | Phase::Leaving => self.on_record_serving(&asking.request, answer, out),
+            Phase::Claiming => self.on_record(&request, answer, out),
+            Phase::Serving | Phase::Leaving => self.on_record_serving(&request, answer, out),
             Phase::Stopped | Phase::Idle | Phase::Following => {}
         }
     }
 
-    /// The store this node last agreed with, or the first it meets.
+    /// The store this node last agreed with, or the first it meets. One that has gone back is another one.
     fn is_own_store(&self, record: &Record) -> bool {
-        self.saved.arbiter == LifeId(0) || self.saved.arbiter == record.instance
+        self.saved.arbiter == LifeId(0) || self.saved.arbiter == record.instance && record.version >= self.saved.epoch
     }
 
-    fn on_other_arbiter(&mut self, out: &mut Vec<Effect>) {
+    /// The store this node agreed with is gone. What this node knows for certain may be written down again: that it
+    /// was the only one, or that the pair stands as it is. Anything else is for a person.
+    fn on_other_store(&mut self, record: &Record, out: &mut Vec<Effect>) {
+        // Requests name their store: one to the lost store can change nothing any more.
+        let is_dead = self.saved.intent.as_ref().is_some_and(|i| i.store() != record.instance);
+        if is_dead && self.saved.arbiter != record.instance {
+            self.saved.intent = None;
+            self.save(out);
+        }
+        let others_first = record.version > Epoch(0) && record.owner.as_ref() != Some(&self.cfg.me);
         match self.phase {
+            Phase::Claiming if record.version == Epoch(0) && self.is_flag_good() && self.may_seed_idle() => self.seed(record, out),
             Phase::Claiming => self.block(Reason::ArbiterReplaced, true, out),
-            // A serving node goes on as it is; the claim stays unresolved and writes wait.
-            _ => {
-                self.asking = Some(Asking { job: crate::ids::JobId(0), request: ArbiterRequest::Read });
-                out.push(Effect::SetTimer(Timer::ArbiterRetry, BACKOFF));
+            // A person decided otherwise, elsewhere.
+            Phase::Serving if others_first && self.requires.is_none() => self.step_down(out),
+            Phase::Serving if record.version == Epoch(0) && self.may_seed_serving() => self.seed(record, out),
+            // A serving node goes on as it is; what it wanted stays undone and writes that need it wait.
+            _ => self.ask_later(BACKOFF, out),
+        }
+    }
+
+    /// Nobody else could have been eligible; or the other node is here, idle, and agrees (`standing`).
+    fn may_seed_idle(&self) -> bool {
+        let is_agreed = self.is_contact
+            && self.peer.as_deref().is_some_and(|p| p.is_started && !p.is_serving && !p.has_intent)
+            && matches!(self.standing(self.peer.as_deref()), Standing::Me);
+        self.saved.intent.is_none() && (self.is_alone_in_record() || is_agreed) && !self.is_quarantined && !self.is_bound
+    }
+
+    /// Alone by record and deed; or with a follower that is level, required and bound by its promise.
+    fn may_seed_serving(&self) -> bool {
+        match self.requires {
+            None => self.is_alone_in_record(),
+            Some(session) => {
+                let is_level = self.peer.as_deref().is_some_and(|p| p.level == Some(session) && p.flag == Flag::UpToDate);
+                self.is_contact && self.is_held && !self.is_session_lost && is_level && self.saved.intent.is_none()
             }
         }
     }
 
+    fn seed(&mut self, record: &Record, out: &mut Vec<Effect>) {
+        let mut in_sync = BTreeSet::from([self.cfg.me.clone()]);
+        if self.requires.is_some() {
+            in_sync.insert(self.cfg.peer.clone());
+        }
+        let known = self.peer.as_deref().filter(|p| p.arbiter == self.saved.arbiter).map_or(Epoch(0), |p| p.epoch);
+        let floor = self.saved.epoch.max(known);
+        // A pair's history goes on as it is; a node that starts alone begins a new one, as with a claim.
+        let gen_id = if self.phase == Phase::Serving { self.saved.gen_id } else { self.new_gen(floor) };
+        self.ask(ArbiterRequest::Seed { store: record.instance, floor, gen_id, in_sync }, out);
+    }
+
     /// The outcome of our own claim can be read off the record, whoever's answer it is.
     pub(super) fn is_claim_ours(&self, request: &ArbiterRequest, record: &Record) -> bool {
-        let (ArbiterRequest::Claim { expected, gen_id } | ArbiterRequest::Force { expected, gen_id, .. }) = request else { return false };
-        record.version == expected.next() && record.owner.as_ref() == Some(&self.cfg.me) && record.gen_id == *gen_id
+        let Some((version, gen_id)) = request.makes() else { return false };
+        let is_there = request.store() == LifeId(0) || request.store() == record.instance;
+        is_there && record.version == version && record.owner.as_ref() == Some(&self.cfg.me) && record.gen_id == gen_id
     }
 
     /// `Claiming`: the record as it is now.
@@ -248,8 +322,10 @@ impl Mirror {
             return self.on_won(&record, is_forced, out);
         }
         let is_resolved = match &intent {
-            None => true,
-            Some(ArbiterRequest::Read) => true,
+            None | Some(ArbiterRequest::Read) => true,
+            // Meant for a store that is gone.
+            Some(i) if i.store() != LifeId(0) && i.store() != record.instance => true,
+            Some(ArbiterRequest::Seed { .. }) => record.version > Epoch(0) || intent.as_ref() == Some(request),
             Some(
                 ArbiterRequest::Claim { expected, .. } | ArbiterRequest::Grow { expected, .. } | ArbiterRequest::Force { expected, .. },
             ) => {
@@ -268,8 +344,10 @@ impl Mirror {
         let is_new = record.version == Epoch(0) || !self.is_own_store(&record);
         let is_forcing = |f: &super::Force| f.overrides_flag || !is_known && (f.accepts_loss || is_new);
         if let Some(force) = self.force.clone().filter(is_forcing) {
-            let gen_id = self.new_gen(record.version);
-            return self.ask(ArbiterRequest::Force { expected: record.version, gen_id, by: force.by }, out);
+            let floor = self.saved.epoch;
+            let gen_id = self.new_gen(record.version.max(floor));
+            let request = ArbiterRequest::Force { store: record.instance, expected: record.version, floor, gen_id, by: force.by };
+            return self.ask(request, out);
         }
         if record.version == Epoch(0) {
             return self.block(Reason::FirstStart, true, out);
@@ -301,6 +379,12 @@ impl Mirror {
     /// The record names this node alone: it may serve.
     fn on_won(&mut self, record: &Record, is_forced: bool, out: &mut Vec<Effect>) {
         let forced = self.force.take().filter(|_| is_forced);
+        if self.saved.arbiter != LifeId(0) && self.saved.arbiter != record.instance && forced.is_none() {
+            out.push(Effect::Report(Event::Reseeded { epoch: record.version }));
+        }
+        let is_other_owner = !self.saved.is_owner && self.saved.epoch > Epoch(0);
+        self.saved.is_taken = is_other_owner;
+        self.saved.wants_role = true;
         self.saved.arbiter = record.instance;
         self.saved.epoch = record.version;
         self.saved.in_sync = record.in_sync.clone();

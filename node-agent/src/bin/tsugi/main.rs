@@ -12,7 +12,7 @@ use std::time::Duration;
 use tsugi_agent::config::{RUN_DIR, socket_in};
 use tsugi_agent::local::Client;
 use tsugi_core::command::Verb;
-use tsugi_core::ids::ModuleName;
+use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::state::{Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 use tsugi_web::both;
@@ -90,6 +90,28 @@ enum What {
         #[command(flatten)]
         order: OrderArgs,
     },
+    /// After a split brain: the data of one node goes on, the other node gives its copy up. On both nodes.
+    Resolve {
+        /// The node whose data is kept.
+        #[arg(long, value_name = "NODE")]
+        keep: NodeName,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Switches automatic restart and failover of the module off, for a bounded time, or on again.
+    Maintenance {
+        /// Which module.
+        module: ModuleName,
+        /// `on` or `off`.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// How long at most, 1 to 1440 minutes.
+        #[arg(long, value_name = "MINUTES", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: u32,
+        /// Why, for the record.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// Shows what happened on this node, oldest first.
     Events {
         /// Only this module.
@@ -108,6 +130,12 @@ enum What {
     },
     /// Shows who this node is and whether its console is connected.
     About,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +205,12 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Prim { accept_loss, order: args } => return order(Verb::Prim { accept_loss }, args).await,
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
+        What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
+        What::Maintenance { module, switch, minutes, reason } => {
+            let minutes = if switch == Switch::On { minutes } else { 0 };
+            let args = OrderArgs { module, wait: 0, no_wait: true, reason };
+            return order(Verb::Maintenance { minutes }, args).await;
+        }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
             Reply::Events { events } if json => {
                 for event in &events {

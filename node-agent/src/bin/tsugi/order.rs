@@ -91,6 +91,8 @@ fn is_reached(verb: &Verb, before: &Snapshot, now: &Snapshot) -> bool {
         Verb::StopStart => now.state != State::Stop && is_ready && has_moved,
         Verb::Swap | Verb::Second { .. } => now.state == State::Second && is_ready,
         Verb::Prim { .. } | Verb::PrimForce => now.state.is_serving() && is_ready,
+        Verb::Resolve { .. } => now.state != State::Stop && is_ready,
+        Verb::Maintenance { .. } => true,
     }
 }
 
