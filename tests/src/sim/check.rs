@@ -104,6 +104,8 @@ pub struct Floor {
     two_vips_since: Option<u64>,
     /// A record of this module was damaged on purpose.
     pub is_record_lost: bool,
+    /// The arbiter's store was lost.
+    pub is_store_lost: bool,
     /// The copy was set back to a snapshot while the record named it.
     pub is_set_back: [bool; 2],
 }
@@ -145,8 +147,9 @@ impl World {
         self.modules[m].floor.forced.is_none_or(|(version, side)| side == s || self.epoch(m, s).max(by_record) >= version)
     }
 
+    /// By the record; a store that was just made anew knows nothing.
     fn is_owner(&self, m: usize, s: usize) -> bool {
-        self.arbiter.records[m].owner.as_ref() == Some(&self.hosts[self.modules[m].units[s].host].name)
+        self.arbiter.records[m].version == Epoch(0) || self.arbiter.records[m].owner.as_ref() == Some(&self.hosts[self.modules[m].units[s].host].name)
     }
 
     /// An operation was answered to the application with success.
@@ -303,8 +306,7 @@ impl World {
             let life = self.hosts[unit.host].life;
             let flag = unit.record.newest().map_or(Flag::Unknown, |r| r.flag);
             let is_own = flag == Flag::UpToDate || flag == Flag::Volatile && self.modules[m].floor.saved_in[s] == life;
-            let record = &self.arbiter.records[m];
-            let is_named = self.is_owner(m, s) && record.in_sync.len() == 1;
+            let is_named = self.is_owner(m, s);
             let name = self.name(m, s);
             let has_consent = std::mem::take(&mut self.modules[m].floor.consent[s]);
             if !is_own && !has_consent {
@@ -412,6 +414,6 @@ impl World {
 
     /// A person is needed, and may be.
     pub(super) fn may_need_a_person(&self, m: usize) -> bool {
-        matches!(self.plan.profile, Profile::Consent | Profile::Rollback) || self.modules[m].floor.is_record_lost
+        matches!(self.plan.profile, Profile::Consent | Profile::Rollback) || self.modules[m].floor.is_record_lost || self.modules[m].floor.is_store_lost
     }
 }

@@ -5,7 +5,9 @@ use super::rng::Rng;
 use super::{Event, Profile, Snapshot, World};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Verb};
 use tsugi_core::engine::Input;
+use tsugi_core::ids::LifeId;
 use tsugi_core::state::State;
+use tsugi_core::wire::arbiter::Record;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub enum Kind {
     DataErrors,
     RecordErrors,
     RecordDamage,
+    StoreLost,
     Scripts,
     VipErrors,
     Ill,
@@ -109,6 +112,9 @@ impl Weather {
         }
         if rng.chance(60) {
             kinds.push((2, Kind::RecordDamage));
+        }
+        if rng.chance(60) {
+            kinds.push((2, Kind::StoreLost));
         }
         if profile == Profile::Rollback {
             kinds.push((12, Kind::Rollback));
@@ -217,6 +223,16 @@ impl World {
                 self.figures.other_faults += 1;
                 let power = self.hosts[h].power;
                 self.after(S, Event::AgentUp { h, power });
+            }
+            Kind::StoreLost => {
+                let life = LifeId(u128::from(self.rng.next()) | 1 << 64);
+                for record in &mut self.arbiter.records {
+                    *record = Record::empty(life);
+                }
+                for module in &mut self.modules {
+                    module.floor.is_store_lost = true;
+                }
+                self.figures.other_faults += 1;
             }
             Kind::Scripts => {
                 let some = |rng: &mut Rng| if rng.chance(500) { rng.range(0, 400) } else { 0 };

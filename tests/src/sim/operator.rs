@@ -60,7 +60,9 @@ impl World {
             50..=59 => Verb::StopStart,
             60..=79 => Verb::Start,
             80..=84 => Verb::Second { full_sync: false },
-            85..=88 => Verb::Prim { accept_loss: false },
+            85..=87 => Verb::Prim { accept_loss: false },
+            88 => Verb::Maintenance { minutes: self.rng.range(1, 3) as u32 },
+            89 => Verb::Resolve { keep: self.hosts[self.modules[m].units[self.rng.below(2)].host].name.clone() },
             _ if self.plan.profile == Profile::Consent => match self.rng.below(4) {
                 0 => Verb::Prim { accept_loss: true },
                 1 => Verb::PrimForce,
@@ -104,6 +106,7 @@ impl World {
             for s in 0..2 {
                 self.modules[m].is_ill[s] = false;
                 self.tell_health(m, s);
+                self.order(m, s, Verb::Maintenance { minutes: 0 });
             }
         }
         self.after(WATCH, Event::Watch);

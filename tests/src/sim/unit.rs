@@ -57,6 +57,7 @@ pub struct Unit {
     pub armed: u64,
     link: Option<Link>,
     asks: BTreeSet<JobId>,
+    scripts: BTreeSet<JobId>,
     checks: BTreeSet<&'static str>,
     /// Addresses are on the interface …
     is_vip_up: bool,
@@ -91,6 +92,7 @@ impl Unit {
             armed: u64::MAX,
             link: None,
             asks: BTreeSet::new(),
+            scripts: BTreeSet::new(),
             checks: BTreeSet::new(),
             is_vip_up: false,
             vip_until: 0,
@@ -181,6 +183,7 @@ impl World {
             unit.heard.clear();
             unit.timers.clear();
             unit.asks.clear();
+            unit.scripts.clear();
             unit.checks.clear();
             unit.pending = None;
             unit.link = None;
@@ -254,8 +257,12 @@ impl World {
     /// Something for the engine, behind what is there already.
     pub(super) fn deliver(&mut self, m: usize, s: usize, input: Input) {
         let unit = &mut self.modules[m].units[s];
-        let is_old_check = matches!(&input, Input::Health { name, .. } if !unit.checks.contains(name.as_str()));
-        if unit.engine.is_some() && !unit.is_failed && !is_old_check {
+        let is_old = match &input {
+            Input::Health { name, .. } => !unit.checks.contains(name.as_str()),
+            Input::Done(job, Outcome::Script { .. }) => !unit.scripts.remove(job),
+            _ => false,
+        };
+        if unit.engine.is_some() && !unit.is_failed && !is_old {
             unit.inbox.push_back(input);
             self.pump(m, s);
         }
@@ -438,6 +445,25 @@ impl World {
             Effect::EntitleAlone => self.set_deadline(m, s, OPEN),
             Effect::Disentitle => self.set_deadline(m, s, SHUT),
             Effect::Run(job, run) => self.run_script(m, s, job, &run),
+            Effect::Cancel(job) => {
+                // Ended with all it had begun; its end may or may not be told.
+                if self.rng.chance(500) {
+                    let input = Box::new(Input::Done(job, Outcome::Script { code: None, millis: 0 }));
+                    self.after(5 * MS, Event::Inbox { m, s, life, input });
+                } else {
+                    self.modules[m].units[s].scripts.remove(&job);
+                }
+            }
+            Effect::Kill(job) => {
+                let is_stuck = self.hosts[h].scripts.2 > 0 && self.rng.chance(200);
+                let result = if is_stuck { Err("simulated: a process hangs in the kernel".to_owned()) } else { Ok(()) };
+                self.modules[m].units[s].is_app_up = is_stuck && self.modules[m].units[s].is_app_up;
+                let time = self.rng.range(MS, 100 * MS);
+                let input = Box::new(Input::Done(job, Outcome::Killed(result)));
+                self.after(time, Event::Inbox { m, s, life, input });
+            }
+            // The agent does nothing here: what counts is that nothing is acknowledged.
+            Effect::Freeze | Effect::Thaw => {}
             Effect::Vip(job, plan) => {
                 self.modules[m].units[s].pending = Some(Pending::Vip(job, plan));
                 let time = self.rng.range(MS, 5 * MS);
@@ -519,6 +545,7 @@ impl World {
             ScriptName::StopPrim if code == Some(0) || run.is_forced => self.modules[m].units[s].is_app_up = false,
             _ => {}
         }
+        self.modules[m].units[s].scripts.insert(job);
         let input = Box::new(Input::Done(job, Outcome::Script { code, millis: time / MS }));
         self.after(time, Event::Inbox { m, s, life, input });
     }
