@@ -264,9 +264,11 @@ impl World {
     }
 
     /// I4: a follower says that it is level.
-    pub(super) fn check_level(&mut self, m: usize, s: usize) {
+    pub(super) fn check_level(&mut self, m: usize, s: usize, session: Session) {
         self.figures.resyncs += 1;
-        if !self.is_on_line(m, 1 - s) {
+        // A source that has gone on alone meanwhile owes it nothing; nor does the record then name it.
+        let is_required = |p: &super::data::Process| matches!(&p.role, Role::Serving(x) if x.needs_peer && x.session == session);
+        if !self.is_on_line(m, 1 - s) || !self.modules[m].units[1 - s].processes().any(is_required) {
             return;
         }
         let name = self.name(m, s);

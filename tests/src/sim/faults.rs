@@ -113,7 +113,8 @@ impl Weather {
         if rng.chance(60) {
             kinds.push((2, Kind::RecordDamage));
         }
-        if rng.chance(60) {
+        // Both at once are outside what is promised.
+        if profile != Profile::Rollback && rng.chance(60) {
             kinds.push((2, Kind::StoreLost));
         }
         if profile == Profile::Rollback {
@@ -471,7 +472,7 @@ impl World {
             let module = &mut self.modules[old.module];
             module.units[old.side].record = old.record;
             module.units[old.side].tree = old.tree;
-            module.floor.is_set_back[old.side] = is_named;
+            module.floor.is_set_back[old.side] |= is_named;
             module.floor.is_record_lost = true;
             self.power_is_lost(old.module, old.side);
         }

@@ -366,7 +366,7 @@ impl World {
             Msg::SyncLive => {
                 following.is_live = true;
                 self.note(m, 23, |_| format!("n{}: level in session {session}", h + 1));
-                self.check_level(m, s);
+                self.check_level(m, s, session);
                 self.tell_agent(m, s, id, Input::Replica(ReplicaNote::Level { session }));
             }
             Msg::Bye => {
