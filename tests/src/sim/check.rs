@@ -16,7 +16,7 @@ use super::disk::{BLOCKS, Blocks, WriteId};
 use super::net::{MS, S};
 use super::unit::{OPEN, SHUT};
 use super::{Module, Profile, World};
-use tsugi_core::ids::{Epoch, Session};
+use tsugi_core::ids::{Epoch, Gen, Session};
 use tsugi_core::state::{Flag, State};
 
 /// A rule that does not hold.
@@ -90,8 +90,10 @@ pub struct Floor {
     holders: [u8; BLOCKS],
     /// Acknowledged in histories a person has given up.
     retired: Vec<Blocks>,
-    /// Version of the record written by a person's order, and the side it named.
-    forced: Option<(Epoch, usize)>,
+    /// History that a person's order began, and the sides that have taken it on.
+    forced: Option<(Gen, [bool; 2])>,
+    /// The newest order to become primary accepts a loss.
+    pub accepts_loss: [bool; 2],
     /// A forced side that has not begun to serve yet.
     consent: [bool; 2],
     /// Flag of each side's copy before it began to follow.
@@ -137,14 +139,17 @@ impl World {
         format!("n{}", self.modules[m].units[s].host + 1)
     }
 
-    fn epoch(&self, m: usize, s: usize) -> Epoch {
-        self.modules[m].units[s].engine.as_ref().map_or(Epoch(0), |e| e.saved().epoch)
-    }
-
     /// Not on a line that a person's decision has ended.
     fn is_on_line(&self, m: usize, s: usize) -> bool {
-        let by_record = self.modules[m].units[s].record.newest().map_or(Epoch(0), |r| r.epoch);
-        self.modules[m].floor.forced.is_none_or(|(version, side)| side == s || self.epoch(m, s).max(by_record) >= version)
+        self.modules[m].floor.forced.is_none_or(|(_, sides)| sides[s])
+    }
+
+    /// A record was saved: does it take on the history that a person's order began?
+    pub(super) fn joins_line(&mut self, m: usize, s: usize) {
+        let module = &mut self.modules[m];
+        if let (Some((gen_id, sides)), Some(saved)) = (&mut module.floor.forced, module.units[s].record.newest()) {
+            sides[s] |= saved.gen_id == *gen_id || saved.lineage.contains(gen_id);
+        }
     }
 
     /// By the record; a store that was just made anew knows nothing.
@@ -328,14 +333,21 @@ impl World {
     /// The record was written by a person's order: what that node holds is the new beginning.
     pub(super) fn forced(&mut self, m: usize, s: usize) {
         self.figures.forced += 1;
-        let version = self.arbiter.records[m].version;
+        let gen_id = self.arbiter.records[m].gen_id;
+        let name = self.name(m, s);
         let module = &mut self.modules[m];
+        let lost = module.lacking(&module.units[s].tree.mem, &module.floor.synced);
+        if let (Some(block), false, false) = (lost, module.floor.accepts_loss[s], module.floor.is_set_back[s]) {
+            let owed = module.floor.synced[block];
+            let detail = format!("`prim` without consent to a loss makes {name} primary, without acknowledged fsync {owed} of block {block}");
+            return self.violate(m, "I5", detail);
+        }
         let old = module.floor.acked;
         module.floor.retired.push(old);
         module.floor.acked = module.units[s].tree.mem;
         module.floor.synced = module.units[s].tree.disk;
         module.floor.holders = [1 << s; BLOCKS];
-        module.floor.forced = Some((version, s));
+        module.floor.forced = Some((gen_id, [s == 0, s == 1]));
         module.floor.consent = [s == 0, s == 1];
     }
 

@@ -4,6 +4,7 @@ use super::net::{MS, Net, S};
 use super::{Event, Profile, World};
 use tsugi_core::command::{Command, Verb};
 use tsugi_core::engine::Input;
+use tsugi_core::ids::Epoch;
 use tsugi_core::state::{Readiness, Reason, State};
 
 /// After faults have ceased every module is green within this.
@@ -42,6 +43,11 @@ impl World {
         }
         self.figures.orders += 1;
         self.note(m, 60, |w| format!("operator: {} on n{}", verb.word(), w.modules[m].units[s].host + 1));
+        match verb {
+            Verb::Prim { accept_loss } => self.modules[m].floor.accepts_loss[s] = accept_loss,
+            Verb::PrimForce => self.modules[m].floor.accepts_loss[s] = true,
+            _ => {}
+        }
         let command = Command { id: String::new(), verb, by: "operator".into(), reason: None };
         let soon = self.rng.range(MS, 20 * MS);
         self.after(soon, Event::Inbox { m, s, life, input: Box::new(Input::Command(command)) });
@@ -117,7 +123,10 @@ impl World {
         let is = |s: usize, state: State| {
             module.units[s].engine.as_ref().is_some_and(|e| e.state() == state && e.readiness() == Readiness::Ready)
         };
-        self.arbiter.records[m].in_sync.len() == 2
+        // A pair in step goes on without a record that was lost.
+        let is_recorded = self.arbiter.records[m].in_sync.len() == 2
+            || self.modules[m].floor.is_store_lost && self.arbiter.records[m].version == Epoch(0);
+        is_recorded
             && (is(0, State::Prim) && is(1, State::Second) && module.units[0].is_app_up
                 || is(1, State::Prim) && is(0, State::Second) && module.units[1].is_app_up)
     }

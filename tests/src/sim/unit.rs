@@ -362,6 +362,7 @@ impl World {
                     module.floor.flag_before[s] = before;
                 }
                 module.floor.saved_in[s] = life;
+                self.joins_line(m, s);
                 self.check_copies(m, "a record is saved");
             }
             Some(Pending::Vip(job, plan)) => {
