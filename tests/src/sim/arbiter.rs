@@ -33,7 +33,7 @@ impl World {
         let line = self.net.to_arbiter[h];
         let time = match line.is_open() {
             // Some requests lie in a buffer on the way for long.
-            true if self.rng.chance(10) => self.rng.spread(2 * S, 30 * S),
+            true if self.rng.chance(self.weather.late) => self.rng.spread(2 * S, 30 * S),
             true => line.stream(&mut self.rng),
             false if self.rng.chance(300) => self.rng.spread(S, 60 * S),
             false => return,

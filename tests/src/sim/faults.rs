@@ -100,6 +100,8 @@ pub struct Weather {
     kinds: Vec<(u64, Kind)>,
     /// Mean time between an operator's orders.
     pub clicks: u64,
+    /// Of 1000 requests to the arbiter, those that lie on the way for long.
+    pub late: u64,
 }
 
 impl Weather {
@@ -120,7 +122,7 @@ impl Weather {
         if profile == Profile::Rollback {
             kinds.push((12, Kind::Rollback));
         }
-        Weather { mean: rng.spread(4 * S, 120 * S), kinds, clicks: rng.spread(10 * S, 600 * S) }
+        Weather { mean: rng.spread(4 * S, 120 * S), kinds, clicks: rng.spread(10 * S, 600 * S), late: rng.pick(&[0, 10, 10, 200]) }
     }
 
     fn pick(&self, rng: &mut Rng) -> Kind {
