@@ -1,114 +1,149 @@
 //! Every order of events in a small world around the real engine, and what must hold in all of them.
 //!
-//! The engine explored here is the very code the agent runs. `TSUGI_MODEL_STATES` sets how far the main run goes
-//! (default: a slice that fits the ordinary test run).
+//! The engine explored here is the very code the agent runs. In the ordinary run each search visits a slice;
+//! `./dev test --long model` visits everything inside the bounds named here. `TSUGI_MODEL_STATES` overrides both.
 
-use std::collections::{HashMap, VecDeque};
 use tsugi_core::command::Verb;
 use tsugi_core::engine::Mutant;
-use tsugi_tests::world::{Action, Broken, Budget, World};
+use tsugi_core::module::Async;
+use tsugi_core::state::Readiness::{NotReady, Ready, Transient};
+use tsugi_core::state::State::{Alone, Prim, Second, Stop, Wait};
+use tsugi_tests::world::{Action, ArbiterKind, Broken, Budget, Row, Seen, Setting, World, dead_end, explore};
 
-/// What an exploration saw.
-struct Seen {
-    states: usize,
-    is_exhausted: bool,
-    has_pair: bool,
-    has_takeover: bool,
-    broken: Option<(Broken, Vec<String>)>,
+/// The bounds of the main searches.
+const SMALL: Budget = Budget { crashes: 2, cuts: 1, writes: 1, late: 1, stops: 1, swaps: 1, fails: 0, version_max: 5, session_max: 3 };
+
+fn is_long() -> bool {
+    std::env::var("TSUGI_LONG").is_ok_and(|name| name == "model")
 }
 
-/// Breadth first, so that the first trace found is a shortest one.
-fn explore(start: &World, states_max: usize) -> Seen {
-    let start = start.clone();
-    let mut parents: HashMap<u128, (u128, Option<Action>)> = HashMap::new();
-    let mut queue = VecDeque::new();
-    let mut seen = Seen { states: 0, is_exhausted: true, has_pair: false, has_takeover: false, broken: None };
-    parents.insert(start.fingerprint(), (0, None));
-    queue.push_back(start.clone());
-    while let Some(world) = queue.pop_front() {
-        seen.states += 1;
-        seen.has_pair |= world.is_pair();
-        seen.has_takeover |= world.is_taken_over();
-        if let Some(broken) = world.broken() {
-            seen.broken = Some((broken, trace(&parents, &start, &world)));
-            return seen;
-        }
-        let from = world.fingerprint();
-        for action in world.actions() {
-            let Some(next) = world.after(&action) else { continue };
-            let print = next.fingerprint();
-            if parents.contains_key(&print) {
-                continue;
-            }
-            if parents.len() >= states_max {
-                seen.is_exhausted = false;
-                continue;
-            }
-            parents.insert(print, (from, Some(action)));
-            queue.push_back(next);
-        }
-    }
-    seen
+/// States a search may visit: `slice` in the ordinary run, all in the long one.
+fn states_max(slice: usize) -> usize {
+    let asked = std::env::var("TSUGI_MODEL_STATES").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(if is_long() { 60_000_000 } else { slice })
 }
 
-fn trace(parents: &HashMap<u128, (u128, Option<Action>)>, start: &World, end: &World) -> Vec<String> {
-    let mut actions = Vec::new();
-    let mut at = end.fingerprint();
-    while let Some((before, Some(action))) = parents.get(&at) {
-        actions.push(action.clone());
-        at = *before;
-    }
-    actions.reverse();
-    let mut world = start.clone();
-    let mut lines = vec![format!("start: {}", world.describe())];
-    for action in actions {
-        world = world.after(&action).expect("the trace was inside the bounds");
-        lines.push(format!("{action:?}: {}", world.describe()));
-    }
-    lines
-}
-
-const SMALL: Budget = Budget { crashes: 2, cuts: 1, writes: 2, late: 1, stops: 1, swaps: 1, version_max: 5, session_max: 3 };
-
-fn states_max(default: usize) -> usize {
-    std::env::var("TSUGI_MODEL_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+fn small() -> Setting {
+    Setting { budget: SMALL, ..Setting::default() }
 }
 
 /// The same, begun with a pair that has formed: deeper faults at the same cost.
-fn paired(budget: Budget, mutant: Option<Mutant>) -> World {
-    let mut world = World::new(budget, mutant);
-    assert!(world.run_friendly(200, World::is_pair), "no pair forms: {}", world.describe());
+fn paired(setting: Setting) -> World {
+    let mut world = World::new(setting);
+    assert!(world.run_friendly(400, World::is_pair), "no pair forms: {}", world.describe());
     world
 }
 
 #[track_caller]
-fn must_hold(start: &World, states_min: usize) -> Seen {
-    let seen = explore(start, states_max(states_min));
+fn must_hold(what: &str, start: &World, slice: usize) -> Seen {
+    let seen = explore(start, states_max(slice));
     if let Some((broken, trace)) = &seen.broken {
-        panic!("{broken:?}\n{}", trace.join("\n"));
+        panic!("{what}: {broken:?}\n{}", trace.join("\n"));
     }
-    println!("explored {} states, exhausted: {}", seen.states, seen.is_exhausted);
-    assert!(seen.states >= states_min || seen.is_exhausted, "only {} states", seen.states);
+    println!("{what}: {} states, {} new steps, exhausted: {}", seen.states, seen.steps, seen.is_exhausted);
+    assert!(seen.states >= slice || seen.is_exhausted, "only {} states", seen.states);
     seen
 }
 
 #[test]
-fn two_nodes_never_serve_at_once_and_no_acknowledged_write_is_lost() {
-    let seen = must_hold(&World::new(SMALL, None), 200_000);
+fn from_the_first_start_no_invariant_breaks() {
+    let budget = Budget { crashes: 1, late: 0, stops: 0, swaps: 0, ..SMALL };
+    let seen = must_hold("first start", &World::new(Setting { budget, ..Setting::default() }), 120_000);
 
     assert!(seen.has_pair, "no pair ever forms: an engine that does nothing would pass");
 }
 
 #[test]
-fn the_same_holds_in_all_that_can_befall_a_pair() {
-    let seen = must_hold(&paired(SMALL, None), 200_000);
+fn whatever_befalls_a_pair_no_invariant_breaks() {
+    let seen = must_hold("pair", &paired(small()), 120_000);
 
     assert!(seen.has_takeover, "no take-over ever happens");
 }
 
 #[test]
+fn with_acknowledgements_from_memory_no_invariant_breaks() {
+    let seen = must_hold("pair, async=second", &paired(Setting { ack: Async::Second, ..small() }), 60_000);
+
+    assert!(seen.has_takeover, "no take-over ever happens");
+}
+
+/// Scripts and orders to the data process take time, and one of them fails.
+#[test]
+fn with_slow_and_failing_work_no_invariant_breaks() {
+    let budget = Budget { crashes: 1, cuts: 1, late: 0, fails: 1, ..SMALL };
+    must_hold("slow work", &paired(Setting { budget, is_slow: true, ..Setting::default() }), 100_000);
+}
+
+/// Nothing is assumed of clocks: two may serve for a moment, but no acknowledged write is lost.
+#[test]
+fn without_an_assumption_about_clocks_the_data_is_safe() {
+    must_hold("clock-free", &paired(Setting { is_clock_free: true, ..small() }), 60_000);
+}
+
+/// States that the table of the protocol names, each entered.
+#[test]
+fn every_row_of_the_state_machine_is_entered() {
+    let mut rows = std::collections::BTreeSet::new();
+    let mut world = World::new(small());
+    while !world.is_pair() {
+        rows.extend(world.rows());
+        assert!(world.run_friendly(1, |_| false) || world.friendly().is_some(), "{}", world.describe());
+    }
+    rows.extend(world.rows());
+    for is_slow in [false, true] {
+        let budget = Budget {
+            crashes: 1,
+            cuts: 1,
+            writes: 0,
+            late: 1,
+            stops: 2,
+            swaps: 1,
+            fails: u8::from(is_slow),
+            version_max: 5,
+            session_max: 3,
+        };
+        let setting = Setting { budget, is_slow, ..Setting::default() };
+        rows.extend(explore(&World::new(setting), states_max(60_000)).rows);
+        rows.extend(explore(&paired(setting), states_max(120_000)).rows);
+    }
+    let wanted: &[Row] = &[
+        (Stop, Wait, Transient),
+        (Wait, Alone, Transient),
+        (Alone, Alone, Ready),
+        (Wait, Second, Transient),
+        (Second, Second, Ready),
+        (Alone, Prim, Ready),
+        (Prim, Alone, Ready),
+        (Second, Alone, Transient),
+        (Second, Wait, NotReady),
+        (Second, Stop, NotReady),
+        (Prim, Prim, Transient),
+        (Prim, Prim, NotReady),
+        (Prim, Wait, Transient),
+        (Prim, Stop, NotReady),
+        (Alone, Stop, NotReady),
+        (Alone, Wait, NotReady),
+        (Wait, Wait, NotReady),
+        (Wait, Stop, NotReady),
+    ];
+    let missing: Vec<_> = wanted.iter().filter(|row| !rows.contains(row)).collect();
+    assert!(missing.is_empty(), "never entered: {missing:?}\nentered: {rows:?}");
+}
+
+/// From wherever faults and their end have led: a way to a serving node, and to a pair, without a person.
+#[test]
+fn from_everywhere_the_service_and_the_pair_come_back_by_themselves() {
+    let budget = Budget { crashes: 1, cuts: 1, writes: 0, late: 0, stops: 0, swaps: 0, fails: 0, version_max: 8, session_max: 5 };
+    for (what, goal) in [("service", World::is_served as fn(&World) -> bool), ("pair", World::is_pair)] {
+        let (states, way) = dead_end(&paired(Setting { budget, ..Setting::default() }), 3_000_000, goal);
+        println!("{what}: {states} states, no dead end: {}", way.is_none());
+        assert!(way.is_none(), "no way to a {what}:\n{}", way.unwrap_or_default().join("\n"));
+    }
+}
+
+#[test]
 fn a_pair_forms_a_takeover_happens_and_the_pair_forms_again() {
-    let mut world = paired(SMALL, None);
+    let mut world = paired(small());
 
     world = world.after(&Action::Crash { node: 0 }).expect("inside the bounds");
     assert!(world.run_friendly(200, World::is_taken_over), "no take-over: {}", world.describe());
@@ -119,7 +154,7 @@ fn a_pair_forms_a_takeover_happens_and_the_pair_forms_again() {
 
 #[test]
 fn a_swap_exchanges_the_roles() {
-    let mut world = paired(SMALL, None);
+    let mut world = paired(small());
     assert!(world.run_friendly(50, |w| w.accepts(0, &Verb::Swap)), "{}", world.describe());
 
     world = world.after(&Action::Order { node: 0, verb: Verb::Swap }).expect("inside the bounds");
@@ -129,20 +164,33 @@ fn a_swap_exchanges_the_roles() {
 
 #[test]
 fn a_primary_stopped_in_order_hands_over_and_a_secondary_stopped_in_order_leaves_its_peer_alone() {
-    let mut world = paired(SMALL, None);
+    let mut world = paired(small());
     world = world.after(&Action::Order { node: 0, verb: Verb::Stop }).expect("inside the bounds");
     assert!(world.run_friendly(200, World::is_taken_over), "{}", world.describe());
 
-    let mut world = paired(SMALL, None);
+    let mut world = paired(small());
     world = world.after(&Action::Order { node: 1, verb: Verb::Stop }).expect("inside the bounds");
     assert!(world.run_friendly(200, |w| w.describe().starts_with("a: ALONE(Ready)")), "{}", world.describe());
+}
+
+/// A cut shorter than the patience of the data processes: the session goes on, nothing is asked of the arbiter.
+#[test]
+fn a_short_cut_is_outlived_by_the_session() {
+    let mut world = paired(small());
+    let before = world.describe();
+    for action in [Action::Cut, Action::Heal, Action::Rejoin { source: 0 }] {
+        assert!(world.actions().contains(&action), "{action:?} in {}", world.describe());
+        world = world.after(&action).expect("inside the bounds");
+    }
+
+    assert!(world.is_pair() && world.describe() == before, "{before}\n{}", world.describe());
 }
 
 /// Both lose power and come back, in either order: the pair forms again.
 #[test]
 fn after_both_lost_power_the_pair_forms_again_in_either_order() {
     for first in 0..2 {
-        let mut world = paired(SMALL, None);
+        let mut world = paired(small());
         for action in
             [Action::Crash { node: 0 }, Action::Crash { node: 1 }, Action::Restart { node: first }, Action::Restart { node: 1 - first }]
         {
@@ -152,45 +200,100 @@ fn after_both_lost_power_the_pair_forms_again_in_either_order() {
     }
 }
 
-fn must_find(mutant: Mutant, budget: Budget) {
-    found(&mutant, explore(&paired(budget, Some(mutant)), 400_000));
-}
+// ---- rules left out: each must be found ----
+
+/// Few faults, so that the shortest trace is found soon.
+const FEW: Budget = Budget { crashes: 1, cuts: 1, writes: 1, late: 0, stops: 0, swaps: 0, fails: 0, version_max: 4, session_max: 2 };
 
 #[track_caller]
-fn found(mutant: &Mutant, seen: Seen) {
+fn must_find(what: &str, start: &World, wanted: &[fn(&Broken) -> bool]) {
+    let seen = explore(start, 1_500_000);
     let Some((broken, trace)) = seen.broken else {
-        panic!("{mutant:?} was not found in {} states (exhausted: {})", seen.states, seen.is_exhausted)
+        panic!("{what} was not found in {} states (exhausted: {})", seen.states, seen.is_exhausted)
     };
-    println!("{mutant:?}: {broken:?} after {} more events", trace.len() - 1);
+    println!("{what}: {broken:?} after {} more events, {} states", trace.len() - 1, seen.states);
+    assert!(wanted.iter().any(|fits| fits(&broken)), "{what}: another invariant than expected, {broken:?}\n{}", trace.join("\n"));
 }
 
-const FOR_MUTANTS: Budget = Budget { crashes: 1, cuts: 1, writes: 1, late: 0, stops: 0, swaps: 0, version_max: 4, session_max: 2 };
+fn two_serve(broken: &Broken) -> bool {
+    *broken == Broken::TwoServe
+}
+
+fn lost(broken: &Broken) -> bool {
+    matches!(broken, Broken::AckedWriteLost { .. } | Broken::ServesOld { .. } | Broken::SecondaryLacks { .. })
+}
+
+fn without(mutant: Mutant, budget: Budget) -> Setting {
+    Setting { budget, mutant: Some(mutant), ..Setting::default() }
+}
 
 #[test]
 fn acknowledging_alone_before_the_claim_is_found() {
-    must_find(Mutant::AloneBeforeClaim, FOR_MUTANTS);
+    must_find("alone before the claim", &paired(without(Mutant::AloneBeforeClaim, FEW)), &[lost]);
 }
 
 #[test]
 fn claiming_in_spite_of_a_promise_is_found() {
-    must_find(Mutant::NoPromise, FOR_MUTANTS);
+    must_find("no promise", &paired(without(Mutant::NoPromise, FEW)), &[two_serve]);
 }
 
 #[test]
 fn claiming_right_after_a_restart_is_found() {
-    must_find(Mutant::NoQuarantine, FOR_MUTANTS);
+    must_find("no quarantine", &paired(without(Mutant::NoQuarantine, FEW)), &[two_serve]);
 }
 
 #[test]
 fn a_secondary_that_leaves_without_making_its_exclusion_durable_is_found() {
-    must_find(Mutant::StopKeepsFlag, Budget { cuts: 0, stops: 1, ..FOR_MUTANTS });
+    must_find("stop keeps the flag", &paired(without(Mutant::StopKeepsFlag, Budget { cuts: 0, stops: 1, ..FEW })), &[lost]);
 }
 
 #[test]
 fn forgetting_an_unresolved_request_over_a_restart_is_found() {
-    let budget = Budget { crashes: 2, cuts: 0, version_max: 3, ..FOR_MUTANTS };
-    let mut world = World::new(budget, Some(Mutant::IntentInMemory));
+    let budget = Budget { crashes: 2, cuts: 0, version_max: 3, ..FEW };
+    let mut world = World::new(without(Mutant::IntentInMemory, budget));
     assert!(world.run_friendly(200, World::is_growing), "{}", world.describe());
 
-    found(&Mutant::IntentInMemory, explore(&world, 400_000));
+    must_find("intent in memory", &world, &[lost]);
+}
+
+#[test]
+fn promising_with_an_unresolved_claim_is_found() {
+    must_find(
+        "promise with an intent",
+        &paired(without(Mutant::PromiseWithIntent, Budget { crashes: 2, late: 1, session_max: 3, ..FEW })),
+        &[two_serve, lost],
+    );
+}
+
+#[test]
+fn a_target_that_counts_as_current_from_the_start_is_found() {
+    must_find("up to date early", &World::new(without(Mutant::UpToDateEarly, FEW)), &[lost]);
+}
+
+#[test]
+fn memory_that_counts_as_disk_is_found() {
+    let setting = Setting { ack: Async::Second, ..without(Mutant::VolatileAsUpToDate, FEW) };
+    must_find("volatile as up to date", &paired(setting), &[lost]);
+}
+
+#[test]
+fn a_restarted_secondary_that_goes_on_where_it_was_is_found() {
+    must_find("restarted secondary rejoins", &paired(without(Mutant::RejoinRestarted, FEW)), &[lost]);
+}
+
+#[test]
+fn a_rejoin_that_does_not_look_at_the_epoch_is_found() {
+    must_find("rejoin ignores the epoch", &paired(without(Mutant::RejoinIgnoresEpoch, FEW)), &[lost]);
+}
+
+#[test]
+fn an_arbiter_that_says_yes_to_everyone_is_found() {
+    let setting = Setting { budget: FEW, arbiter: ArbiterKind::Anyone, ..Setting::default() };
+    must_find("anyone may", &paired(setting), &[two_serve, lost]);
+}
+
+#[test]
+fn an_arbiter_that_does_not_know_who_is_in_sync_is_found() {
+    let setting = Setting { budget: Budget { crashes: 2, ..FEW }, arbiter: ArbiterKind::Lock, ..Setting::default() };
+    must_find("a lock without the in-sync set", &paired(setting), &[two_serve, lost]);
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::command::Refusal;
-use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
+use tsugi_core::engine::{Mirror, MirrorConfig, Rehearsal, Saved};
 use tsugi_core::event::Event;
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
 use tsugi_core::module::xml::{self, ParseContext};
@@ -399,6 +399,17 @@ impl Agent {
                         None => Some(Refusal::NotConfigured),
                     };
                     responder.send(Reply::Command { refusal }).await
+                });
+            }
+            Request::Rehearse { module, command } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
+                    let rehearsal = match runner {
+                        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
+                        None => not_here,
+                    };
+                    responder.send(Reply::Rehearsal { rehearsal }).await
                 });
             }
             Request::Events { module, count } => {

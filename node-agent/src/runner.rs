@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
-use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::module::{Check, ScriptName, When};
 use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
@@ -33,6 +33,8 @@ pub enum Inbox {
     Heard(Box<Heard>),
     /// An order, and where the answer goes.
     Order(Command, oneshot::Sender<Option<Refusal>>),
+    /// What an order would do, and where the answer goes.
+    Rehearse(Command, oneshot::Sender<Rehearsal>),
     /// Last output line of a script.
     ScriptSaid {
         /// Which.
@@ -66,6 +68,12 @@ impl RunnerHandle {
             return Some(Refusal::NotConfigured);
         }
         rx.await.unwrap_or(Some(Refusal::NotConfigured))
+    }
+    /// What an order would do; `None` when the module is being taken down.
+    pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
+        let (tx, rx) = oneshot::channel();
+        self.inbox.send(Inbox::Rehearse(command, tx)).await.ok()?;
+        rx.await.ok()
     }
     /// The newest snapshot.
     pub fn snapshot(&self) -> Option<Snapshot> {
@@ -221,6 +229,9 @@ impl Runner {
             Inbox::Order(command, answer) => {
                 let refusal = self.order(command).await;
                 let _ = answer.send(refusal);
+            }
+            Inbox::Rehearse(command, answer) => {
+                let _ = answer.send(self.engine.rehearse(command));
             }
             Inbox::ScriptSaid { script, code, text } => {
                 if code != Some(0) && !text.is_empty() {

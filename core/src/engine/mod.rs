@@ -26,8 +26,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 mod mirror;
+mod rehearse;
 
 pub use mirror::Mirror;
+pub use rehearse::{Rehearsal, Rehearsed};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
@@ -77,8 +79,8 @@ impl MirrorConfig {
     }
 }
 
-/// A safety rule to leave out. Only compiled for the model checker's own tests.
-#[cfg(feature = "mutants")]
+/// A safety rule to leave out. The switch ([`MirrorConfig::mutant`]) is only compiled for the model checker's own
+/// tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutant {
     /// The primary stops requiring its peer as soon as the session is lost, before the claim is accepted.
@@ -91,6 +93,16 @@ pub enum Mutant {
     NoPromise,
     /// The unresolved arbiter request is not kept over a restart.
     IntentInMemory,
+    /// A node follows, and promises, while its own claim is unresolved.
+    PromiseWithIntent,
+    /// The target of a resynchronisation counts as current from its start.
+    UpToDateEarly,
+    /// With `async="second"` a level secondary writes `UpToDate` though its disk may lack what its memory has.
+    VolatileAsUpToDate,
+    /// A restarted secondary joins the session it remembers: only what is under way is sent again.
+    RejoinRestarted,
+    /// The same, and its newer record of the other node's time is not looked at.
+    RejoinIgnoresEpoch,
 }
 
 /// The persistent record of a module on a node ("M"). Written before whatever depends on it.

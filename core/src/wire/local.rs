@@ -3,6 +3,7 @@
 //! (`SO_PEERCRED`): root, or a member of group `tsugi`.
 
 use crate::command::{Command, Refusal};
+use crate::engine::Rehearsal;
 use crate::event::EventRecord;
 use crate::ids::{ModuleName, NodeName};
 use crate::state::Snapshot;
@@ -18,6 +19,8 @@ pub enum Request {
     Watch { module: Option<ModuleName> },
     /// An order.
     Command { module: ModuleName, command: Command },
+    /// What an order would do.
+    Rehearse { module: ModuleName, command: Command },
     /// The last `count` events.
     Events { module: Option<ModuleName>, count: u32 },
     /// Who this agent is.
@@ -32,6 +35,8 @@ pub enum Reply {
     State { snapshots: Vec<Snapshot> },
     /// To `Command`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
     Command { refusal: Option<Refusal> },
+    /// To `Rehearse`.
+    Rehearsal { rehearsal: Rehearsal },
     /// To `Events`, oldest first.
     Events { events: Vec<EventRecord> },
     /// To `About`.

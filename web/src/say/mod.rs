@@ -10,6 +10,7 @@ mod health;
 mod plan;
 mod problem;
 mod reason;
+mod rehearsal;
 mod state;
 mod steps;
 mod verb;
@@ -20,6 +21,7 @@ pub use health::{attention, headline, health_hint, health_mark, health_name, nev
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
 pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_short};
+pub use rehearsal::rehearsed;
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
 

@@ -1,7 +1,7 @@
 //! Following: being brought level, promising, and taking over.
 
 use super::plan::{Goal, Step};
-use super::{Mirror, Phase};
+use super::{Mirror, Mutant, Phase};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Session;
@@ -14,7 +14,7 @@ impl Mirror {
     /// Accept the offered session. The flag goes down before the first byte changes.
     pub(super) fn follow(&mut self, session: Session, peer: &Status, out: &mut Vec<Effect>) {
         self.saved.session = session;
-        self.saved.flag = Flag::Inconsistent;
+        self.saved.flag = if self.is_mutant(Mutant::UpToDateEarly) { Flag::UpToDate } else { Flag::Inconsistent };
         // The newest version this node knows of; the flag says what the copy is worth.
         self.saved.epoch = self.saved.epoch.max(peer.epoch);
         self.saved.is_owner = false;
@@ -40,6 +40,7 @@ impl Mirror {
         let Some(peer) = self.peer.clone() else { return };
         self.saved.flag = match self.cfg.ack {
             Async::None => Flag::UpToDate,
+            Async::Second if self.is_mutant(Mutant::VolatileAsUpToDate) => Flag::UpToDate,
             Async::Second => Flag::Volatile,
         };
         self.is_volatile_mine = true;
@@ -58,9 +59,10 @@ impl Mirror {
 
     /// A promise may be given now: the peer serves and requires this very session, and nothing is unresolved.
     pub(super) fn can_promise(&self) -> bool {
+        let is_resolved = self.saved.intent.is_none() || self.is_mutant(Mutant::PromiseWithIntent);
         let is_staying = !self.is_planning() || self.goal == Goal::Following;
         let is_required = self.peer.as_ref().is_some_and(|p| p.is_serving && p.requires.is_some() && p.requires == self.following);
-        self.phase == Phase::Following && self.is_level && !self.is_session_lost && self.saved.intent.is_none() && is_staying && is_required
+        self.phase == Phase::Following && self.is_level && !self.is_session_lost && is_resolved && is_staying && is_required
     }
 
     pub(super) fn on_heard_following(&mut self, out: &mut Vec<Effect>) {
@@ -91,7 +93,7 @@ impl Mirror {
             }
         }
         let is_primary_gone = peer.as_ref().is_none_or(|p| !p.is_serving);
-        let may_claim = !self.is_bound || self.is_mutant_no_promise();
+        let may_claim = !self.is_bound || self.is_mutant(Mutant::NoPromise);
         if self.is_level && is_primary_gone && may_claim {
             if self.is_maintained {
                 return self.enter(State::Second, Readiness::NotReady, Some(Reason::Maintenance), out);
@@ -109,11 +111,13 @@ impl Mirror {
     /// The serving peer went on without this node, or ended the session before it was level.
     fn is_dropped_by(&self, peer: &Status) -> bool {
         let is_session_over = peer.offer != self.following && peer.requires != self.following;
-        if self.is_level {
-            peer.epoch > self.saved.epoch && !peer.in_sync.contains(&self.cfg.me)
-        } else {
-            is_session_over && peer.session >= self.saved.session
+        let is_over = is_session_over && peer.session >= self.saved.session;
+        if !self.is_level {
+            return is_over;
         }
+        // Level and not named: either it is about to be named, in this session, or never will be.
+        let is_newer = peer.epoch > self.saved.epoch;
+        !peer.in_sync.contains(&self.cfg.me) && (is_newer || is_over)
     }
 
     fn unfollow(&mut self, reason: Reason, out: &mut Vec<Effect>) {

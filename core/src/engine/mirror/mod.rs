@@ -16,7 +16,7 @@ mod tests;
 mod view;
 mod wait;
 
-use super::{Effect, Input, MirrorConfig, Outcome, Saved, Ticket, Timer};
+use super::{Effect, Input, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
 use crate::command::BY_MAXLOOP;
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, Session};
@@ -108,6 +108,10 @@ pub struct Mirror {
     is_app_frozen: bool,
     /// Maintenance: no automatic action.
     is_maintained: bool,
+    /// The arbiter's store is another one, and what to write there is not settled: asked again.
+    is_store_lost: bool,
+    /// Attempts to remove the addresses in the present step.
+    drop_tries: u8,
     /// The application does not start here: its data is brought to the peer, without it.
     hosting: Option<Reason>,
 
@@ -170,6 +174,8 @@ impl Mirror {
             is_frozen: false,
             is_app_frozen: false,
             is_maintained: false,
+            is_store_lost: false,
+            drop_tries: 0,
             hosting: None,
             offer: None,
             requires: None,
@@ -209,12 +215,11 @@ impl Mirror {
 
     fn on_boot(&mut self, out: &mut Vec<Effect>) {
         out.push(Effect::Report(Event::AgentStarted));
-        #[cfg(feature = "mutants")]
-        if self.cfg.mutant == Some(super::Mutant::IntentInMemory) {
+        if self.is_mutant(Mutant::IntentInMemory) {
             self.saved.intent = None;
         }
         // A former life may have promised something that this one does not remember.
-        let must_wait = (self.saved.epoch > Epoch(0) || self.saved.session > Session(0)) && !self.is_mutant_no_quarantine();
+        let must_wait = (self.saved.epoch > Epoch(0) || self.saved.session > Session(0)) && !self.is_mutant(Mutant::NoQuarantine);
         if must_wait {
             self.is_quarantined = true;
             out.push(Effect::SetTimer(Timer::Quarantine, self.cfg.timing.keep));
@@ -345,8 +350,7 @@ impl Mirror {
     }
 
     fn save(&mut self, out: &mut Vec<Effect>) {
-        #[cfg(feature = "mutants")]
-        if self.cfg.mutant == Some(super::Mutant::StopKeepsFlag) && self.saved.flag == Flag::Stale {
+        if self.is_mutant(Mutant::StopKeepsFlag) && self.saved.flag == Flag::Stale {
             let kept = Saved { flag: Flag::UpToDate, ..self.saved.clone() };
             return out.push(Effect::Save(Box::new(kept)));
         }
@@ -416,10 +420,13 @@ impl Mirror {
         self.resources.iter().find(|(_, r)| r.is_pre && r.health == Health::Down && r.action != crate::module::Action::NoAction)
     }
 
-    fn is_mutant_no_quarantine(&self) -> bool {
-        #[cfg(feature = "mutants")]
-        return self.cfg.mutant == Some(super::Mutant::NoQuarantine);
-        #[cfg(not(feature = "mutants"))]
+    /// A rule is left out on purpose (model checker only).
+    #[cfg(feature = "mutants")]
+    fn is_mutant(&self, mutant: Mutant) -> bool {
+        self.cfg.mutant == Some(mutant)
+    }
+    #[cfg(not(feature = "mutants"))]
+    fn is_mutant(&self, _: Mutant) -> bool {
         false
     }
 

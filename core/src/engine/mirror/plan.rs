@@ -26,6 +26,8 @@ pub(super) enum Step {
     Pause,
 }
 
+/// Attempts to remove the addresses, [`STEP_RETRY`] apart, before a plan goes on without.
+const DROP_TRIES: u8 = 6;
 /// Between two attempts to end what is left of the application.
 const STEP_RETRY: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,7 @@ impl Mirror {
     pub(super) fn start_plan(&mut self, steps: impl IntoIterator<Item = Step>, goal: Goal, out: &mut Vec<Effect>) {
         self.plan = steps.into_iter().collect();
         self.goal = goal;
+        self.drop_tries = 0;
         // Two scripts of a module never run side by side.
         if let Some((job, Step::Script(_))) = self.running.take() {
             out.push(Effect::Cancel(job));
@@ -84,6 +87,9 @@ impl Mirror {
         let epoch = self.saved.epoch;
         if step == Step::Abandon {
             out.push(Effect::Disentitle);
+        }
+        if step == Step::Release && self.requires.is_some() {
+            out.push(Effect::SetTimer(Timer::FreezeMax, super::serve::FREEZE_MAX));
         }
         if self.is_app_frozen && matches!(step, Step::Script(_) | Step::Kill) {
             self.thaw(out);
@@ -133,9 +139,14 @@ impl Mirror {
                 Some(Reason::VipFailed { detail })
             }
             (Step::DropVips, Outcome::Vip(Err(detail))) => {
-                // An address that cannot be removed would be held by two nodes: shown, and the plan goes on,
-                // because its lifetime in the kernel runs out.
+                // An address that cannot be removed would be held by two nodes. It is not renewed any more: after these
+                // attempts its lifetime in the kernel has run out.
                 out.push(Effect::Report(Event::VipFailed { detail }));
+                self.drop_tries += 1;
+                if self.drop_tries < DROP_TRIES {
+                    self.plan.push_front(Step::DropVips);
+                    self.plan.push_front(Step::Pause);
+                }
                 None
             }
             (Step::Serve | Step::Release | Step::CloseSession, Outcome::Replica(ReplicaAnswer::Failed { detail })) => {

@@ -4,7 +4,7 @@
 //! requiring. While a request's outcome is unknown, the stricter case holds.
 
 use super::plan::{Goal, Step};
-use super::{Mirror, Phase};
+use super::{Mirror, Mutant, Phase};
 use crate::engine::{Effect, Outcome, Ticket, Timer, VipPlan};
 use crate::event::Event;
 use crate::ids::{Lsn, Session};
@@ -15,8 +15,9 @@ use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
 use crate::wire::peer::Status;
 use std::time::Duration;
 
-/// A frozen primary gives up after this long and stops the application.
-const FREEZE_MAX: Duration = Duration::from_secs(30);
+/// A frozen primary gives up after this long and stops the application; a release that waits for a peer that is gone
+/// is broken off.
+pub(super) const FREEZE_MAX: Duration = Duration::from_secs(30);
 /// A handed-over role that the peer does not take in this time is taken back.
 pub(super) const SWAP_BACK: Duration = Duration::from_secs(15);
 /// A configured default primary gets its role back after being in sync for this long.
@@ -44,6 +45,9 @@ impl Mirror {
         // that has stepped down has no right to ask for anything.
         if !self.saved.is_owner || self.phase == Phase::Leaving && !self.is_releasing() {
             return;
+        }
+        if self.is_store_lost && self.phase == Phase::Serving && self.is_free_to_ask() {
+            self.ask(ArbiterRequest::Read, out);
         }
         if let Some(session) = self.requires {
             if self.has_left(session, peer) && !self.is_session_lost {
@@ -98,15 +102,16 @@ impl Mirror {
     fn shrink(&mut self, session: Session, peer: Option<&Status>, out: &mut Vec<Effect>) {
         if !self.is_peer_recorded() {
             // Never eligible: no one can take over, so nothing has to be asked.
+            self.begin_history(out);
             return self.go_alone(out);
         }
-        #[cfg(feature = "mutants")]
-        if self.cfg.mutant == Some(crate::engine::Mutant::AloneBeforeClaim) {
+        if self.is_mutant(Mutant::AloneBeforeClaim) {
             return self.go_alone(out);
         }
         let is_excluded_by_itself = peer
             .is_some_and(|p| p.session >= session && matches!(p.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown) && !p.has_intent);
         if is_excluded_by_itself {
+            self.begin_history(out);
             return self.go_alone(out);
         }
         if self.is_free_to_ask() {
@@ -116,6 +121,12 @@ impl Mirror {
             let reason = if self.arbiter == ArbiterView::Unreachable { self.reason_no_answer() } else { Reason::Starting };
             self.enter(self.state, Readiness::Transient, Some(reason), out);
         }
+    }
+
+    /// What is acknowledged from here the peer does not have: a copy that goes on from its state is another history.
+    fn begin_history(&mut self, out: &mut Vec<Effect>) {
+        self.push_gen(self.new_gen(self.saved.epoch));
+        self.save(out);
     }
 
     /// Stop requiring the peer. Only from here are writes acknowledged by this node alone.
@@ -232,6 +243,9 @@ impl Mirror {
             self.saved.intent = None;
             return self.step_down(out);
         }
+        if self.reason == Some(Reason::ArbiterReplaced) {
+            self.enter(self.state, self.readiness, None, out);
+        }
         let had_version = self.saved.epoch;
         self.saved.epoch = record.version;
         self.saved.in_sync = record.in_sync.clone();
@@ -309,6 +323,11 @@ impl Mirror {
             // The release has this long to be set free by the arbiter; then it is broken off.
             out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
         }
+        if self.phase == Phase::Leaving && self.is_peer_recorded() {
+            // The peer may take the address from now on, whatever the scripts on the way out still take.
+            let job = self.new_job();
+            out.push(Effect::Vip(job, VipPlan::Drop));
+        }
         if !self.is_peer_recorded() || self.is_frozen || self.phase != Phase::Serving {
             return;
         }
@@ -322,6 +341,10 @@ impl Mirror {
     }
 
     pub(super) fn on_frozen_too_long(&mut self, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Leaving && self.is_releasing() && self.is_held && !self.is_session_lost {
+            // The peer is there and acknowledges: it only takes long.
+            return out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
+        }
         if self.phase == Phase::Leaving && self.is_releasing() {
             // Nothing unacknowledged is acknowledged by this; the application has stopped already or never will.
             let goal = self.goal.clone();

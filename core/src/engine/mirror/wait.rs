@@ -1,6 +1,6 @@
 //! Without a role: who may start, and what the arbiter is asked.
 
-use super::{Asking, Mirror, Phase};
+use super::{Asking, Mirror, Mutant, Phase};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, LifeId};
@@ -51,9 +51,15 @@ impl Mirror {
             return;
         }
         self.blocked = None;
+        if self.saved.intent.is_some() && self.force.is_none() {
+            // Its record may be newer than it knows: nothing is compared before that is settled.
+            self.phase = Phase::Claiming;
+            self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
+            return self.pursue_claim(out);
+        }
         let standing = if self.force.is_some() { Standing::Me } else { self.standing(peer.as_deref()) };
         match standing {
-            Standing::Me if self.is_quarantined || self.is_bound && !self.is_mutant_no_promise() => {
+            Standing::Me if self.is_quarantined || self.is_bound && !self.is_mutant(Mutant::NoPromise) => {
                 self.enter(State::Wait, Readiness::Transient, Some(Reason::Quarantine), out);
             }
             Standing::Me if self.force.is_none() && !self.cfg.is_failover_on && peer.is_none() && self.saved.in_sync.len() > 1 => {
@@ -127,7 +133,11 @@ impl Mirror {
 
     /// A serving peer: is it the right one to follow, and does it offer?
     fn consider_following(&mut self, peer: &Status, out: &mut Vec<Effect>) {
-        if self.saved.intent.is_some() {
+        #[cfg(feature = "mutants")]
+        if self.rejoin_wrongly(peer, out) {
+            return;
+        }
+        if self.saved.intent.is_some() && !self.is_mutant(Mutant::PromiseWithIntent) {
             // An unresolved request could still make this node the owner: settle it first.
             self.phase = Phase::Claiming;
             return self.pursue_claim(out);
@@ -242,6 +252,7 @@ impl Mirror {
         if !self.is_own_store(&answer.record) && self.force.is_none() && !is_ours {
             return self.on_other_store(&answer.record, out);
         }
+        self.is_store_lost = false;
         match self.phase {
             Phase::Claiming => self.on_record(&request, answer, out),
             Phase::Serving | Phase::Leaving => self.on_record_serving(&request, answer, out),
@@ -263,6 +274,7 @@ impl Mirror {
             self.saved.intent = None;
             self.save(out);
         }
+        self.is_store_lost = true;
         let others_first = record.version > Epoch(0) && record.owner.as_ref() != Some(&self.cfg.me);
         match self.phase {
             Phase::Claiming if record.version == Epoch(0) && self.is_flag_good() && self.may_seed_idle() => self.seed(record, out),
@@ -271,27 +283,50 @@ impl Mirror {
             Phase::Serving if others_first && self.requires.is_none() => self.step_down(out),
             Phase::Serving if record.version == Epoch(0) && self.may_seed_serving() => self.seed(record, out),
             // A serving node goes on as it is; what it wanted stays undone and writes that need it wait.
-            _ => self.ask_later(BACKOFF, out),
+            _ => {
+                self.ask_later(BACKOFF, out);
+                if self.phase == Phase::Serving && !self.is_planning() && !self.is_frozen {
+                    self.enter(self.state, self.readiness, Some(Reason::ArbiterReplaced), out);
+                }
+            }
         }
     }
 
     /// Nobody else could have been eligible; or the other node is here, idle, and agrees (`standing`).
     fn may_seed_idle(&self) -> bool {
-        let is_agreed = self.is_contact
-            && self.peer.as_deref().is_some_and(|p| p.is_started && !p.is_serving && !p.has_intent)
-            && matches!(self.standing(self.peer.as_deref()), Standing::Me);
-        self.saved.intent.is_none() && (self.is_alone_in_record() || is_agreed) && !self.is_quarantined && !self.is_bound
+        self.saved.intent.is_none() && (self.is_alone_in_record() || self.is_agreed()) && !self.is_quarantined && !self.is_bound
+    }
+
+    /// The other node is here, idle, and by its own word not ahead of this one. There is no record to keep a node
+    /// out that is wrong about itself: histories decide, and epochs only where they are of the same store.
+    fn is_agreed(&self) -> bool {
+        let Some(peer) = self.peer.as_deref().filter(|p| self.is_contact && p.is_started && !p.is_serving && !p.has_intent) else {
+            return false;
+        };
+        if !matches!(peer.flag, Flag::UpToDate | Flag::Volatile) || self.saved.lineage.contains(&peer.gen_id) {
+            return true;
+        }
+        let mine = (self.saved.epoch, self.saved.is_owner);
+        let theirs = (peer.epoch, peer.is_owner);
+        let is_first = mine > theirs || mine == theirs && self.cfg.me < self.cfg.peer;
+        peer.gen_id == self.saved.gen_id && peer.arbiter == self.saved.arbiter && is_first
     }
 
     /// Alone by record and deed; or with a follower that is level, required and bound by its promise.
     fn may_seed_serving(&self) -> bool {
         match self.requires {
-            None => self.is_alone_in_record(),
+            // … or the other node has said that its copy is not current, which only this one can change.
+            None => self.is_alone_in_record() || self.saved.intent.is_none() && self.has_peer_excluded_itself(),
             Some(session) => {
                 let is_level = self.peer.as_deref().is_some_and(|p| p.level == Some(session) && p.flag == Flag::UpToDate);
                 self.is_contact && self.is_held && !self.is_session_lost && is_level && self.saved.intent.is_none()
             }
         }
+    }
+
+    fn has_peer_excluded_itself(&self) -> bool {
+        let is_out = |p: &Status| matches!(p.flag, Flag::Stale | Flag::Inconsistent | Flag::Unknown) && !p.has_intent && !p.is_serving;
+        self.is_contact && self.peer.as_deref().is_some_and(is_out)
     }
 
     fn seed(&mut self, record: &Record, out: &mut Vec<Effect>) {
@@ -333,6 +368,8 @@ impl Mirror {
                 record.version > *expected || intent.as_ref() == Some(request)
             }
         };
+        let is_refused_claim =
+            matches!(request, ArbiterRequest::Claim { expected, .. } if *expected == record.version) && !answer.is_accepted;
         if is_resolved && self.saved.intent.is_some() {
             self.saved.intent = None;
             self.save(out);
@@ -341,13 +378,23 @@ impl Mirror {
         // current is claimed like any other.
         let is_known = self.is_me_in(&record) && self.is_flag_good() && self.is_own_store(&record);
         // Without consent to a loss only a record that does not exist yet may be written by force.
-        let is_new = record.version == Epoch(0) || !self.is_own_store(&record);
-        let is_forcing = |f: &super::Force| f.overrides_flag || !is_known && (f.accepts_loss || is_new);
+        // … and only by a node that cannot be behind: one that never knew another record, was the only one in it, or
+        // agrees with the other node.
+        let is_blank = self.saved.arbiter == LifeId(0) && self.saved.epoch == Epoch(0);
+        let is_new = (record.version == Epoch(0) || !self.is_own_store(&record))
+            && (is_blank || self.is_flag_good() && (self.is_alone_in_record() || self.is_agreed()));
+        // Where the record is this node's own, what it names proves nothing, and the proof may be what is missing.
+        let is_unproven = self.cfg.authority.is_own_record();
+        let is_forcing = |f: &super::Force| f.overrides_flag || f.accepts_loss && is_unproven || !is_known && (f.accepts_loss || is_new);
         if let Some(force) = self.force.clone().filter(is_forcing) {
             let floor = self.saved.epoch;
             let gen_id = self.new_gen(record.version.max(floor));
             let request = ArbiterRequest::Force { store: record.instance, expected: record.version, floor, gen_id, by: force.by };
             return self.ask(request, out);
+        }
+        if !self.is_own_store(&record) {
+            self.force = None;
+            return self.block(Reason::ArbiterReplaced, true, out);
         }
         if record.version == Epoch(0) {
             return self.block(Reason::FirstStart, true, out);
@@ -369,9 +416,14 @@ impl Mirror {
         if is_mine_alone && self.saved.intent.is_none() {
             return self.on_won(&record, false, out);
         }
-        if self.is_quarantined || self.is_bound && !self.is_mutant_no_promise() {
+        if self.is_quarantined || self.is_bound && !self.is_mutant(Mutant::NoPromise) {
             self.phase = Phase::Idle;
             return;
+        }
+        if is_refused_claim {
+            // By the record it could have been accepted: something else is in the way, which takes time.
+            self.ask_later(BACKOFF, out);
+            return self.enter(State::Wait, Readiness::NotReady, Some(self.reason_no_answer()), out);
         }
         self.ask_claim(record.version, out);
     }
@@ -409,10 +461,25 @@ impl Mirror {
         self.start_plan(steps, super::plan::Goal::Serving, out);
     }
 
-    pub(super) fn is_mutant_no_promise(&self) -> bool {
-        #[cfg(feature = "mutants")]
-        return self.cfg.mutant == Some(crate::engine::Mutant::NoPromise);
-        #[cfg(not(feature = "mutants"))]
-        false
+    /// Only for the model checker: joins a session without being brought level.
+    #[cfg(feature = "mutants")]
+    fn rejoin_wrongly(&mut self, peer: &Status, out: &mut Vec<Effect>) -> bool {
+        let is_wanted = match self.cfg.mutant {
+            Some(Mutant::RejoinRestarted) => peer.epoch == self.saved.epoch,
+            Some(Mutant::RejoinIgnoresEpoch) => peer.epoch != self.saved.epoch,
+            _ => false,
+        };
+        let is_remembered = peer.requires.is_some() && self.saved.flag == Flag::UpToDate;
+        if !is_wanted || !is_remembered || self.saved.intent.is_some() {
+            return false;
+        }
+        self.phase = Phase::Following;
+        (self.following, self.is_level, self.is_session_lost, self.is_bound) = (peer.requires, true, false, true);
+        out.push(Effect::SetTimer(Timer::PromiseGiven, self.cfg.timing.keep));
+        self.saved.is_owner = false;
+        self.saved.epoch = peer.epoch;
+        self.save(out);
+        self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
+        true
     }
 }

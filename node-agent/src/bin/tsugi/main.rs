@@ -111,6 +111,9 @@ enum What {
         /// Why, for the record.
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Says what the order would do, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Shows what happened on this node, oldest first.
     Events {
@@ -145,6 +148,9 @@ struct OrderArgs {
     /// Longest wait for the target state, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = order::WAIT_SECONDS, default_missing_value = "120", num_args = 0..=1, require_equals = true)]
     wait: u64,
+    /// Says what the order would do if nothing fails, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Returns as soon as the order is accepted.
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
@@ -206,9 +212,9 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
         What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
-        What::Maintenance { module, switch, minutes, reason } => {
+        What::Maintenance { module, switch, minutes, reason, dry_run } => {
             let minutes = if switch == Switch::On { minutes } else { 0 };
-            let args = OrderArgs { module, wait: 0, no_wait: true, reason };
+            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason };
             return order(Verb::Maintenance { minutes }, args).await;
         }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
