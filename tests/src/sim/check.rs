@@ -154,7 +154,8 @@ impl World {
 
     /// By the record; a store that was just made anew knows nothing.
     fn is_owner(&self, m: usize, s: usize) -> bool {
-        self.arbiter.records[m].version == Epoch(0) || self.arbiter.records[m].owner.as_ref() == Some(&self.hosts[self.modules[m].units[s].host].name)
+        self.arbiter.records[m].version == Epoch(0)
+            || self.arbiter.records[m].owner.as_ref() == Some(&self.hosts[self.modules[m].units[s].host].name)
     }
 
     /// An operation was answered to the application with success.
@@ -184,7 +185,11 @@ impl World {
                 }
                 if !module.contains(value, acked) {
                     let name = self.name(m, s);
-                    return self.violate(m, "I2", format!("{name} acknowledges write {value}, which was not made over acknowledged write {acked} of block {block}"));
+                    return self.violate(
+                        m,
+                        "I2",
+                        format!("{name} acknowledges write {value}, which was not made over acknowledged write {acked} of block {block}"),
+                    );
                 }
                 module.floor.acked[block] = value;
                 module.floor.holders[block] = 1 << s;
@@ -212,7 +217,9 @@ impl World {
     }
 
     fn follows(&self, m: usize, s: usize, session: Session) -> bool {
-        self.modules[m].units[s].processes().any(|p| matches!(&p.role, Role::Following(f) if f.session == session && f.is_live && !f.is_over))
+        self.modules[m].units[s]
+            .processes()
+            .any(|p| matches!(&p.role, Role::Following(f) if f.session == session && f.is_live && !f.is_over))
     }
 
     /// I3.
@@ -223,7 +230,10 @@ impl World {
             let unit = &module.units[s];
             let is_named = record.in_sync.contains(&self.hosts[unit.host].name);
             let is_good = unit.record.newest().is_some_and(|r| r.flag == Flag::UpToDate);
-            if is_named && is_good && !module.floor.is_set_back[s] && self.is_on_line(m, s)
+            if is_named
+                && is_good
+                && !module.floor.is_set_back[s]
+                && self.is_on_line(m, s)
                 && let Some(block) = module.lacking(&unit.tree.disk, &module.floor.synced)
             {
                 let (has, owed) = (unit.tree.disk[block], module.floor.synced[block]);
@@ -252,7 +262,11 @@ impl World {
         }
         if let Some(block) = module.lacking(&module.units[s].tree.mem, &module.floor.synced) {
             let (has, owed) = (module.units[s].tree.mem[block], module.floor.synced[block]);
-            return self.violate(m, "I2", format!("{name} serves a copy without acknowledged fsync {owed} of block {block} (there: {has})"));
+            return self.violate(
+                m,
+                "I2",
+                format!("{name} serves a copy without acknowledged fsync {owed} of block {block} (there: {has})"),
+            );
         }
         for block in 0..BLOCKS {
             let (has, owed) = (module.units[s].tree.mem[block], module.floor.acked[block]);
@@ -301,7 +315,13 @@ impl World {
         for s in 0..2 {
             let is_shut = self.modules[m].units[s].deadline == SHUT;
             let since = &mut self.modules[m].floor.shut_since[s];
-            *since = if !is_shut { 0 } else if *since == 0 { self.now } else { *since };
+            *since = if !is_shut {
+                0
+            } else if *since == 0 {
+                self.now
+            } else {
+                *since
+            };
         }
     }
 
@@ -339,7 +359,8 @@ impl World {
         let lost = module.lacking(&module.units[s].tree.mem, &module.floor.synced);
         if let (Some(block), false, false) = (lost, module.floor.accepts_loss[s], module.floor.is_set_back[s]) {
             let owed = module.floor.synced[block];
-            let detail = format!("`prim` without consent to a loss makes {name} primary, without acknowledged fsync {owed} of block {block}");
+            let detail =
+                format!("`prim` without consent to a loss makes {name} primary, without acknowledged fsync {owed} of block {block}");
             return self.violate(m, "I5", detail);
         }
         let old = module.floor.acked;
@@ -361,7 +382,11 @@ impl World {
         for old in &module.floor.retired {
             let lost = (0..BLOCKS).find(|b| module.contains(mine[*b], old[*b]) && !module.contains(theirs[*b], old[*b]));
             if let Some(block) = lost {
-                let detail = format!("{} follows, which overwrites acknowledged write {} of block {block} without a word", self.name(m, s), old[block]);
+                let detail = format!(
+                    "{} follows, which overwrites acknowledged write {} of block {block} without a word",
+                    self.name(m, s),
+                    old[block]
+                );
                 return self.violate(m, "I6", detail);
             }
         }
@@ -415,12 +440,14 @@ impl World {
     pub(super) fn check_end(&mut self, m: usize) {
         for s in 0..2 {
             let module = &self.modules[m];
-            let is_streaming = module.units[s].processes().any(|p| matches!(&p.role, Role::Serving(x) if !matches!(x.carrier, Carrier::Live)));
+            let is_streaming =
+                module.units[s].processes().any(|p| matches!(&p.role, Role::Serving(x) if !matches!(x.carrier, Carrier::Live)));
             if is_streaming {
                 continue;
             }
             if let Some(block) = module.lacking(&module.units[s].tree.mem, &module.floor.acked) {
-                let detail = format!("at the end {} lacks acknowledged write {} of block {block}", self.name(m, s), module.floor.acked[block]);
+                let detail =
+                    format!("at the end {} lacks acknowledged write {} of block {block}", self.name(m, s), module.floor.acked[block]);
                 return self.violate(m, "I2", detail);
             }
         }
@@ -428,6 +455,8 @@ impl World {
 
     /// A person is needed, and may be.
     pub(super) fn may_need_a_person(&self, m: usize) -> bool {
-        matches!(self.plan.profile, Profile::Consent | Profile::Rollback) || self.modules[m].floor.is_record_lost || self.modules[m].floor.is_store_lost
+        matches!(self.plan.profile, Profile::Consent | Profile::Rollback)
+            || self.modules[m].floor.is_record_lost
+            || self.modules[m].floor.is_store_lost
     }
 }

@@ -553,11 +553,8 @@ impl World {
             // The mount of an orphan is still there.
             let mounted = self.modules[m].units[s].processes().find(|p| matches!(p.role, Role::Serving(_))).map(|p| p.id);
             let Some(id) = mounted else { continue };
-            let kind = if self.rng.chance(250) {
-                OpKind::Fsync(self.modules[m].floor.acked)
-            } else {
-                OpKind::Write(self.rng.below(BLOCKS), 0)
-            };
+            let kind =
+                if self.rng.chance(250) { OpKind::Fsync(self.modules[m].floor.acked) } else { OpKind::Write(self.rng.below(BLOCKS), 0) };
             if !self.is_data_stopped(h) {
                 self.operation(m, s, id, kind);
             }
@@ -586,8 +583,7 @@ impl World {
             lsn = serving.next_lsn;
             serving.next_lsn += 1;
         }
-        let ticket =
-            Ticket { arms: serving.arms, session: serving.session, lsn, is_durable: is_live && matches!(kind, OpKind::Fsync(_)) };
+        let ticket = Ticket { arms: serving.arms, session: serving.session, lsn, is_durable: is_live && matches!(kind, OpKind::Fsync(_)) };
         let conn = serving.conn;
         match kind {
             OpKind::Write(block, _) => {

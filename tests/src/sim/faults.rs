@@ -470,7 +470,9 @@ impl World {
         }
         for old in self.hosts[h].snapshot.clone() {
             let name = self.hosts[h].name.clone();
-            let is_named = self.arbiter.records[old.module].in_sync.contains(&name);
+            // By the record, or by a request under way that will make it so.
+            let peer = self.modules[old.module].units[1 - old.side].record.newest();
+            let is_named = self.arbiter.records[old.module].in_sync.contains(&name) || peer.is_some_and(|r| r.in_sync.contains(&name));
             let module = &mut self.modules[old.module];
             module.units[old.side].record = old.record;
             module.units[old.side].tree = old.tree;

@@ -288,7 +288,8 @@ impl World {
             Event::Wake { m, s, life }
             | Event::Renew { m, s, life }
             | Event::Continue { m, s, life }
-            | Event::Inbox { m, s, life, .. } | Event::Answer { m, s, life, .. } => {
+            | Event::Inbox { m, s, life, .. }
+            | Event::Answer { m, s, life, .. } => {
                 let h = self.modules[m].units[s].host;
                 if self.hosts[h].life != life {
                     return;

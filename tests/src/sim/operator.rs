@@ -138,7 +138,13 @@ impl World {
                 let reason = u.engine.as_ref().and_then(|e| e.reason());
                 matches!(
                     reason,
-                    Some(Reason::SplitBrain { .. } | Reason::FirstStart | Reason::HalfSynced | Reason::DataOlder { .. } | Reason::ArbiterReplaced)
+                    Some(
+                        Reason::SplitBrain { .. }
+                            | Reason::FirstStart
+                            | Reason::HalfSynced
+                            | Reason::DataOlder { .. }
+                            | Reason::ArbiterReplaced
+                    )
                 )
             })
     }
@@ -167,7 +173,11 @@ impl World {
                 }
                 let (a, b) = (self.describe_unit(m, 0), self.describe_unit(m, 1));
                 let hosts = self.modules[m].units.each_ref().map(|u| u.host + 1);
-                return self.violate(m, "L", format!("not green {} s after faults ceased: n{}: {a} | n{}: {b}", since / S, hosts[0], hosts[1]));
+                return self.violate(
+                    m,
+                    "L",
+                    format!("not green {} s after faults ceased: n{}: {a} | n{}: {b}", since / S, hosts[0], hosts[1]),
+                );
             }
         }
         if is_all_green || since > GREEN_MAX {

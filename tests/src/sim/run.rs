@@ -33,7 +33,13 @@ pub fn report(plan: Plan, ended: &Ended) -> String {
     world.run();
     let count = std::env::var("TSUGI_SIM_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(EVENTS_PRINTED);
     let mut lines = world.last_events(violation.module, count);
-    lines.push(format!("{} broken in module {} at {:.6} s: {}", violation.rule, violation.module, violation.at as f64 / 1e9, violation.detail));
+    lines.push(format!(
+        "{} broken in module {} at {:.6} s: {}",
+        violation.rule,
+        violation.module,
+        violation.at as f64 / 1e9,
+        violation.detail
+    ));
     if world.hash != ended.hash {
         lines.push("THE SECOND RUN OF THIS SEED WAS ANOTHER ONE: the simulator is not deterministic".into());
     }
@@ -74,7 +80,15 @@ pub struct Summary {
 }
 
 /// Runs `seeds` from `first` on; ends after `failures_max` failures or when `time_max` is spent.
-pub fn many(first: u64, seeds: u64, minutes: u64, profile: Profile, mutant: Option<Mutant>, failures_max: usize, time_max: Duration) -> Summary {
+pub fn many(
+    first: u64,
+    seeds: u64,
+    minutes: u64,
+    profile: Profile,
+    mutant: Option<Mutant>,
+    failures_max: usize,
+    time_max: Duration,
+) -> Summary {
     let begin = Instant::now();
     let mut summary = Summary { figures: Figures::default(), failed: Vec::new(), took: Duration::ZERO };
     for seed in first..first.saturating_add(seeds) {
@@ -150,15 +164,28 @@ pub struct SimArgs {
     pub failures: usize,
 }
 
-/// Every rule that can be left out.
-pub const MUTANTS: &[Mutant] =
-    &[Mutant::AloneBeforeClaim, Mutant::NoQuarantine, Mutant::StopKeepsFlag, Mutant::NoPromise, Mutant::IntentInMemory];
+/// Rules that can be left out and must be missed here.
+pub const MUTANTS: &[Mutant] = &[
+    Mutant::AloneBeforeClaim,
+    Mutant::NoQuarantine,
+    Mutant::StopKeepsFlag,
+    Mutant::UpToDateEarly,
+    Mutant::VolatileAsUpToDate,
+    Mutant::NoPromise,
+    Mutant::PromiseWithIntent,
+    Mutant::IntentInMemory,
+];
 
 /// Carries `tsugi-lab sim` out; the error is what failed.
 pub fn main(args: &SimArgs) -> anyhow::Result<()> {
     let mutant = match &args.mutant {
         None => None,
-        Some(name) => Some(*MUTANTS.iter().find(|m| format!("{m:?}") == *name).ok_or_else(|| anyhow::anyhow!("no rule is called {name}; there are {MUTANTS:?}"))?),
+        Some(name) => Some(
+            *MUTANTS
+                .iter()
+                .find(|m| format!("{m:?}") == *name)
+                .ok_or_else(|| anyhow::anyhow!("no rule is called {name}; there are {MUTANTS:?}"))?,
+        ),
     };
     let (first, seeds) = args.seed.map_or((1, args.seeds), |seed| (seed, 1));
     let summary = many(first, seeds, args.minutes, args.profile, mutant, args.failures, Duration::MAX);

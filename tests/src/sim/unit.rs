@@ -283,7 +283,17 @@ impl World {
             if let Some(effect) = unit.effects.pop_front() {
                 self.carry_out(m, s, effect);
             } else if let Some(name) = self.check_to_end(m, s) {
-                self.step(m, s, Input::Health { name: name.into(), health: Health::Off, detail: String::new(), action: self.modules[m].check, is_pre: false });
+                self.step(
+                    m,
+                    s,
+                    Input::Health {
+                        name: name.into(),
+                        health: Health::Off,
+                        detail: String::new(),
+                        action: self.modules[m].check,
+                        is_pre: false,
+                    },
+                );
             } else if let Some(input) = self.modules[m].units[s].inbox.pop_front() {
                 self.step(m, s, input);
             } else {
@@ -335,11 +345,16 @@ impl World {
         }
         let after = (engine.is_serving(), engine.state(), engine.readiness());
         unit.effects.extend(effects);
-        if is_heard && let Some((life, seq)) = unit.heard.pop_front() && let Some(link) = unit.link.as_mut() {
+        if is_heard
+            && let Some((life, seq)) = unit.heard.pop_front()
+            && let Some(link) = unit.link.as_mut()
+        {
             link.processed(life, seq);
         }
         if before != after {
-            self.note(m, 3 + after.1 as u64 * 16 + after.2 as u64, |w| format!("n{}: {}", w.modules[m].units[s].host + 1, w.describe_unit(m, s)));
+            self.note(m, 3 + after.1 as u64 * 16 + after.2 as u64, |w| {
+                format!("n{}: {}", w.modules[m].units[s].host + 1, w.describe_unit(m, s))
+            });
             self.stop_renewing(m, s);
             self.changed(m, s, before.0, before.1);
         }
@@ -652,12 +667,26 @@ impl World {
         let saved = unit.record.newest();
         let disk = saved.map_or("no record".to_owned(), |r| {
             let names: Vec<&str> = r.in_sync.iter().map(|n| n.as_str()).collect();
-            format!("{:?} e{} s{} {{{}}} gen {:04x}{}", r.flag, r.epoch, r.session, names.join(","), r.gen_id.0 as u16, if r.intent.is_some() { " intent" } else { "" })
+            format!(
+                "{:?} e{} s{} {{{}}} gen {:04x}{}",
+                r.flag,
+                r.epoch,
+                r.session,
+                names.join(","),
+                r.gen_id.0 as u16,
+                if r.intent.is_some() { " intent" } else { "" }
+            )
         });
         let host = &self.hosts[unit.host];
         match &unit.engine {
             None => format!("no agent{}; {disk}", if host.is_on { "" } else { ", no power" }),
-            Some(e) => format!("{} {:?} {:?}; {disk}{}", e.state().word(), e.readiness(), e.reason(), if unit.is_failed { "; record failed" } else { "" }),
+            Some(e) => format!(
+                "{} {:?} {:?}; {disk}{}",
+                e.state().word(),
+                e.readiness(),
+                e.reason(),
+                if unit.is_failed { "; record failed" } else { "" }
+            ),
         }
     }
 }
