@@ -122,7 +122,8 @@ impl Timing {
         }
         let inner = (timeout - SLACK).as_micros() as u64 * 1_000_000 / (1_000_000 + 2 * DRIFT_PPM);
         let believe = Duration::from_micros(inner) - base.freeze;
-        let silence = base.silence.min(believe / 2).max(beat * 2).min(believe - beat / 2);
+        // Fewer than four beats are lost too easily: the second copy would go with them.
+        let silence = base.silence.min(believe / 2).max(beat * 4).min(believe - beat / 2);
         Ok(Timing { beat, silence, believe, freeze: base.freeze, keep: timeout })
     }
 }
