@@ -494,10 +494,11 @@ impl World {
 
     pub(super) fn heal(&mut self, remedy: Remedy) {
         match remedy {
-            Remedy::Order { m, s, verb } => return if self.is_healed { () } else { self.order(m, s, verb) },
-            Remedy::EndAgent { h, life, tries } => return self.end_agent(h, life, tries),
-            Remedy::SetBack { h } => return self.set_back(h),
-            _ if self.is_healed => return,
+            Remedy::Order { .. } if self.is_healed => {}
+            Remedy::Order { m, s, verb } => self.order(m, s, verb),
+            Remedy::EndAgent { h, life, tries } => self.end_agent(h, life, tries),
+            Remedy::SetBack { h } => self.set_back(h),
+            _ if self.is_healed => {}
             Remedy::Quality { lan, a, b } => {
                 for (a, b) in [(a, b), (b, a)] {
                     let line = &mut self.net.lans[lan][a][b];

@@ -330,6 +330,7 @@ impl World {
         let flush = self.rng.range(low, high);
         let is_in_memory = self.modules[m].units[s].config().ack == Async::Second;
         let session = self.conns[&conn].session;
+        let mem = self.modules[m].units[s].tree.mem;
         let Some(following) = self.process(m, s, id).following().filter(|f| f.conn == Some(conn) && !f.is_over) else { return };
         match msg {
             Msg::Write { lsn, block, value } => {
@@ -350,14 +351,12 @@ impl World {
                     self.after(flush, Event::Data { m, s, process: id, what: DataEvent::FollowerFlushed { conn, lsn, seen } });
                 }
             }
-            Msg::SyncBlock { block, value } => {
-                if self.modules[m].units[s].tree.mem[block] != value {
-                    if cannot_write {
-                        return self.apply_failed(conn, m, s, id);
-                    }
-                    self.modules[m].units[s].tree.write(block, value);
-                    self.check_copies(m, "a block is brought level");
+            Msg::SyncBlock { block, value } if mem[block] != value => {
+                if cannot_write {
+                    return self.apply_failed(conn, m, s, id);
                 }
+                self.modules[m].units[s].tree.write(block, value);
+                self.check_copies(m, "a block is brought level");
             }
             Msg::SyncFlush { number } => {
                 let seen = self.modules[m].units[s].tree.mem;
