@@ -140,7 +140,7 @@ const LAYERS: &[Layers] = &[
         layers: &[
             &["main", "bin"],
             &["agent"],
-            &["local", "enroll"],
+            &["local", "enroll", "witness"],
             &["runner"],
             &["hands"],
             // The runner hands snapshots and events to the link to the console, which keeps the latter by the store.

@@ -1,6 +1,6 @@
 //! The set of modules of a node: keep, stop, start; and the two who may order, console and command line.
 
-use crate::arbiter::ArbiterClient;
+use crate::arbiter::{Arbiter, Arbiters, Place};
 use crate::checker::{self, Board};
 use crate::commands;
 use crate::config::{AgentConfig, Identity};
@@ -46,7 +46,7 @@ pub struct Agent {
     store: Store,
     life: LifeId,
     console: ConsoleLink,
-    arbiter: Arc<ArbiterClient>,
+    arbiters: Arc<Arbiters>,
     runners: BTreeMap<ModuleName, RunnerHandle>,
     cluster: Option<ClusterFile>,
     /// How the modules stand, for one another's checkers.
@@ -69,8 +69,11 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     if let Err(e) = commands::offer(&config.run_dir, &exe) {
         tracing::error!(error = %e, "the commands for scripts could not be put into {}: {e}", config.run_dir.display());
     }
-    let arbiter = Arc::new(ArbiterClient::new(&identity)?);
+    let arbiters = Arc::new(Arbiters::new(&identity)?);
     let cluster = store.cluster()?;
+    if let Some(cluster) = &cluster {
+        arbiters.set_cluster(&cluster.cluster);
+    }
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
     let mut agent = Agent {
         config,
@@ -78,7 +81,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         store,
         life,
         console,
-        arbiter,
+        arbiters,
         runners: BTreeMap::new(),
         cluster,
         board: Board::default(),
@@ -146,6 +149,7 @@ impl Agent {
             return;
         }
         let is_other = self.cluster.as_ref().is_none_or(|c| c.cluster != cluster.cluster || c.heartbeat_key != cluster.heartbeat_key);
+        self.arbiters.set_cluster(&cluster.cluster);
         self.cluster = Some(cluster);
         self.tell_versions();
         if is_other {
@@ -320,16 +324,25 @@ impl Agent {
         let delay = setting.def.boot_delay;
         let cfg = MirrorConfig {
             timing: setting.def.heart.timing,
-            is_failover_on: setting.def.is_failover_on && setting.def.authority == tsugi_core::module::Authority::Arbiter,
+            is_failover_on: setting.def.is_failover_on,
+            authority: setting.def.authority,
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,
             ack: setting.def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
             ..MirrorConfig::new(setting.node.clone(), setting.peer.clone())
         };
+        let place = Place {
+            module: setting.module.clone(),
+            me: setting.node.clone(),
+            peer: setting.peer.clone(),
+            bin_dir: setting.active_dir.join("bin"),
+            log_dir: setting.log_dir.clone(),
+        };
+        let arbiter = Arbiter::new(&self.arbiters, &setting.def, place, saved.clone());
         let engine = Mirror::new(cfg, saved, rand::random());
         let channel = mpsc::channel(INBOX_MAX);
-        let hands = Hands::new(setting, channel.0.clone(), record, self.arbiter.clone()).await.context("open the heartbeats")?;
+        let hands = Hands::new(setting, channel.0.clone(), record, arbiter).await.context("open the heartbeats")?;
         let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
         let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
         let task = tokio::spawn(runner.run(must_start.then_some(delay)));
@@ -390,6 +403,7 @@ impl Agent {
             identity_dir: self.config.state_dir.join("identity"),
             run_dir: self.config.run_dir.clone(),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+            patience: def.heart.timing.silence,
         });
         let link = LinkConfig {
             module: module.clone(),

@@ -3,7 +3,7 @@
 //! One value per module; it owns the doers. Effects that take long only start something, whose end comes back to
 //! the runner's inbox as `Done`; [`Hands::save`] is waited for.
 
-use crate::arbiter::ArbiterClient;
+use crate::arbiter::Arbiter;
 use crate::link::{Link, LinkConfig, LinkEvent};
 use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
 use crate::runner::Inbox;
@@ -13,14 +13,14 @@ use crate::vip::{Conflicts, Raise, Vips};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
-use tsugi_core::module::{ModuleDef, ScriptName, User};
+use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::NetworkView;
+use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView};
 use tsugi_core::wire::arbiter::ArbiterRequest;
 use tsugi_core::wire::peer::Status;
 
@@ -59,7 +59,12 @@ pub struct Hands {
     inbox: mpsc::Sender<Inbox>,
     record: RecordFile,
     link: Option<Link>,
-    arbiter: Arc<ArbiterClient>,
+    arbiter: Arbiter,
+    /// Whether it answered when it was last asked.
+    is_answering: watch::Sender<Option<bool>>,
+    /// The look at the arbiter, and the request under way: both end with the module.
+    looking: Option<AbortHandle>,
+    asking: Option<AbortHandle>,
     vips: Vips,
     is_vip_wanted: bool,
     data: Option<DataProcess>,
@@ -75,12 +80,7 @@ const QUEUE_MAX: usize = 256;
 
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(
-        setting: Setting,
-        inbox: mpsc::Sender<Inbox>,
-        record: RecordFile,
-        arbiter: Arc<ArbiterClient>,
-    ) -> anyhow::Result<Hands> {
+    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
         script::kill_module(&setting.module, &setting.node).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
@@ -105,6 +105,9 @@ impl Hands {
             record,
             link: None,
             arbiter,
+            is_answering: watch::channel(None).0,
+            looking: None,
+            asking: None,
             vips,
             is_vip_wanted: false,
             data: None,
@@ -113,7 +116,35 @@ impl Hands {
             deadline_ns: Some(0),
         };
         hands.open_link().await?;
+        hands.look_at_arbiter();
         Ok(hands)
+    }
+
+    /// Its loss must be seen before it is needed.
+    fn look_at_arbiter(&mut self) {
+        let (arbiter, is_answering) = (self.arbiter.clone(), self.is_answering.clone());
+        let look = tokio::spawn(async move {
+            while let Some(is_ready) = arbiter.is_ready().await {
+                is_answering.send_replace(Some(is_ready));
+                tokio::time::sleep(arbiter.look_every()).await;
+            }
+        });
+        self.looking = Some(look.abort_handle());
+    }
+
+    /// Who lets this node go on without its peer.
+    pub fn authority(&self) -> &AuthorityView {
+        self.arbiter.view()
+    }
+
+    /// Whether it answers. The engine asks only when it needs something; this also looks in between.
+    pub fn arbiter_view(&self, engines: ArbiterView) -> ArbiterView {
+        match (self.arbiter.view().kind, *self.is_answering.borrow()) {
+            (Authority::Manual | Authority::None, _) => ArbiterView::NotNeeded,
+            (_, None) => engines,
+            (_, Some(true)) => ArbiterView::Reachable,
+            (_, Some(false)) => ArbiterView::Unreachable,
+        }
     }
 
     async fn open_link(&mut self) -> anyhow::Result<()> {
@@ -140,6 +171,7 @@ impl Hands {
         let bytes = postcard::to_stdvec(saved)?;
         // A few milliseconds of disk: the runner has nothing else to do before it, and must not do anything else.
         tokio::task::block_in_place(|| self.record.save(&bytes))?;
+        self.arbiter.saved(saved);
         Ok(())
     }
 
@@ -150,6 +182,7 @@ impl Hands {
 
     /// The engine has taken this beat into account.
     pub fn processed(&self, heard: &crate::link::Heard) {
+        self.arbiter.heard(&heard.status);
         if let Some(link) = &self.link {
             link.processed(heard);
         }
@@ -371,10 +404,19 @@ impl Hands {
     }
 
     /// Asks the arbiter; the answer comes as `Done`.
-    pub fn ask(&self, job: JobId, request: ArbiterRequest) {
+    pub fn ask(&mut self, job: JobId, request: ArbiterRequest) {
         let (inbox, arbiter, module) = (self.inbox.clone(), self.arbiter.clone(), self.setting.module.clone());
-        tokio::spawn(async move {
-            let answer = match arbiter.ask(&module, &request).await {
+        let is_answering = self.is_answering.clone();
+        // The engine has one request at a time: of an earlier one nobody wants the answer any more, nor its fencing.
+        if let Some(earlier) = self.asking.take() {
+            earlier.abort();
+        }
+        let asking = tokio::spawn(async move {
+            let answer = arbiter.ask(&request).await;
+            if arbiter.view().kind == Authority::Arbiter {
+                is_answering.send_replace(Some(answer.is_ok()));
+            }
+            let answer = match answer {
                 Ok(answer) => Some(answer),
                 Err(e) => {
                     tracing::warn!(module.name = %module, error = %e, "the arbiter gave no answer for module {module}: {e}");
@@ -383,17 +425,29 @@ impl Hands {
             };
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Arbiter(answer)))).await;
         });
+        self.asking = Some(asking.abort_handle());
     }
 
     /// Leaves service without asking anybody: no acknowledgement, no address, no process of the module.
     pub async fn give_up(&mut self) {
         self.set_deadline(Some(0));
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
         self.forget_data();
         self.is_vip_wanted = false;
         if let Err(e) = self.vips.drop_all().await {
             tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
         }
         script::kill_module(&self.setting.module, &self.setting.node).await;
+    }
+}
+
+impl Drop for Hands {
+    fn drop(&mut self) {
+        for task in [self.looking.take(), self.asking.take()].into_iter().flatten() {
+            task.abort();
+        }
     }
 }
 

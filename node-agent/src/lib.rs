@@ -11,7 +11,8 @@
 //! | [`link`] | heartbeats between the agents of a mirror |
 //! | [`script`] [`vip`] [`checker`] | scripts, virtual addresses, checkers |
 //! | [`store`] | state directory: record, configurations, events |
-//! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiter client, command line's socket, enrolment |
+//! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiters, command line's socket, enrolment |
+//! | [`witness`] | a program of its own: the arbiter's record on a third machine |
 //!
 //! Order of imports, top may import below: main → agent, local, console → runner → hands → doers; the doers do
 //! not know one another.
@@ -34,3 +35,4 @@ pub mod script;
 pub mod store;
 pub mod tls;
 pub mod vip;
+pub mod witness;

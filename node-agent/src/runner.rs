@@ -432,7 +432,8 @@ impl Runner {
             replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
             resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
             peer: PeerView { node: Some(setting.peer.clone()), in_contact: is_contact, state: peer.map(|p| p.state), networks },
-            arbiter: self.engine.arbiter(),
+            arbiter: self.hands.arbiter_view(self.engine.arbiter()),
+            authority: self.hands.authority().clone(),
             resources: self.engine.resources(),
             allowed: self.engine.allowed(),
         };

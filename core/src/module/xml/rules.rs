@@ -2,8 +2,9 @@
 //!
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
-//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`, the checkers
-//! `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`, `fall` and `retry` of all of them, and `depends`.
+//! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
+//! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
+//! `fall` and `retry` of all of them, and `depends`.
 
 mod check;
 
@@ -36,7 +37,9 @@ static SERVICE: Rule = Rule {
         read("maxloop", Kind::Number(0, 1_000_000)),
         read("loop_interval", Kind::Time(Unit::H, 0)),
         refused("automatic_reboot", SWITCH, &["off"], Some("the action `stopstart`, which does not restart the machine")),
-        read("authority", Kind::OneOf(&["arbiter", "manual"])),
+        read("authority", Kind::OneOf(&["arbiter", "fence", "manual", "ping", "none"])),
+        read("arbiter", Kind::Name),
+        read("allow_split_brain", Kind::OneOf(&["true", "false"])),
     ],
     children: &[
         ChildRule::One(&HEART),
@@ -45,6 +48,7 @@ static SERVICE: Rule = Rule {
         ChildRule::One(&USER),
         ChildRule::One(&ERRD),
         ChildRule::One(&CHECK),
+        ChildRule::One(&FENCE),
         ChildRule::Refused { name: "farm", instead: None },
         ChildRule::Refused { name: "vhost", instead: Some("the virtual address, or a name that DNS gives it") },
         ChildRule::Text(&FAILOVER),
@@ -176,3 +180,17 @@ static USER: Rule = Rule {
 };
 
 static VAR: Rule = Rule { name: "var", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any)], children: &[] };
+
+static FENCE: Rule = Rule {
+    name: "fence",
+    attributes: &[
+        read("script", Kind::Text),
+        read("agent", Kind::Text),
+        read("delay", Kind::Time(Unit::S, 0)),
+        read("timeout", Kind::Time(Unit::S, 1)),
+    ],
+    children: &[ChildRule::Many(&FENCE_OPTION)],
+};
+
+static FENCE_OPTION: Rule =
+    Rule { name: "option", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any), read("node", Kind::Name)], children: &[] };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cluster::xml::parse_cluster;
-use crate::ids::ClusterName;
+use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
     Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip, When,
     default_rules,
@@ -17,7 +17,9 @@ fn cluster() -> ClusterDef {
         <lan name="default"><node name="n1" addr="10.0.0.1"/><node name="n2" addr="10.0.0.2"/></lan>
         <lan name="repl"><node name="n1" addr="10.0.1.1"/><node name="n2" addr="10.0.1.2"/></lan>
         <lan name="office"><node name="n1" addr="192.168.7.1"/></lan>
-    </lans></cluster>"#;
+    </lans><arbiters>
+        <witness name="w1" addr="10.0.0.50"/><witness name="n1" addr="10.0.0.1" own="true"/>
+    </arbiters></cluster>"#;
     parse_cluster(text, &ClusterName::new("lab").unwrap()).def.unwrap()
 }
 
@@ -113,6 +115,9 @@ fn everything_a_module_can_say_is_read() {
         maxloop: 5,
         loop_interval: SECOND * 86_400,
         authority: Authority::Manual,
+        arbiter: ArbiterName::console(),
+        witnesses: vec![],
+        fence: None,
         heart: Heart {
             port: Some(9000),
             timing: Timing::with_timeout(Profile::Fast, SECOND * 10, Some(SECOND / 2)).unwrap(),
@@ -167,6 +172,9 @@ fn what_is_not_written_has_the_documented_default() {
         maxloop: 3,
         loop_interval: SECOND * 86_400,
         authority: Authority::Arbiter,
+        arbiter: ArbiterName::console(),
+        witnesses: vec![],
+        fence: None,
         heart: Heart { port: None, timing: Timing::of(Profile::Normal), heartbeats: vec![] },
         vips: vec![],
         rfs: None,
