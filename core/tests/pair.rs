@@ -257,6 +257,19 @@ fn the_role_is_not_given_away_while_something_of_the_application_lives() {
 }
 
 #[test]
+fn a_primary_whose_agent_comes_back_without_its_role_is_replaced_at_once() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.reboot(0);
+    for _ in 0..3 {
+        for node in 0..2 {
+            pair.beat(node);
+        }
+    }
+
+    assert_eq!(pair.states()[1], State::Prim, "without waiting for its promise: {}", pair.describe());
+}
+
+#[test]
 fn the_last_primary_takes_its_role_back_where_that_is_wanted() {
     let mut pair = Pair::with(Authority::Arbiter, |cfg| cfg.default_prim = DefaultPrim::LastPrim);
     pair.order(0, Verb::Stop);

@@ -1,7 +1,9 @@
 //! The set of modules of a node: keep, stop, start; and the two who may order, console and command line.
 
-use crate::arbiter::ArbiterClient;
+use crate::arbiter::{Arbiter, Arbiters, Place};
 use crate::cgroup::Cgroups;
+use crate::checker::{self, Board};
+use crate::commands;
 use crate::config::{AgentConfig, Identity};
 use crate::console::{ConsoleLink, FromConsole, HelloInfo};
 use crate::guard::{Act, Guard, Note, WatchdogWish};
@@ -21,6 +23,7 @@ use tsugi_core::command::Refusal;
 use tsugi_core::engine::{Mirror, MirrorConfig, Rehearsal, Saved};
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
+use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext};
 use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::state::{Flag, Snapshot, State};
@@ -45,11 +48,15 @@ pub struct Agent {
     store: Store,
     life: LifeId,
     console: ConsoleLink,
-    arbiter: Arc<ArbiterClient>,
+    arbiters: Arc<Arbiters>,
     runners: BTreeMap<ModuleName, RunnerHandle>,
     cluster: Option<ClusterFile>,
     cgroups: Cgroups,
     guard: Option<Arc<Guard>>,
+    /// How the modules stand, for one another's checkers.
+    board: Board,
+    /// Which of them depends on which.
+    depends: Dependencies,
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
@@ -62,14 +69,34 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let console = ConsoleLink::start(&identity, hello, store.events().clone(), console_tx)?;
     let (local_tx, mut local_rx) = mpsc::channel(QUEUE_MAX);
     let _local = LocalServer::start(&config.socket(), local_tx)?;
-    let arbiter = Arc::new(ArbiterClient::new(&identity)?);
+    let exe = std::env::current_exe().context("find this program's own file")?;
+    if let Err(e) = commands::offer(&config.run_dir, &exe) {
+        tracing::error!(error = %e, "the commands for scripts could not be put into {}: {e}", config.run_dir.display());
+    }
+    let arbiters = Arc::new(Arbiters::new(&identity)?);
     let cluster = store.cluster()?;
     crate::procfs::protect_from_oom();
     let cgroups = Cgroups::open(&identity.node, &config.state_dir);
     let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
     let guard = start_guard(&config, notes_tx).await;
+    if let Some(cluster) = &cluster {
+        arbiters.set_cluster(&cluster.cluster);
+    }
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
-    let mut agent = Agent { config, identity, store, life, console, arbiter, runners: BTreeMap::new(), cluster, cgroups, guard };
+    let mut agent = Agent {
+        config,
+        identity,
+        store,
+        life,
+        console,
+        arbiters,
+        runners: BTreeMap::new(),
+        cluster,
+        cgroups,
+        guard,
+        board: Board::default(),
+        depends: Dependencies::new(),
+    };
     for deployment in agent.store.deployments()? {
         if let Err(e) = agent.start_module(&deployment).await {
             tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
@@ -133,6 +160,7 @@ impl Agent {
             return;
         }
         let is_other = self.cluster.as_ref().is_none_or(|c| c.cluster != cluster.cluster || c.heartbeat_key != cluster.heartbeat_key);
+        self.arbiters.set_cluster(&cluster.cluster);
         self.cluster = Some(cluster);
         self.tell_versions();
         if is_other {
@@ -167,6 +195,7 @@ impl Agent {
         let mut problems = match self.definition(deployment) {
             Ok(def) => {
                 let mut problems = self.problems_here(deployment, &def);
+                problems.extend(self.cycle(deployment, &def));
                 if problems.is_empty() {
                     problems.extend(self.setting(deployment, def).err().map(|e| format!("{e:#}")));
                 }
@@ -224,6 +253,8 @@ impl Agent {
             runner.ended().await;
             self.runners.remove(module);
         }
+        self.depends.remove(module);
+        self.board.remove(module);
         self.console.module_gone(module);
         match self.store.remove_module(module) {
             Ok(()) => Vec::new(),
@@ -247,6 +278,8 @@ impl Agent {
                 deployment.module
             ));
         }
+        let scripts: Vec<&str> = deployment.scripts.keys().map(String::as_str).collect();
+        problems.extend(checker::problems(def, &scripts).into_iter().map(|p| format!("{node}: {p}")));
         for tree in def.rfs.iter().flat_map(|r| &r.replicated) {
             let path = std::path::Path::new(&tree.dir);
             if !path.is_dir() {
@@ -268,6 +301,16 @@ impl Agent {
         problems
     }
 
+    /// A chain of dependencies that the definition would close.
+    fn cycle(&self, deployment: &Deployment, def: &ModuleDef) -> Option<String> {
+        let mut all = self.depends.clone();
+        all.insert(deployment.module.clone(), def.depends.iter().map(|d| d.module.clone()).collect());
+        let chain = depends::cycle(&all)?.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → ");
+        Some(format!(
+            "safe/service/depends: the modules depend on one another ({chain}), so none of them could start; remove one of the dependencies"
+        ))
+    }
+
     async fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<()> {
         let def = self.definition(deployment).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
         let setting = self.setting(deployment, def)?;
@@ -283,6 +326,7 @@ impl Agent {
                 unknown_record()
             }
         };
+        self.depends.insert(deployment.module.clone(), setting.def.depends.iter().map(|d| d.module.clone()).collect());
         let must_start = match setting.def.boot {
             Boot::On => true,
             Boot::Off => false,
@@ -291,17 +335,26 @@ impl Agent {
         let delay = setting.def.boot_delay;
         let cfg = MirrorConfig {
             timing: setting.def.heart.timing,
-            is_failover_on: setting.def.is_failover_on && setting.def.authority == tsugi_core::module::Authority::Arbiter,
+            is_failover_on: setting.def.is_failover_on,
+            authority: setting.def.authority,
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,
             ack: setting.def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
             ..MirrorConfig::new(setting.node.clone(), setting.peer.clone())
         };
+        let place = Place {
+            module: setting.module.clone(),
+            me: setting.node.clone(),
+            peer: setting.peer.clone(),
+            bin_dir: setting.active_dir.join("bin"),
+            log_dir: setting.log_dir.clone(),
+        };
+        let arbiter = Arbiter::new(&self.arbiters, &setting.def, place, saved.clone());
         let engine = Mirror::new(cfg, saved, rand::random());
         let channel = mpsc::channel(INBOX_MAX);
-        let hands = Hands::new(setting, channel.0.clone(), record, self.arbiter.clone()).await.context("open the heartbeats")?;
-        let reports = Reports { events: self.store.events().clone(), console: self.console.clone() };
+        let hands = Hands::new(setting, channel.0.clone(), record, arbiter).await.context("open the heartbeats")?;
+        let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
         let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
         let task = tokio::spawn(runner.run(must_start.then_some(delay)));
         tokio::spawn(async move {
@@ -361,6 +414,7 @@ impl Agent {
             identity_dir: self.config.state_dir.join("identity"),
             run_dir: self.config.run_dir.clone(),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+            patience: def.heart.timing.silence,
         });
         let link = LinkConfig {
             module: module.clone(),
@@ -375,8 +429,8 @@ impl Agent {
             active_dir: self.store.active_dir(&module),
             log_dir: self.store.log_dir(&module),
             state_dir: self.config.state_dir.clone(),
-            exe: std::env::current_exe().context("find this program's own file")?,
             run_dir: self.config.run_dir.clone(),
+            exe: std::env::current_exe().context("find this program's own file")?,
             cgroups: self.cgroups.clone(),
             guard: self.guard.clone(),
             module,
@@ -441,6 +495,21 @@ impl Agent {
                     responder.send(reply).await
                 });
             }
+            Request::Set { ref module, .. }
+            | Request::Errd { ref module, .. }
+            | Request::Checkers { ref module, .. }
+            | Request::Watched { ref module }
+            | Request::Rules { ref module } => {
+                let Some(runner) = self.runners.get(module).cloned() else {
+                    let reply = self.no_module(module);
+                    tokio::spawn(async move { responder.send(reply).await });
+                    return;
+                };
+                tokio::spawn(async move {
+                    let reply = runner.ask(request).await;
+                    responder.send(reply).await
+                });
+            }
             Request::Rehearse { module, command } => {
                 let runner = self.runners.get(&module).cloned();
                 tokio::spawn(async move {
@@ -473,12 +542,14 @@ impl Agent {
         let snapshots: Vec<Snapshot> =
             self.runners.iter().filter(|(name, _)| module.is_none_or(|m| m == *name)).filter_map(|(_, r)| r.snapshot()).collect();
         match module {
-            Some(name) if snapshots.is_empty() => {
-                let known: Vec<String> = self.runners.keys().map(ToString::to_string).collect();
-                Reply::Error { message: format!("there is no module {name} on {}; modules here: {}", self.identity.node, list(&known)) }
-            }
+            Some(name) if snapshots.is_empty() => self.no_module(name),
             _ => Reply::State { snapshots },
         }
+    }
+
+    fn no_module(&self, name: &ModuleName) -> Reply {
+        let known: Vec<String> = self.runners.keys().map(ToString::to_string).collect();
+        Reply::Error { message: format!("there is no module {name} on {}; modules here: {}", self.identity.node, list(&known)) }
     }
 
     fn watch(&self, module: Option<ModuleName>, responder: Responder) {
@@ -505,12 +576,17 @@ impl Agent {
 
     async fn shut_down(&mut self) {
         tracing::info!("the agent stops its modules in order");
-        for runner in self.runners.values() {
-            runner.end(true).await;
-        }
+        // A module stops after all that depend on it.
+        let groups = depends::stop_order(&self.depends);
         let all_ended = async {
-            for runner in self.runners.values() {
-                runner.ended().await;
+            for group in groups {
+                let group: Vec<_> = group.iter().filter_map(|module| self.runners.get(module)).collect();
+                for runner in &group {
+                    runner.end(true).await;
+                }
+                for runner in &group {
+                    runner.ended().await;
+                }
             }
         };
         if tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_err() {

@@ -5,7 +5,7 @@
 
 mod application;
 
-use crate::arbiter::ArbiterClient;
+use crate::arbiter::Arbiter;
 use crate::cgroup::Cgroups;
 use crate::clock::boottime_ns;
 use crate::guard::{Guard, Right};
@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
-use tsugi_core::module::{ModuleDef, ScriptName, User};
+use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::NetworkView;
+use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView};
 use tsugi_core::wire::arbiter::ArbiterRequest;
 use tsugi_core::wire::peer::Status;
 
@@ -52,10 +53,10 @@ pub struct Setting {
     pub log_dir: PathBuf,
     /// State directory of the agent, for scripts.
     pub state_dir: PathBuf,
+    /// Run directory of the agent: its socket, and the commands that scripts find.
+    pub run_dir: PathBuf,
     /// This program, to start the data process from.
     pub exe: PathBuf,
-    /// Directory with the agent's socket, for scripts that call the command line.
-    pub run_dir: PathBuf,
     /// Control groups of this agent.
     pub cgroups: Cgroups,
     /// Guard of this node; absent where none can be had.
@@ -68,7 +69,12 @@ pub struct Hands {
     inbox: mpsc::Sender<Inbox>,
     record: RecordFile,
     link: Option<Link>,
-    arbiter: Arc<ArbiterClient>,
+    arbiter: Arbiter,
+    /// Whether it answered when it was last asked.
+    is_answering: watch::Sender<Option<bool>>,
+    /// The look at the arbiter, and the request under way: both end with the module.
+    looking: Option<AbortHandle>,
+    asking: Option<AbortHandle>,
     vips: Vips,
     is_vip_wanted: bool,
     data: Option<DataProcess>,
@@ -85,12 +91,7 @@ const QUEUE_MAX: usize = 256;
 
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(
-        setting: Setting,
-        inbox: mpsc::Sender<Inbox>,
-        record: RecordFile,
-        arbiter: Arc<ArbiterClient>,
-    ) -> anyhow::Result<Hands> {
+    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
         let application = Application::take_up(&setting).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
@@ -115,6 +116,9 @@ impl Hands {
             record,
             link: None,
             arbiter,
+            is_answering: watch::channel(None).0,
+            looking: None,
+            asking: None,
             vips,
             is_vip_wanted: false,
             data: None,
@@ -124,7 +128,35 @@ impl Hands {
             application,
         };
         hands.open_link().await?;
+        hands.look_at_arbiter();
         Ok(hands)
+    }
+
+    /// Its loss must be seen before it is needed.
+    fn look_at_arbiter(&mut self) {
+        let (arbiter, is_answering) = (self.arbiter.clone(), self.is_answering.clone());
+        let look = tokio::spawn(async move {
+            while let Some(is_ready) = arbiter.is_ready().await {
+                is_answering.send_replace(Some(is_ready));
+                tokio::time::sleep(arbiter.look_every()).await;
+            }
+        });
+        self.looking = Some(look.abort_handle());
+    }
+
+    /// Who lets this node go on without its peer.
+    pub fn authority(&self) -> &AuthorityView {
+        self.arbiter.view()
+    }
+
+    /// Whether it answers. The engine asks only when it needs something; this also looks in between.
+    pub fn arbiter_view(&self, engines: ArbiterView) -> ArbiterView {
+        match (self.arbiter.view().kind, *self.is_answering.borrow()) {
+            (Authority::Manual | Authority::None, _) => ArbiterView::NotNeeded,
+            (_, None) => engines,
+            (_, Some(true)) => ArbiterView::Reachable,
+            (_, Some(false)) => ArbiterView::Unreachable,
+        }
     }
 
     async fn open_link(&mut self) -> anyhow::Result<()> {
@@ -151,6 +183,7 @@ impl Hands {
         let bytes = postcard::to_stdvec(saved)?;
         // A few milliseconds of disk: the runner has nothing else to do before it, and must not do anything else.
         tokio::task::block_in_place(|| self.record.save(&bytes))?;
+        self.arbiter.saved(saved);
         Ok(())
     }
 
@@ -161,6 +194,7 @@ impl Hands {
 
     /// The engine has taken this beat into account.
     pub fn processed(&self, heard: &crate::link::Heard) {
+        self.arbiter.heard(&heard.status);
         if let Some(link) = &self.link {
             link.processed(heard);
         }
@@ -244,6 +278,11 @@ impl Hands {
         });
     }
 
+    /// Environment of everything the module's files run in.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        application::environment(&self.setting)
+    }
+
     fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
         let s = &self.setting;
         let bin = s.active_dir.join("bin");
@@ -252,6 +291,8 @@ impl Hands {
             args.push("force".into());
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
+        let mut env = self.environment();
+        env.insert("TSUGI_SCRIPT".into(), run.script.file().into());
         let timeout = match (run.script.is_stop(), run.is_forced) {
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
@@ -261,7 +302,7 @@ impl Hands {
             script: run.script,
             file: bin.join(run.script.file()),
             args,
-            env: application::environment(s, user, run.script),
+            env,
             cwd: bin,
             timeout,
             log_dir: s.log_dir.clone(),
@@ -398,10 +439,19 @@ impl Hands {
     }
 
     /// Asks the arbiter; the answer comes as `Done`.
-    pub fn ask(&self, job: JobId, request: ArbiterRequest) {
+    pub fn ask(&mut self, job: JobId, request: ArbiterRequest) {
         let (inbox, arbiter, module) = (self.inbox.clone(), self.arbiter.clone(), self.setting.module.clone());
-        tokio::spawn(async move {
-            let answer = match arbiter.ask(&module, &request).await {
+        let is_answering = self.is_answering.clone();
+        // The engine has one request at a time: of an earlier one nobody wants the answer any more, nor its fencing.
+        if let Some(earlier) = self.asking.take() {
+            earlier.abort();
+        }
+        let asking = tokio::spawn(async move {
+            let answer = arbiter.ask(&request).await;
+            if arbiter.view().kind == Authority::Arbiter {
+                is_answering.send_replace(Some(answer.is_ok()));
+            }
+            let answer = match answer {
                 Ok(answer) => Some(answer),
                 Err(e) => {
                     tracing::warn!(module.name = %module, error = %e, "the arbiter gave no answer for module {module}: {e}");
@@ -410,11 +460,15 @@ impl Hands {
             };
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Arbiter(answer)))).await;
         });
+        self.asking = Some(asking.abort_handle());
     }
 
     /// Leaves service without asking anybody: no acknowledgement, no address, no process of the module.
     pub async fn give_up(&mut self) {
         self.set_deadline(Some(0));
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
         self.forget_data();
         self.is_vip_wanted = false;
         self.application.forget_addresses().await;
@@ -423,6 +477,14 @@ impl Hands {
         }
         if let Err(why) = self.application.kill().await {
             tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+        }
+    }
+}
+
+impl Drop for Hands {
+    fn drop(&mut self) {
+        for task in [self.looking.take(), self.asking.take()].into_iter().flatten() {
+            task.abort();
         }
     }
 }

@@ -13,7 +13,8 @@
 //! | [`cgroup`] | control groups: what a module started, as a whole |
 //! | [`guard`] [`watchdog`] | the process that acts when this one cannot, and the machine's own timer |
 //! | [`store`] | state directory: record, configurations, events |
-//! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiter client, command line's socket, enrolment |
+//! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiters, command line's socket, enrolment |
+//! | [`witness`] | a program of its own: the arbiter's record on a third machine |
 //!
 //! Order of imports, top may import below: main → agent, local, console → runner → hands → doers; the doers do
 //! not know one another.
@@ -23,6 +24,7 @@ pub mod arbiter;
 pub mod cgroup;
 pub mod checker;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod console;
 pub mod enroll;
@@ -38,3 +40,4 @@ pub mod store;
 pub mod tls;
 pub mod vip;
 pub mod watchdog;
+pub mod witness;

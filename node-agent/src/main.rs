@@ -37,6 +37,11 @@ enum What {
         #[arg(long)]
         force: bool,
     },
+    /// Keep the arbiter's record on a third machine, for nodes that must not depend on the console for it.
+    Witness {
+        #[command(flatten)]
+        config: tsugi_agent::witness::WitnessConfig,
+    },
     /// The data process of a module; started by the agent only.
     #[command(hide = true)]
     Data,
@@ -71,6 +76,7 @@ fn main() -> anyhow::Result<()> {
                 println!("Next: systemctl enable --now tsugi-agent, then approve the node in the console.");
                 Ok(())
             }
+            What::Witness { config } => tsugi_agent::witness::run(config).await,
             What::Data | What::Guard => Ok(()),
         }
     })

@@ -1,21 +1,25 @@
 //! The loop of one module: next input → step → carry out, in order. Nothing else.
 
-use crate::checker::{CheckerEvent, Checkers};
+mod checks;
+
+use crate::checker::{Board, CheckerEvent};
 use crate::clock::boottime_ns;
 use crate::console::ConsoleLink;
 use crate::hands::Hands;
 use crate::link::Heard;
 use crate::store::EventLog;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use checks::Watching;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
-use tsugi_core::module::{Check, ScriptName, When};
+use tsugi_core::module::ScriptName;
 use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
-use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::wire::local::{Reply, Request};
 
 /// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
 pub const INBOX_MAX: usize = 512;
@@ -61,6 +65,8 @@ pub enum Inbox {
         /// A warning.
         is_error: bool,
     },
+    /// A question or switch of the command line about what is watched.
+    Ask(Request, oneshot::Sender<Reply>),
     /// Stop the module (if asked so), then end the loop.
     End {
         /// Stop in order first: the host shuts down.
@@ -100,6 +106,15 @@ impl RunnerHandle {
         let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
         self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
     }
+    /// Ask about what is watched, or switch it.
+    pub async fn ask(&self, request: Request) -> Reply {
+        let gone = || Reply::Error { message: "the module is being taken down".to_owned() };
+        let (tx, rx) = oneshot::channel();
+        if self.inbox.send(Inbox::Ask(request, tx)).await.is_err() {
+            return gone();
+        }
+        rx.await.unwrap_or_else(|_| gone())
+    }
     /// What an order would do; `None` when the module is being taken down.
     pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
         let (tx, rx) = oneshot::channel();
@@ -130,6 +145,8 @@ pub struct Reports {
     pub events: EventLog,
     /// Console.
     pub console: ConsoleLink,
+    /// The other modules of this node.
+    pub board: Board,
 }
 
 /// The loop.
@@ -140,9 +157,7 @@ pub struct Runner {
     inbox: mpsc::Receiver<Inbox>,
     to_inbox: mpsc::Sender<Inbox>,
     timers: BTreeMap<Timer, u64>,
-    checks: Vec<Check>,
-    active_checks: BTreeSet<String>,
-    checkers: Option<Checkers>,
+    watching: Watching,
     orders: VecDeque<(String, Option<Refusal>)>,
     figures: Option<ReplicaFigures>,
     generation: u64,
@@ -167,7 +182,9 @@ impl Runner {
         let (snapshot, seen) = watch::channel(None);
         let (to_inbox, inbox) = channel;
         let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen, printed: Arc::default() };
-        let checks = hands.setting().def.checks.clone();
+        let around = Runner::surroundings(&hands, reports.board.clone());
+        let switches = hands.setting().log_dir.with_file_name("switches.json");
+        let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
         let runner = Runner {
             engine,
             hands,
@@ -175,9 +192,7 @@ impl Runner {
             inbox,
             to_inbox,
             timers: BTreeMap::new(),
-            checks,
-            active_checks: BTreeSet::new(),
-            checkers: None,
+            watching,
             orders: VecDeque::new(),
             figures: None,
             generation,
@@ -230,7 +245,7 @@ impl Runner {
                 _ = tick.tick() => self.on_tick().await,
             }
         }
-        self.checkers = None;
+        self.watching.stop();
         self.hands.give_up().await;
     }
 
@@ -271,6 +286,10 @@ impl Runner {
             }
             Inbox::Checked(event) => self.on_checked(event).await,
             Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
+            Inbox::Ask(request, answer) => {
+                let reply = self.on_ask(request).await;
+                let _ = answer.send(reply);
+            }
             Inbox::End { .. } => {}
         }
     }
@@ -369,7 +388,7 @@ impl Runner {
     async fn fail(&mut self, detail: String) {
         tracing::error!(module.name = %self.hands.setting().module, error = %detail, "the record cannot be written; the module leaves service");
         self.timers.clear();
-        self.checkers = None;
+        self.watching.stop();
         self.hands.give_up().await;
         self.vips_held.clear();
         self.failure = Some(detail.clone());
@@ -394,48 +413,6 @@ impl Runner {
         }
         self.reports.events.add(&setting.node, &setting.module, event);
         self.reports.console.event_added();
-    }
-
-    // ---- checkers ----
-
-    async fn choose_checks(&mut self) {
-        let (state, readiness) = (self.engine.state(), self.engine.readiness());
-        let is_on = |check: &Check| match check.when {
-            When::Pre => state != State::Stop,
-            When::Prim => state.is_serving() && readiness == Readiness::Ready,
-            When::Second => state == State::Second && readiness == Readiness::Ready,
-            When::Both => (state.is_serving() || state == State::Second) && readiness == Readiness::Ready,
-        };
-        let chosen: Vec<Check> = self.checks.iter().filter(|c| is_on(c)).cloned().collect();
-        let names: BTreeSet<String> = chosen.iter().map(|c| c.name.clone()).collect();
-        if names == self.active_checks {
-            return;
-        }
-        let gone: Vec<Check> =
-            self.checks.iter().filter(|c| self.active_checks.contains(&c.name) && !names.contains(&c.name)).cloned().collect();
-        self.active_checks = names;
-        let (tx, mut rx) = mpsc::channel(INBOX_MAX);
-        let inbox = self.to_inbox.clone();
-        tokio::spawn(async move {
-            while let Some(event) = rx.recv().await {
-                if inbox.send(Inbox::Checked(event)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        self.checkers = (!chosen.is_empty()).then(|| Checkers::start(chosen, tx));
-        for check in gone {
-            let input = health_input(&check, Health::Off, String::new());
-            let mut effects = Vec::new();
-            self.engine.step(input, &mut effects);
-            Box::pin(self.carry_out(effects)).await;
-        }
-    }
-
-    async fn on_checked(&mut self, event: CheckerEvent) {
-        let Some(check) = self.checks.iter().find(|c| c.name == event.name && self.active_checks.contains(&c.name)) else { return };
-        let input = health_input(check, event.health, event.detail);
-        self.step(input).await;
     }
 
     // ---- what others see ----
@@ -487,12 +464,14 @@ impl Runner {
             replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
             resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
             peer: PeerView { node: Some(setting.peer.clone()), in_contact: is_contact, state: peer.map(|p| p.state), networks },
-            arbiter: self.engine.arbiter(),
+            arbiter: self.hands.arbiter_view(self.engine.arbiter()),
+            authority: self.hands.authority().clone(),
             resources: self.engine.resources(),
             allowed: self.engine.allowed(),
         };
         let is_new = self.snapshot.borrow().as_ref() != Some(&snapshot);
         if is_new {
+            self.reports.board.put(&snapshot);
             self.reports.console.snapshot(snapshot.clone());
             self.snapshot.send_replace(Some(snapshot));
         }
@@ -507,10 +486,6 @@ fn coarse(network: NetworkView) -> NetworkView {
         _ => us.div_ceil(50_000) * 50_000,
     };
     NetworkView { rtt_us: network.rtt_us.map(round), ..network }
-}
-
-fn health_input(check: &Check, health: Health, detail: String) -> Input {
-    Input::Health { name: check.name.clone(), health, detail, action: check.action, is_pre: check.when == When::Pre }
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -156,6 +156,17 @@ pub fn interruption_bar(app: App) -> Duration {
 impl Pair {
     /// Three hosts and the console, the module on n1 and n2, n1 PRIM and n2 SECOND.
     pub fn start(lab: &str, app: App, env: BTreeMap<String, String>, quiet: bool) -> Result<Pair> {
+        Pair::start_with(lab, app, env, quiet, |_, _, _| Ok(()))
+    }
+
+    /// The same; `prepare` does what is wanted before the module is applied, and may change its files.
+    pub fn start_with(
+        lab: &str,
+        app: App,
+        env: BTreeMap<String, String>,
+        quiet: bool,
+        prepare: impl FnOnce(&Lab, &Api, &mut setup::ModuleFiles) -> Result<()>,
+    ) -> Result<Pair> {
         let begin = Instant::now();
         let say = |text: &str| step(begin, quiet, text);
         let lab = Lab::start(lab, &Plan { hosts: 3, console: true, env, ..Plan::default() })?;
@@ -176,7 +187,8 @@ impl Pair {
             // Nobody but the lab's own client can reach it.
             macros.push(("AUTH", "trust"));
         }
-        let files = setup::read_module(&modules_dir().join(module), &macros)?;
+        let mut files = setup::read_module(&modules_dir().join(module), &macros)?;
+        prepare(&pair.lab, &pair.api, &mut files)?;
         setup::apply_module(&pair.api, module, &["n1", "n2"], &files)?;
         pair.say(&format!("module {module} uploaded and applied on n1 and n2"));
         pair.api.action(CLUSTER, module, "prim", Some("n1"))?;

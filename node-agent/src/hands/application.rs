@@ -4,13 +4,13 @@ use super::Setting;
 use crate::cgroup::{Ended, Group};
 use crate::clock::boottime_ns;
 use crate::guard::{Address, Described, Kept, Right};
-use crate::script;
+use crate::script::{self, Marks};
 use crate::vip::Vips;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tsugi_core::ids::{ModuleName, NodeName};
-use tsugi_core::module::{ScriptName, User};
+use tsugi_core::module::ScriptName;
 
 /// What the guard froze is ended after this, should the agent not come back.
 const FREEZE_MAX: Duration = Duration::from_secs(30);
@@ -45,7 +45,8 @@ impl Application {
         let lifetime = Duration::from_secs(timing.keep.as_secs().max(2));
         let mut application =
             Application { module: setting.module.clone(), node: setting.node.clone(), group, kept: None, grace: timing.freeze, lifetime };
-        if let Err(why) = application.kill().await {
+        let ended = script::kill_module(&setting.module, &setting.node, application.group.as_ref(), Marks::Too).await;
+        if let Err(why) = ended.proof() {
             tracing::error!(module.name = %setting.module, "what an earlier life of module {} left is still there: {why}", setting.module);
         }
         if let Some(guard) = &setting.guard {
@@ -120,7 +121,7 @@ impl Application {
         if let Some(kept) = &self.kept {
             kept.settle().await;
         }
-        let ended = script::kill_module(&self.module, &self.node, self.group.as_ref()).await;
+        let ended = script::kill_module(&self.module, &self.node, self.group.as_ref(), Marks::WithoutGroup).await;
         if let Some(kept) = &self.kept {
             kept.thawed();
         }
@@ -172,15 +173,22 @@ impl Application {
     }
 }
 
-/// Environment of a script, besides what [`script::run`] sets for every one.
-pub(super) fn environment(setting: &Setting, user: &User, script: ScriptName) -> BTreeMap<String, String> {
-    let mut env: BTreeMap<String, String> = user.vars.clone();
+/// Environment of everything the module's files run in.
+pub(super) fn environment(setting: &Setting) -> BTreeMap<String, String> {
     let path = |p: &Path| p.to_string_lossy().into_owned();
-    // Where this program is installed; its command line is on the search path of scripts, too.
-    let programs = setting.exe.parent().unwrap_or(Path::new("/usr/bin"));
+    let mut env: BTreeMap<String, String> = [
+        ("PATH", crate::commands::path(&setting.run_dir)),
+        ("HOME", "/root".into()),
+        ("LANG", "C.UTF-8".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    env.extend(setting.def.user.iter().flat_map(|u| u.vars.clone()));
+    // `$SAFE/safekit` and `$SAFEBIN/…` are what scripts written for it call.
+    let commands = path(&crate::commands::dir(&setting.run_dir));
     env.extend([
-        ("SAFE".into(), path(programs.parent().unwrap_or(Path::new("/")))),
-        ("SAFEBIN".into(), path(programs)),
+        ("SAFE".into(), commands.clone()),
+        ("SAFEBIN".into(), commands),
         ("SAFEMODULE".into(), setting.module.to_string()),
         ("SAFEUSERBIN".into(), path(&setting.active_dir.join("bin"))),
         ("SAFEUSERCONF".into(), path(&setting.active_dir.join("conf"))),
@@ -189,7 +197,6 @@ pub(super) fn environment(setting: &Setting, user: &User, script: ScriptName) ->
         ("TSUGI_MODULE".into(), setting.module.to_string()),
         ("TSUGI_NODE".into(), setting.node.to_string()),
         ("TSUGI_RUN".into(), path(&setting.run_dir)),
-        ("TSUGI_SCRIPT".into(), script.file().to_owned()),
         ("TSUGI_STATE_DIR".into(), path(&setting.state_dir)),
     ]);
     env

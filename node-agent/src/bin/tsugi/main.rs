@@ -2,6 +2,7 @@
 
 mod order;
 mod show;
+mod watched;
 mod words;
 
 use clap::{Args, Parser, Subcommand};
@@ -131,6 +132,16 @@ enum What {
         /// Only this module.
         module: Option<ModuleName>,
     },
+    /// Sets a resource of a custom checker. For checkers and scripts.
+    Set(watched::SetArgs),
+    /// Shows a resource: `up`, `down`, `init`, or `off` while it is not tested.
+    Get(watched::GetArgs),
+    /// Process monitoring: on and off (over restarts), or one class of processes until the module stops.
+    Errd(watched::ErrdArgs),
+    /// The other checkers: on and off (over restarts), or a list.
+    Checker(watched::CheckerArgs),
+    /// Shows the rules of a module, how their resources stand, and which of them fire.
+    Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
     About,
     /// For scripts: puts a line into the module's events.
@@ -243,6 +254,11 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
             Reply::Events { events } => events.iter().for_each(|e| println!("{}", show::event(lang, e))),
             other => return Err(agent.unexpected(&other)),
         },
+        What::Set(args) => return watched::set(agent, args).await,
+        What::Get(args) => return watched::get(agent, args).await,
+        What::Errd(args) => return watched::errd(agent, args).await,
+        What::Checker(args) => return watched::checker(agent, args).await,
+        What::Rules(args) => return watched::rules(agent, args).await,
         What::Watch { module } => watch(agent, module).await?,
         What::Printi(args) => print(agent, args, false).await?,
         What::Printe(args) => print(agent, args, true).await?,
