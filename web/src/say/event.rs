@@ -174,7 +174,7 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             Said::only(both!(lang, "{module} on {node}, {file}: {text}", "{node} の {module}、{file}：{text}"))
         }
         Event::Printed { script: None, text, .. } => Said::only(both!(lang, "{module} on {node}: {text}", "{node} の {module}：{text}")),
-        Event::Guard { act, at_unix_ms } => guard(lang, *act, *at_unix_ms, module, node),
+        Event::Guard { act, acted_unix_ms } => guard(lang, *act, *acted_unix_ms, module, node),
         Event::VipRaised { addr } => {
             Said::only(both!(lang, "{node} holds the virtual IP address {addr}.", "{node} に仮想 IP アドレス {addr} を設定しました。"))
         }
