@@ -70,6 +70,8 @@ pub enum Event {
     ScriptDone { script: ScriptName, code: Option<i32>, millis: u64 },
     /// Output line a script asked to be logged, or the last line of a failed one.
     ScriptSaid { script: ScriptName, text: String },
+    /// The directories are mounted for the application: what was replicated is served from here.
+    DataServed { millis: u64 },
     /// A virtual address was raised and announced.
     VipRaised { addr: std::net::IpAddr },
     /// A virtual address was removed.

@@ -51,12 +51,12 @@ pub struct Agent {
     arbiters: Arc<Arbiters>,
     runners: BTreeMap<ModuleName, RunnerHandle>,
     cluster: Option<ClusterFile>,
-    cgroups: Cgroups,
-    guard: Option<Arc<Guard>>,
     /// How the modules stand, for one another's checkers.
     board: Board,
     /// Which of them depends on which.
     depends: Dependencies,
+    cgroups: Cgroups,
+    guard: Option<Arc<Guard>>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
@@ -75,13 +75,13 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     }
     let arbiters = Arc::new(Arbiters::new(&identity)?);
     let cluster = store.cluster()?;
+    if let Some(cluster) = &cluster {
+        arbiters.set_cluster(&cluster.cluster);
+    }
     crate::procfs::protect_from_oom();
     let cgroups = Cgroups::open(&identity.node, &config.state_dir);
     let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
     let guard = start_guard(&config, notes_tx).await;
-    if let Some(cluster) = &cluster {
-        arbiters.set_cluster(&cluster.cluster);
-    }
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
     let mut agent = Agent {
         config,
@@ -92,10 +92,10 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         arbiters,
         runners: BTreeMap::new(),
         cluster,
-        cgroups,
-        guard,
         board: Board::default(),
         depends: Dependencies::new(),
+        cgroups,
+        guard,
     };
     for deployment in agent.store.deployments()? {
         if let Err(e) = agent.start_module(&deployment).await {
@@ -483,18 +483,6 @@ impl Agent {
                     responder.send(Reply::Command { refusal }).await
                 });
             }
-            Request::Print { module, script, text, is_error } => {
-                let runner = self.runners.get(&module).cloned();
-                tokio::spawn(async move {
-                    let script = script.as_deref().and_then(ScriptName::of_file);
-                    let reply = match runner {
-                        None => Reply::Command { refusal: Some(Refusal::NotConfigured) },
-                        Some(runner) if runner.print(script, &text, is_error).await => Reply::Command { refusal: None },
-                        Some(_) => Reply::Error { message: format!("module {module} prints too much: the line is left out") },
-                    };
-                    responder.send(reply).await
-                });
-            }
             Request::Set { ref module, .. }
             | Request::Errd { ref module, .. }
             | Request::Checkers { ref module, .. }
@@ -507,6 +495,18 @@ impl Agent {
                 };
                 tokio::spawn(async move {
                     let reply = runner.ask(request).await;
+                    responder.send(reply).await
+                });
+            }
+            Request::Print { module, script, text, is_error } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let script = script.as_deref().and_then(ScriptName::of_file);
+                    let reply = match runner {
+                        None => Reply::Command { refusal: Some(Refusal::NotConfigured) },
+                        Some(runner) if runner.print(script, &text, is_error).await => Reply::Command { refusal: None },
+                        Some(_) => Reply::Error { message: format!("module {module} prints too much: the line is left out") },
+                    };
                     responder.send(reply).await
                 });
             }

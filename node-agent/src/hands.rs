@@ -291,8 +291,6 @@ impl Hands {
             args.push("force".into());
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
-        let mut env = self.environment();
-        env.insert("TSUGI_SCRIPT".into(), run.script.file().into());
         let timeout = match (run.script.is_stop(), run.is_forced) {
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
@@ -302,7 +300,7 @@ impl Hands {
             script: run.script,
             file: bin.join(run.script.file()),
             args,
-            env,
+            env: application::environment_of_script(s, run.script),
             cwd: bin,
             timeout,
             log_dir: s.log_dir.clone(),

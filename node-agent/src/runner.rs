@@ -11,13 +11,14 @@ use crate::store::EventLog;
 use checks::Watching;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
+use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
-use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 
@@ -56,6 +57,8 @@ pub enum Inbox {
     },
     /// A checker's result.
     Checked(CheckerEvent),
+    /// A question or switch of the command line about what is watched.
+    Ask(Request, oneshot::Sender<Reply>),
     /// A line that a script wants in the event log.
     Print {
         /// Which, if it said so.
@@ -65,8 +68,6 @@ pub enum Inbox {
         /// A warning.
         is_error: bool,
     },
-    /// A question or switch of the command line about what is watched.
-    Ask(Request, oneshot::Sender<Reply>),
     /// Stop the module (if asked so), then end the loop.
     End {
         /// Stop in order first: the host shuts down.
@@ -92,6 +93,15 @@ impl RunnerHandle {
         }
         rx.await.unwrap_or(Some(Refusal::NotConfigured))
     }
+    /// Ask about what is watched, or switch it.
+    pub async fn ask(&self, request: Request) -> Reply {
+        let gone = || Reply::Error { message: "the module is being taken down".to_owned() };
+        let (tx, rx) = oneshot::channel();
+        if self.inbox.send(Inbox::Ask(request, tx)).await.is_err() {
+            return gone();
+        }
+        rx.await.unwrap_or_else(|_| gone())
+    }
     /// A line for the event log. `false` = there were too many within a minute, or the module is gone: a script in a
     /// loop must not push everything else out of the log.
     pub async fn print(&self, script: Option<ScriptName>, text: &str, is_error: bool) -> bool {
@@ -105,15 +115,6 @@ impl RunnerHandle {
         }
         let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
         self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
-    }
-    /// Ask about what is watched, or switch it.
-    pub async fn ask(&self, request: Request) -> Reply {
-        let gone = || Reply::Error { message: "the module is being taken down".to_owned() };
-        let (tx, rx) = oneshot::channel();
-        if self.inbox.send(Inbox::Ask(request, tx)).await.is_err() {
-            return gone();
-        }
-        rx.await.unwrap_or_else(|_| gone())
     }
     /// What an order would do; `None` when the module is being taken down.
     pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
@@ -168,6 +169,8 @@ pub struct Runner {
     /// The record cannot be written: the module has left service.
     failure: Option<String>,
     is_ending: bool,
+    /// The order to serve that is under way, and since when.
+    serving: Option<(JobId, Instant)>,
 }
 
 impl Runner {
@@ -202,6 +205,7 @@ impl Runner {
             snapshot,
             failure: None,
             is_ending: false,
+            serving: None,
         };
         (runner, handle)
     }
@@ -255,6 +259,11 @@ impl Runner {
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
                 }
+                if let Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { .. })) = &input
+                    && let Some((_, since)) = self.serving.take_if(|(serving, _)| serving == job)
+                {
+                    self.report(Event::DataServed { millis: since.elapsed().as_millis() as u64 });
+                }
                 self.step(input).await;
             }
             Inbox::Heard(heard) => {
@@ -285,11 +294,11 @@ impl Runner {
                 }
             }
             Inbox::Checked(event) => self.on_checked(event).await,
-            Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
             Inbox::Ask(request, answer) => {
                 let reply = self.on_ask(request).await;
                 let _ = answer.send(reply);
             }
+            Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
             Inbox::End { .. } => {}
         }
     }
@@ -375,7 +384,12 @@ impl Runner {
                     let inbox = self.to_inbox.clone();
                     tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
                 }
-                Effect::Replica(job, order) => self.hands.replica(job, order).await,
+                Effect::Replica(job, order) => {
+                    if matches!(order, ReplicaOrder::Serve { .. }) {
+                        self.serving = Some((job, Instant::now()));
+                    }
+                    self.hands.replica(job, order).await;
+                }
                 Effect::Ask(job, request) => self.hands.ask(job, request),
                 Effect::Report(event) => self.report(event),
             }

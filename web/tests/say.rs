@@ -173,6 +173,7 @@ fn events() -> Vec<Event> {
         Event::ScriptDone { script: ScriptName::StartPrim, code: Some(2), millis: 1200 },
         Event::ScriptDone { script: ScriptName::StartPrim, code: None, millis: 120_000 },
         Event::ScriptSaid { script: ScriptName::StartPrim, text: why() },
+        Event::DataServed { millis: 12 },
         Event::VipRaised { addr },
         Event::VipDropped { addr },
         Event::VipFailed { detail: why() },

@@ -58,7 +58,9 @@ impl Cgroups {
     pub fn open(node: &NodeName, state_dir: &Path) -> Cgroups {
         let mounts = Mounts::find();
         match &mounts.groups {
-            Some((version, base)) => tracing::info!(?version, base = %base.display(), "control groups of modules are made below {}", base.display()),
+            Some((version, base)) => {
+                tracing::info!(?version, base = %base.display(), "control groups of modules are made below {}", base.display())
+            }
             None => tracing::warn!(
                 "no control groups are mounted (neither version 2 nor the freezer of version 1): processes of modules are found by \
                  their environment only, are not frozen, and have no limits. Remedy: mount -t cgroup2 none /sys/fs/cgroup"

@@ -62,7 +62,8 @@ fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A daemon by the book: forked twice, in a session of its own, under a new parent, with an empty environment.
-const DAEMON: &str = "setsid env -i /bin/bash -c 'cd \"$0\"; (trap \"\" TERM; echo $BASHPID > daemon; exec -a other /bin/sleep 1000) & exit' \"$PWD\" &";
+const DAEMON: &str =
+    "setsid env -i /bin/bash -c 'cd \"$0\"; (trap \"\" TERM; echo $BASHPID > daemon; exec -a other /bin/sleep 1000) & exit' \"$PWD\" &";
 
 #[tokio::test]
 async fn a_daemon_that_hides_from_parents_and_environment_is_ended() {
@@ -71,7 +72,9 @@ async fn a_daemon_that_hides_from_parents_and_environment_is_ended() {
         child.wait().unwrap();
         wait("the daemon runs", || bench.number("daemon").is_some());
         let pid = i32::try_from(bench.number("daemon").unwrap()).unwrap();
-        wait("its environment is empty", || procfs::command_line(pid).starts_with("other") && !procfs::environment_has(pid, &["PWD=".into()]));
+        wait("its environment is empty", || {
+            procfs::command_line(pid).starts_with("other") && !procfs::environment_has(pid, &["PWD=".into()])
+        });
         assert!(run.is_populated() && bench.group.is_populated() && run.processes().contains(&pid));
         assert_eq!(bench.group.runs_of(&["start_prim"]).len(), 1);
         assert!(bench.group.runs_of(&["start_both"]).is_empty());

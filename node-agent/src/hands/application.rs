@@ -41,8 +41,9 @@ impl Application {
             None
         });
         let timing = &setting.def.heart.timing;
-        // Less than the time after which the peer may take the address.
-        let lifetime = Duration::from_secs(timing.keep.as_secs().max(2));
+        // Less than the time after which the peer may take the address, which counts from a beat that may be older than
+        // the renewal by a whole period.
+        let lifetime = Duration::from_secs((timing.keep - timing.beat).as_secs()).max(LIFETIME_MIN);
         let mut application =
             Application { module: setting.module.clone(), node: setting.node.clone(), group, kept: None, grace: timing.freeze, lifetime };
         let ended = script::kill_module(&setting.module, &setting.node, application.group.as_ref(), Marks::Too).await;
@@ -176,16 +177,13 @@ impl Application {
 /// Environment of everything the module's files run in.
 pub(super) fn environment(setting: &Setting) -> BTreeMap<String, String> {
     let path = |p: &Path| p.to_string_lossy().into_owned();
-    let mut env: BTreeMap<String, String> = [
-        ("PATH", crate::commands::path(&setting.run_dir)),
-        ("HOME", "/root".into()),
-        ("LANG", "C.UTF-8".into()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    env.extend(setting.def.user.iter().flat_map(|u| u.vars.clone()));
-    // `$SAFE/safekit` and `$SAFEBIN/…` are what scripts written for it call.
+    // What scripts written for it call as `$SAFE/safekit` and `$SAFEBIN/…`.
     let commands = path(&crate::commands::dir(&setting.run_dir));
+    let mut env: BTreeMap<String, String> =
+        [("PATH", crate::commands::path(&setting.run_dir)), ("HOME", "/root".into()), ("LANG", "C.UTF-8".into())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+    env.extend(setting.def.user.iter().flat_map(|u| u.vars.clone()));
     env.extend([
         ("SAFE".into(), commands.clone()),
         ("SAFEBIN".into(), commands),
@@ -199,5 +197,12 @@ pub(super) fn environment(setting: &Setting) -> BTreeMap<String, String> {
         ("TSUGI_RUN".into(), path(&setting.run_dir)),
         ("TSUGI_STATE_DIR".into(), path(&setting.state_dir)),
     ]);
+    env
+}
+
+/// The same, with the script's own name in it.
+pub(super) fn environment_of_script(setting: &Setting, script: ScriptName) -> BTreeMap<String, String> {
+    let mut env = environment(setting);
+    env.insert("TSUGI_SCRIPT".into(), script.file().to_owned());
     env
 }

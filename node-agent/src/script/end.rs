@@ -48,17 +48,19 @@ pub async fn kill_module(module: &ModuleName, node: &NodeName, group: Option<&Gr
         return told(module, ended);
     }
     let marks = [format!("TSUGI_MODULE={module}"), format!("TSUGI_NODE={node}")];
-    ended = ended.and(end(MODULE_GRACE, move |all, known| {
-        let own = own_program();
-        let roots = all.iter().filter(|p| known.contains(&(p.pid, p.start)) || procfs::environment_has(p.pid, &marks));
-        let mut found = procfs::with_descendants(all, &roots.map(|p| p.pid).collect());
-        for pid in ancestors_of_self(all) {
-            found.remove(&pid);
-        }
-        found.retain(|pid| own.is_none() || program(*pid) != own);
-        found
-    })
-    .await);
+    ended = ended.and(
+        end(MODULE_GRACE, move |all, known| {
+            let own = own_program();
+            let roots = all.iter().filter(|p| known.contains(&(p.pid, p.start)) || procfs::environment_has(p.pid, &marks));
+            let mut found = procfs::with_descendants(all, &roots.map(|p| p.pid).collect());
+            for pid in ancestors_of_self(all) {
+                found.remove(&pid);
+            }
+            found.retain(|pid| own.is_none() || program(*pid) != own);
+            found
+        })
+        .await,
+    );
     told(module, ended)
 }
 

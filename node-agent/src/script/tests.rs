@@ -187,8 +187,7 @@ async fn a_signalled_script_has_no_code() {
 
 /// What no look at parents, sessions and environments finds: forked twice, in a session of its own, its environment
 /// cleared, deaf to SIGTERM.
-const HIDDEN: &str =
-    "setsid env -i DIR=\"$DIR\" /bin/bash -c '(trap \"\" TERM; echo $BASHPID > $DIR/hidden; exec env -i /bin/sleep 1000) & exit'\n\
+const HIDDEN: &str = "setsid env -i DIR=\"$DIR\" /bin/bash -c '(trap \"\" TERM; echo $BASHPID > $DIR/hidden; exec env -i /bin/sleep 1000) & exit'\n\
      while [ ! -s hidden ]; do sleep 0.01; done\n";
 
 #[tokio::test]
@@ -249,7 +248,8 @@ async fn a_script_that_writes_without_end_does_not_fill_the_disk() {
     let watcher = std::thread::spawn(move || {
         let mut largest = 0;
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            let size = fs::read_dir(&log).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok()).map(|m| m.blocks()).sum::<u64>() * 512;
+            let size =
+                fs::read_dir(&log).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok()).map(|m| m.blocks()).sum::<u64>() * 512;
             largest = largest.max(size);
             std::thread::sleep(Duration::from_millis(1));
         }

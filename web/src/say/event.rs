@@ -175,6 +175,14 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
         }
         Event::Printed { script: None, text, .. } => Said::only(both!(lang, "{module} on {node}: {text}", "{node} の {module}：{text}")),
         Event::Guard { act, acted_unix_ms } => guard(lang, *act, *acted_unix_ms, module, node),
+        Event::DataServed { millis } => {
+            let took = fmt::duration(lang, *millis);
+            Said::only(both!(
+                lang,
+                "{module} on {node}: the replicated directories are served from here ({took}).",
+                "{node} の {module}：複製ディレクトリーをこのノードから提供し始めました（{took}）。"
+            ))
+        }
         Event::VipRaised { addr } => {
             Said::only(both!(lang, "{node} holds the virtual IP address {addr}.", "{node} に仮想 IP アドレス {addr} を設定しました。"))
         }

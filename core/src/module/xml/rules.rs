@@ -3,8 +3,8 @@
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
 //! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
-//! `heart profile=`, `user starttimeout= memory_max= pids_max= cpu_weight=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
-//! `fall` and `retry` of all of them, and `depends`.
+//! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
+//! `fall` and `retry` of all of them, `depends`, `user memory_max= pids_max= cpu_weight=`.
 
 mod check;
 

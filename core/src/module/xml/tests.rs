@@ -2,8 +2,8 @@ use super::*;
 use crate::cluster::xml::parse_cluster;
 use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip, When,
-    default_rules,
+    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip,
+    When, default_rules,
 };
 use crate::rules::Ruleset;
 use proptest::prelude::*;
@@ -179,7 +179,13 @@ fn what_is_not_written_has_the_documented_default() {
         heart: Heart { port: None, timing: Timing::of(Profile::Normal), heartbeats: vec![] },
         vips: vec![],
         rfs: None,
-        user: Some(User { start_timeout: SECOND * 120, stop_timeout: SECOND * 300, force_timeout: SECOND * 300, vars: BTreeMap::new(), limits: Limits::default() }),
+        user: Some(User {
+            start_timeout: SECOND * 120,
+            stop_timeout: SECOND * 300,
+            force_timeout: SECOND * 300,
+            vars: BTreeMap::new(),
+            limits: Limits::default(),
+        }),
         checks: vec![],
         rules: Ruleset::default(),
         depends: vec![],
