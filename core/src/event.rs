@@ -93,7 +93,7 @@ pub enum Event {
     /// A new configuration is in force.
     Configured { generation: u64 },
     /// The node's guard had to act, at this time of the node's wall clock: it is told when the agent is back.
-    Guard { act: GuardAct, at_unix_ms: u64 },
+    Guard { act: GuardAct, acted_unix_ms: u64 },
     /// A script, or somebody in its place, asked for a line in the log. `script` absent = it did not say which.
     Printed { script: Option<ScriptName>, text: String, is_error: bool },
     /// Something the engine did not expect; harmless, but worth knowing. English.

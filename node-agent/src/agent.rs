@@ -460,7 +460,7 @@ impl Agent {
             Act::Starves => GuardAct::Starves,
             Act::CannotRenew | Act::AgentSilent | Act::AgentBack => return,
         };
-        self.store.events().add(&self.identity.node, &module, Event::Guard { act, at_unix_ms: note.at_unix_ms });
+        self.store.events().add(&self.identity.node, &module, Event::Guard { act, acted_unix_ms: note.at_unix_ms });
         self.console.event_added();
     }
 

@@ -4,7 +4,7 @@ use super::Setting;
 use crate::cgroup::{Ended, Group};
 use crate::clock::boottime_ns;
 use crate::guard::{Address, Described, Kept, Right};
-use crate::script;
+use crate::script::{self, Marks};
 use crate::vip::Vips;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +46,8 @@ impl Application {
         let lifetime = Duration::from_secs((timing.keep - timing.beat).as_secs()).max(LIFETIME_MIN);
         let mut application =
             Application { module: setting.module.clone(), node: setting.node.clone(), group, kept: None, grace: timing.freeze, lifetime };
-        if let Err(why) = application.kill().await {
+        let ended = script::kill_module(&setting.module, &setting.node, application.group.as_ref(), Marks::Too).await;
+        if let Err(why) = ended.proof() {
             tracing::error!(module.name = %setting.module, "what an earlier life of module {} left is still there: {why}", setting.module);
         }
         if let Some(guard) = &setting.guard {
@@ -121,7 +122,7 @@ impl Application {
         if let Some(kept) = &self.kept {
             kept.settle().await;
         }
-        let ended = script::kill_module(&self.module, &self.node, self.group.as_ref()).await;
+        let ended = script::kill_module(&self.module, &self.node, self.group.as_ref(), Marks::WithoutGroup).await;
         if let Some(kept) = &self.kept {
             kept.thawed();
         }
@@ -176,16 +177,16 @@ impl Application {
 /// Environment of everything the module's files run in.
 pub(super) fn environment(setting: &Setting) -> BTreeMap<String, String> {
     let path = |p: &Path| p.to_string_lossy().into_owned();
-    // Where this program is installed; its command line is on the search path of scripts, too.
-    let programs = setting.exe.parent().unwrap_or(Path::new("/usr/bin"));
+    // What scripts written for it call as `$SAFE/safekit` and `$SAFEBIN/…`.
+    let commands = path(&crate::commands::dir(&setting.run_dir));
     let mut env: BTreeMap<String, String> =
         [("PATH", crate::commands::path(&setting.run_dir)), ("HOME", "/root".into()), ("LANG", "C.UTF-8".into())]
             .map(|(name, value)| (name.to_owned(), value))
             .into();
     env.extend(setting.def.user.iter().flat_map(|u| u.vars.clone()));
     env.extend([
-        ("SAFE".into(), path(programs.parent().unwrap_or(Path::new("/")))),
-        ("SAFEBIN".into(), path(programs)),
+        ("SAFE".into(), commands.clone()),
+        ("SAFEBIN".into(), commands),
         ("SAFEMODULE".into(), setting.module.to_string()),
         ("SAFEUSERBIN".into(), path(&setting.active_dir.join("bin"))),
         ("SAFEUSERCONF".into(), path(&setting.active_dir.join("conf"))),

@@ -19,13 +19,22 @@ const MODULE_GRACE: Duration = Duration::from_secs(3);
 /// The stop script has asked already, twice: this is for what ends at this very moment.
 const RUN_GRACE: Duration = Duration::from_secs(1);
 
+/// When processes are looked for by the environment they were started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// Besides the control group: a former life of the agent may have had none, or another one.
+    Too,
+    /// Only where there is no control group: the module's checkers bear the marks, too, and are to go on.
+    WithoutGroup,
+}
+
 /// Ends every process that scripts of `module` on `node` started and left behind: SIGTERM, 3 s, SIGKILL. What is in
 /// its `group` is ended there, with nothing left to hide. What is frozen gets no SIGTERM.
 ///
 /// Others are found by the environment they were started with (`TSUGI_MODULE`, `TSUGI_NODE`), and with them everything
 /// below them. A process that overwrote its environment (some do, to show a title) *and* left its parents is not
 /// found so. Processes of this very program (the data process) are never touched.
-pub async fn kill_module(module: &ModuleName, node: &NodeName, group: Option<&Group>) -> Ended {
+pub async fn kill_module(module: &ModuleName, node: &NodeName, group: Option<&Group>, by_marks: Marks) -> Ended {
     let mut ended = match group {
         Some(group) => group.end(MODULE_GRACE).await,
         None => Ended::default(),
@@ -34,6 +43,9 @@ pub async fn kill_module(module: &ModuleName, node: &NodeName, group: Option<&Gr
         && let Err(error) = group.thaw()
     {
         tracing::error!(module.name = %module, %error, "the control group of module {module} cannot be thawed: {error}");
+    }
+    if group.is_some() && by_marks == Marks::WithoutGroup {
+        return told(module, ended);
     }
     let marks = [format!("TSUGI_MODULE={module}"), format!("TSUGI_NODE={node}")];
     ended = ended.and(
@@ -49,6 +61,10 @@ pub async fn kill_module(module: &ModuleName, node: &NodeName, group: Option<&Gr
         })
         .await,
     );
+    told(module, ended)
+}
+
+fn told(module: &ModuleName, ended: Ended) -> Ended {
     if ended.killed > 0 || !ended.survivors.is_empty() {
         tracing::info!(module.name = %module, killed = ended.killed, survivors = ?ended.survivors, "processes left behind by scripts were ended");
     }

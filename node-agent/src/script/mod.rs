@@ -8,7 +8,7 @@
 mod end;
 mod log;
 
-pub use end::{end_runs, kill_module};
+pub use end::{Marks, end_runs, kill_module};
 pub use log::{LOG_BYTES_MAX, LOGS_KEPT, keep as keep_logs};
 
 use crate::cgroup::{Ended, Group, Run, Survivor};

@@ -51,7 +51,7 @@ impl Bench {
         text.trim().parse().unwrap()
     }
     async fn kill(&self) -> Ended {
-        kill_module(&ModuleName::new(&*self.module).unwrap(), &NodeName::new("n1").unwrap(), self.group.as_ref()).await
+        kill_module(&ModuleName::new(&*self.module).unwrap(), &NodeName::new("n1").unwrap(), self.group.as_ref(), Marks::Too).await
     }
 }
 
@@ -144,7 +144,7 @@ async fn a_daemon_outlives_its_script_until_the_module_is_killed() {
     let pids = ["daemon", "child", "plain"].map(|f| bench.pid(f));
     assert!(pids.iter().all(|p| is_alive(*p)), "the script ended, its daemons did not");
 
-    let other = kill_module(&ModuleName::new(&*bench.module).unwrap(), &NodeName::new("n2").unwrap(), None).await;
+    let other = kill_module(&ModuleName::new(&*bench.module).unwrap(), &NodeName::new("n2").unwrap(), None, Marks::Too).await;
     assert_eq!(other, Ended::default(), "another node's processes");
     assert!(pids.iter().all(|p| is_alive(*p)));
     let ended = bench.kill().await;

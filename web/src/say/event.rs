@@ -174,7 +174,7 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             Said::only(both!(lang, "{module} on {node}, {file}: {text}", "{node} の {module}、{file}：{text}"))
         }
         Event::Printed { script: None, text, .. } => Said::only(both!(lang, "{module} on {node}: {text}", "{node} の {module}：{text}")),
-        Event::Guard { act, at_unix_ms } => guard(lang, *act, *at_unix_ms, module, node),
+        Event::Guard { act, acted_unix_ms } => guard(lang, *act, *acted_unix_ms, module, node),
         Event::DataServed { millis } => {
             let took = fmt::duration(lang, *millis);
             Said::only(both!(
