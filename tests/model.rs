@@ -8,7 +8,7 @@ use tsugi_core::engine::Mutant;
 use tsugi_core::module::Async;
 use tsugi_core::state::Readiness::{NotReady, Ready, Transient};
 use tsugi_core::state::State::{Alone, Prim, Second, Stop, Wait};
-use tsugi_tests::world::{Action, ArbiterKind, Broken, Budget, Row, Seen, Setting, World, dead_end, explore};
+use tsugi_tests::world::{Action, ArbiterKind, Broken, Budget, Row, Seen, Setting, World, dead_ends, explore};
 
 /// The bounds of the main searches.
 const SMALL: Budget = Budget { crashes: 2, cuts: 1, writes: 1, late: 1, stops: 1, swaps: 1, fails: 0, version_max: 5, session_max: 3 };
@@ -133,11 +133,17 @@ fn every_row_of_the_state_machine_is_entered() {
 /// From wherever faults and their end have led: a way to a serving node, and to a pair, without a person.
 #[test]
 fn from_everywhere_the_service_and_the_pair_come_back_by_themselves() {
-    let budget = Budget { crashes: 1, cuts: 1, writes: 0, late: 0, stops: 0, swaps: 0, fails: 0, version_max: 8, session_max: 5 };
-    for (what, goal) in [("service", World::is_served as fn(&World) -> bool), ("pair", World::is_pair)] {
-        let (states, way) = dead_end(&paired(Setting { budget, ..Setting::default() }), 3_000_000, goal);
-        println!("{what}: {states} states, no dead end: {}", way.is_none());
-        assert!(way.is_none(), "no way to a {what}:\n{}", way.unwrap_or_default().join("\n"));
+    let few = Budget { crashes: 1, cuts: 0, writes: 0, late: 0, stops: 0, swaps: 0, fails: 0, version_max: 7, session_max: 4 };
+    let cut = Budget { crashes: 0, cuts: 1, ..few };
+    let both = Budget { cuts: 1, late: 1, version_max: 8, ..few };
+    for (name, budget) in [("a crash", few), ("a cut", cut)].into_iter().chain(is_long().then_some(("a crash and a cut", both))) {
+        let start = paired(Setting { budget, ..Setting::default() });
+        let goals: [fn(&World) -> bool; 2] = [World::is_served, World::is_pair];
+        let (states, ways) = dead_ends(&start, 60_000_000, &goals);
+        println!("after {name}: {states} states, all visited; dead ends: {}", ways.iter().flatten().count());
+        for (goal, way) in ["a serving node", "a pair"].iter().zip(ways) {
+            assert!(way.is_none(), "after {name} no way to {goal}:\n{}", way.unwrap_or_default().join("\n"));
+        }
     }
 }
 

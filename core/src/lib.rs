@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`ids`] | names and numbers as types |
 //! | [`markup`] | configuration text → tree with positions → every problem with line and column |
+//! | [`rules`] | the language of `<failover>`: what is done when resources go up and down |
 //! | [`cluster`] | which nodes, on which networks |
 //! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
 //! | [`state`] [`event`] [`command`] | what a node says of a module, what happened, what may be ordered |
@@ -15,7 +16,7 @@
 //! | [`engine`] | the state machines: `Engine::step(input, effects)` |
 //! | [`replica`] | orders and notes between engine and data process; the stream's format |
 //!
-//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → cluster → markup → ids.
+//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → cluster → rules → markup → ids.
 
 pub mod cluster;
 pub mod command;
@@ -26,5 +27,6 @@ pub mod ids;
 pub mod markup;
 pub mod module;
 pub mod replica;
+pub mod rules;
 pub mod state;
 pub mod wire;

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Pair, calls, name};
-use tsugi_core::command::{Refusal, Verb};
-use tsugi_core::engine::{Input, Timer};
+use tsugi_core::command::{Command, Refusal, Verb};
+use tsugi_core::engine::{Input, Rehearsed, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::LifeId;
 use tsugi_core::module::{Action, Authority, DefaultPrim, ScriptName};
@@ -257,6 +257,19 @@ fn the_role_is_not_given_away_while_something_of_the_application_lives() {
 }
 
 #[test]
+fn a_primary_whose_agent_comes_back_without_its_role_is_replaced_at_once() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.reboot(0);
+    for _ in 0..3 {
+        for node in 0..2 {
+            pair.beat(node);
+        }
+    }
+
+    assert_eq!(pair.states()[1], State::Prim, "without waiting for its promise: {}", pair.describe());
+}
+
+#[test]
 fn the_last_primary_takes_its_role_back_where_that_is_wanted() {
     let mut pair = Pair::with(Authority::Arbiter, |cfg| cfg.default_prim = DefaultPrim::LastPrim);
     pair.order(0, Verb::Stop);
@@ -368,4 +381,39 @@ fn scripts_are_called_in_the_order_of_the_table() {
     assert_eq!(rest, ["transition", "start_both", "start_second", "start_sec"], "and into SECOND");
     let took = ["stop_second", "transition", "start_prim", "stop_sec", "transition"];
     assert_eq!(calls(&pair.nodes[1]), took, "SECOND to ALONE to PRIM");
+}
+
+// ---- what an order would do ----
+
+#[test]
+fn a_dry_run_tells_the_steps_of_the_order_and_changes_nothing() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    let before = pair.nodes[0].engine.clone();
+    let order = |verb| Command { id: String::new(), verb, by: "root".into(), reason: None };
+
+    let told = pair.nodes[0].engine.rehearse(order(Verb::Swap));
+
+    assert_eq!(pair.nodes[0].engine, before);
+    let script = |script, forced| Rehearsed::Script { script, forced };
+    let wanted = [
+        script(ScriptName::StopPrim, false),
+        script(ScriptName::StopPrim, true),
+        script(ScriptName::StopBoth, false),
+        script(ScriptName::StopBoth, true),
+        Rehearsed::Kill,
+        Rehearsed::DropVips,
+        Rehearsed::Release,
+    ];
+    let done: Vec<_> = told.steps.iter().filter(|s| !matches!(s, Rehearsed::Enter { .. })).cloned().collect();
+    assert_eq!(done[..wanted.len()], wanted, "{told:?}");
+    // What really happens is what was told.
+    pair.order(0, Verb::Swap);
+    assert_eq!(calls(&pair.nodes[0])[..4], ["stop_prim", "stop_prim force", "stop_both", "stop_both force"]);
+}
+
+#[test]
+fn a_dry_run_of_a_refused_order_says_why() {
+    let pair = Pair::formed(Authority::Arbiter);
+    let told = pair.nodes[1].engine.rehearse(Command { id: String::new(), verb: Verb::Swap, by: "root".into(), reason: None });
+    assert_eq!((told.refusal, told.steps.len()), (Some(Refusal::NotServing), 0));
 }

@@ -1,8 +1,12 @@
 //! The set of modules of a node: keep, stop, start; and the two who may order, console and command line.
 
-use crate::arbiter::ArbiterClient;
+use crate::arbiter::{Arbiter, Arbiters, Place};
+use crate::cgroup::Cgroups;
+use crate::checker::{self, Board};
+use crate::commands;
 use crate::config::{AgentConfig, Identity};
 use crate::console::{ConsoleLink, FromConsole, HelloInfo};
+use crate::guard::{Act, Guard, Note, WatchdogWish};
 use crate::hands::{Hands, Setting};
 use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
@@ -16,11 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::command::Refusal;
-use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
-use tsugi_core::event::Event;
+use tsugi_core::engine::{Mirror, MirrorConfig, Rehearsal, Saved};
+use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
+use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext};
-use tsugi_core::module::{Boot, Mode, ModuleDef};
+use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::state::{Flag, Snapshot, State};
 use tsugi_core::wire::console::Deployment;
 use tsugi_core::wire::local::{Reply, Request};
@@ -43,9 +48,15 @@ pub struct Agent {
     store: Store,
     life: LifeId,
     console: ConsoleLink,
-    arbiter: Arc<ArbiterClient>,
+    arbiters: Arc<Arbiters>,
     runners: BTreeMap<ModuleName, RunnerHandle>,
     cluster: Option<ClusterFile>,
+    /// How the modules stand, for one another's checkers.
+    board: Board,
+    /// Which of them depends on which.
+    depends: Dependencies,
+    cgroups: Cgroups,
+    guard: Option<Arc<Guard>>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
@@ -58,10 +69,34 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let console = ConsoleLink::start(&identity, hello, store.events().clone(), console_tx)?;
     let (local_tx, mut local_rx) = mpsc::channel(QUEUE_MAX);
     let _local = LocalServer::start(&config.socket(), local_tx)?;
-    let arbiter = Arc::new(ArbiterClient::new(&identity)?);
+    let exe = std::env::current_exe().context("find this program's own file")?;
+    if let Err(e) = commands::offer(&config.run_dir, &exe) {
+        tracing::error!(error = %e, "the commands for scripts could not be put into {}: {e}", config.run_dir.display());
+    }
+    let arbiters = Arc::new(Arbiters::new(&identity)?);
     let cluster = store.cluster()?;
+    if let Some(cluster) = &cluster {
+        arbiters.set_cluster(&cluster.cluster);
+    }
+    crate::procfs::protect_from_oom();
+    let cgroups = Cgroups::open(&identity.node, &config.state_dir);
+    let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
+    let guard = start_guard(&config, notes_tx).await;
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
-    let mut agent = Agent { config, identity, store, life, console, arbiter, runners: BTreeMap::new(), cluster };
+    let mut agent = Agent {
+        config,
+        identity,
+        store,
+        life,
+        console,
+        arbiters,
+        runners: BTreeMap::new(),
+        cluster,
+        board: Board::default(),
+        depends: Dependencies::new(),
+        cgroups,
+        guard,
+    };
     for deployment in agent.store.deployments()? {
         if let Err(e) = agent.start_module(&deployment).await {
             tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
@@ -74,6 +109,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         tokio::select! {
             Some(order) = console_rx.recv() => agent.on_console(order).await,
             Some((request, responder)) = local_rx.recv() => agent.on_local(request, responder),
+            Some(note) = notes_rx.recv() => agent.on_guard(note),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -124,6 +160,7 @@ impl Agent {
             return;
         }
         let is_other = self.cluster.as_ref().is_none_or(|c| c.cluster != cluster.cluster || c.heartbeat_key != cluster.heartbeat_key);
+        self.arbiters.set_cluster(&cluster.cluster);
         self.cluster = Some(cluster);
         self.tell_versions();
         if is_other {
@@ -158,6 +195,7 @@ impl Agent {
         let mut problems = match self.definition(deployment) {
             Ok(def) => {
                 let mut problems = self.problems_here(deployment, &def);
+                problems.extend(self.cycle(deployment, &def));
                 if problems.is_empty() {
                     problems.extend(self.setting(deployment, def).err().map(|e| format!("{e:#}")));
                 }
@@ -215,6 +253,8 @@ impl Agent {
             runner.ended().await;
             self.runners.remove(module);
         }
+        self.depends.remove(module);
+        self.board.remove(module);
         self.console.module_gone(module);
         match self.store.remove_module(module) {
             Ok(()) => Vec::new(),
@@ -238,6 +278,8 @@ impl Agent {
                 deployment.module
             ));
         }
+        let scripts: Vec<&str> = deployment.scripts.keys().map(String::as_str).collect();
+        problems.extend(checker::problems(def, &scripts).into_iter().map(|p| format!("{node}: {p}")));
         for tree in def.rfs.iter().flat_map(|r| &r.replicated) {
             let path = std::path::Path::new(&tree.dir);
             if !path.is_dir() {
@@ -259,6 +301,16 @@ impl Agent {
         problems
     }
 
+    /// A chain of dependencies that the definition would close.
+    fn cycle(&self, deployment: &Deployment, def: &ModuleDef) -> Option<String> {
+        let mut all = self.depends.clone();
+        all.insert(deployment.module.clone(), def.depends.iter().map(|d| d.module.clone()).collect());
+        let chain = depends::cycle(&all)?.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → ");
+        Some(format!(
+            "safe/service/depends: the modules depend on one another ({chain}), so none of them could start; remove one of the dependencies"
+        ))
+    }
+
     async fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<()> {
         let def = self.definition(deployment).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
         let setting = self.setting(deployment, def)?;
@@ -274,6 +326,7 @@ impl Agent {
                 unknown_record()
             }
         };
+        self.depends.insert(deployment.module.clone(), setting.def.depends.iter().map(|d| d.module.clone()).collect());
         let must_start = match setting.def.boot {
             Boot::On => true,
             Boot::Off => false,
@@ -282,17 +335,26 @@ impl Agent {
         let delay = setting.def.boot_delay;
         let cfg = MirrorConfig {
             timing: setting.def.heart.timing,
-            is_failover_on: setting.def.is_failover_on && setting.def.authority == tsugi_core::module::Authority::Arbiter,
+            is_failover_on: setting.def.is_failover_on,
+            authority: setting.def.authority,
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,
             ack: setting.def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
             ..MirrorConfig::new(setting.node.clone(), setting.peer.clone())
         };
+        let place = Place {
+            module: setting.module.clone(),
+            me: setting.node.clone(),
+            peer: setting.peer.clone(),
+            bin_dir: setting.active_dir.join("bin"),
+            log_dir: setting.log_dir.clone(),
+        };
+        let arbiter = Arbiter::new(&self.arbiters, &setting.def, place, saved.clone());
         let engine = Mirror::new(cfg, saved, rand::random());
         let channel = mpsc::channel(INBOX_MAX);
-        let hands = Hands::new(setting, channel.0.clone(), record, self.arbiter.clone()).await.context("open the heartbeats")?;
-        let reports = Reports { events: self.store.events().clone(), console: self.console.clone() };
+        let hands = Hands::new(setting, channel.0.clone(), record, arbiter).await.context("open the heartbeats")?;
+        let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
         let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
         let task = tokio::spawn(runner.run(must_start.then_some(delay)));
         tokio::spawn(async move {
@@ -352,6 +414,7 @@ impl Agent {
             identity_dir: self.config.state_dir.join("identity"),
             run_dir: self.config.run_dir.clone(),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+            patience: def.heart.timing.silence,
         });
         let link = LinkConfig {
             module: module.clone(),
@@ -366,7 +429,10 @@ impl Agent {
             active_dir: self.store.active_dir(&module),
             log_dir: self.store.log_dir(&module),
             state_dir: self.config.state_dir.clone(),
+            run_dir: self.config.run_dir.clone(),
             exe: std::env::current_exe().context("find this program's own file")?,
+            cgroups: self.cgroups.clone(),
+            guard: self.guard.clone(),
             module,
             node: me,
             peer,
@@ -380,6 +446,22 @@ impl Agent {
     fn tell_versions(&self) {
         let modules = self.store.deployments().unwrap_or_default().into_iter().map(|d| (d.module, d.generation)).collect();
         self.console.set_versions(self.cluster.as_ref().map_or(0, |c| c.generation), modules);
+    }
+
+    /// What the guard did, here or in an earlier life of this agent.
+    fn on_guard(&self, note: Note) {
+        tracing::warn!(module.name = note.module, value = note.value, "the guard: {:?} {}", note.act, note.module);
+        let Ok(module) = ModuleName::new(&*note.module) else { return };
+        let act = match note.act {
+            Act::Froze => GuardAct::Froze { late_ms: u64::try_from(note.value).unwrap_or(0) },
+            Act::Thawed => GuardAct::Thawed,
+            Act::Killed => GuardAct::Killed { count: u64::try_from(note.value).unwrap_or(0) },
+            Act::KillFailed | Act::CannotFreeze | Act::CannotDrop => GuardAct::Failed,
+            Act::Starves => GuardAct::Starves,
+            Act::CannotRenew | Act::AgentSilent | Act::AgentBack => return,
+        };
+        self.store.events().add(&self.identity.node, &module, Event::Guard { act, at_unix_ms: note.at_unix_ms });
+        self.console.event_added();
     }
 
     // ---- command line ----
@@ -399,6 +481,44 @@ impl Agent {
                         None => Some(Refusal::NotConfigured),
                     };
                     responder.send(Reply::Command { refusal }).await
+                });
+            }
+            Request::Set { ref module, .. }
+            | Request::Errd { ref module, .. }
+            | Request::Checkers { ref module, .. }
+            | Request::Watched { ref module }
+            | Request::Rules { ref module } => {
+                let Some(runner) = self.runners.get(module).cloned() else {
+                    let reply = self.no_module(module);
+                    tokio::spawn(async move { responder.send(reply).await });
+                    return;
+                };
+                tokio::spawn(async move {
+                    let reply = runner.ask(request).await;
+                    responder.send(reply).await
+                });
+            }
+            Request::Print { module, script, text, is_error } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let script = script.as_deref().and_then(ScriptName::of_file);
+                    let reply = match runner {
+                        None => Reply::Command { refusal: Some(Refusal::NotConfigured) },
+                        Some(runner) if runner.print(script, &text, is_error).await => Reply::Command { refusal: None },
+                        Some(_) => Reply::Error { message: format!("module {module} prints too much: the line is left out") },
+                    };
+                    responder.send(reply).await
+                });
+            }
+            Request::Rehearse { module, command } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
+                    let rehearsal = match runner {
+                        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
+                        None => not_here,
+                    };
+                    responder.send(Reply::Rehearsal { rehearsal }).await
                 });
             }
             Request::Events { module, count } => {
@@ -422,12 +542,14 @@ impl Agent {
         let snapshots: Vec<Snapshot> =
             self.runners.iter().filter(|(name, _)| module.is_none_or(|m| m == *name)).filter_map(|(_, r)| r.snapshot()).collect();
         match module {
-            Some(name) if snapshots.is_empty() => {
-                let known: Vec<String> = self.runners.keys().map(ToString::to_string).collect();
-                Reply::Error { message: format!("there is no module {name} on {}; modules here: {}", self.identity.node, list(&known)) }
-            }
+            Some(name) if snapshots.is_empty() => self.no_module(name),
             _ => Reply::State { snapshots },
         }
+    }
+
+    fn no_module(&self, name: &ModuleName) -> Reply {
+        let known: Vec<String> = self.runners.keys().map(ToString::to_string).collect();
+        Reply::Error { message: format!("there is no module {name} on {}; modules here: {}", self.identity.node, list(&known)) }
     }
 
     fn watch(&self, module: Option<ModuleName>, responder: Responder) {
@@ -454,18 +576,39 @@ impl Agent {
 
     async fn shut_down(&mut self) {
         tracing::info!("the agent stops its modules in order");
-        for runner in self.runners.values() {
-            runner.end(true).await;
-        }
+        // A module stops after all that depend on it.
+        let groups = depends::stop_order(&self.depends);
         let all_ended = async {
-            for runner in self.runners.values() {
-                runner.ended().await;
+            for group in groups {
+                let group: Vec<_> = group.iter().filter_map(|module| self.runners.get(module)).collect();
+                for runner in &group {
+                    runner.end(true).await;
+                }
+                for runner in &group {
+                    runner.ended().await;
+                }
             }
         };
         if tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_err() {
             tracing::error!("not every module stopped within {} s", SHUTDOWN_MAX.as_secs());
         }
+        if let Some(guard) = &self.guard {
+            guard.end().await;
+        }
         self.store.events().flush();
+    }
+}
+
+/// The agent runs without a guard rather than not at all: it then does itself what it can.
+async fn start_guard(config: &AgentConfig, notes: mpsc::Sender<Note>) -> Option<Arc<Guard>> {
+    let exe = std::env::current_exe().ok()?;
+    let watchdog = config.watchdog.clone().map(|device| WatchdogWish { device, timeout: Duration::from_secs(config.watchdog_timeout) });
+    match Guard::start(&exe, &config.state_dir, &config.run_dir, watchdog, notes).await {
+        Ok(guard) => Some(guard),
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "this node has no guard: nobody freezes modules should the agent die ({error:#})");
+            None
+        }
     }
 }
 

@@ -158,6 +158,7 @@ async fn serve(stream: UnixStream, tx: mpsc::Sender<(Request, Responder)>) {
     };
     let request = match request {
         Ok(Request::Command { module, command }) => Request::Command { module, command: tsugi_core::command::Command { by, ..command } },
+        Ok(Request::Rehearse { module, command }) => Request::Rehearse { module, command: tsugi_core::command::Command { by, ..command } },
         Ok(request) => request,
         Err(message) => return send(&mut write, &Reply::Error { message }).await.unwrap_or(()),
     };

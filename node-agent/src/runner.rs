@@ -1,21 +1,26 @@
 //! The loop of one module: next input → step → carry out, in order. Nothing else.
 
-use crate::checker::{CheckerEvent, Checkers};
+mod checks;
+
+use crate::checker::{Board, CheckerEvent};
 use crate::clock::boottime_ns;
 use crate::console::ConsoleLink;
 use crate::hands::Hands;
 use crate::link::Heard;
 use crate::store::EventLog;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use checks::Watching;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
-use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::ids::JobId;
-use tsugi_core::module::{Check, ScriptName, When};
+use tsugi_core::module::ScriptName;
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::wire::local::{Reply, Request};
 
 /// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
 pub const INBOX_MAX: usize = 512;
@@ -26,6 +31,11 @@ const FIGURES_MAX: Duration = Duration::from_millis(20);
 /// Ids of orders remembered, so that a repeated one is answered and not carried out again.
 const ORDERS_REMEMBERED: usize = 64;
 
+/// Lines that the scripts of a module may print within a minute.
+const LINES_PER_MINUTE: u32 = 60;
+/// Longest line.
+const LINE_CHARS_MAX: usize = 500;
+
 /// What reaches the loop.
 pub enum Inbox {
     /// For the engine.
@@ -34,6 +44,8 @@ pub enum Inbox {
     Heard(Box<Heard>),
     /// An order, and where the answer goes.
     Order(Command, oneshot::Sender<Option<Refusal>>),
+    /// What an order would do, and where the answer goes.
+    Rehearse(Command, oneshot::Sender<Rehearsal>),
     /// Last output line of a script.
     ScriptSaid {
         /// Which.
@@ -45,6 +57,17 @@ pub enum Inbox {
     },
     /// A checker's result.
     Checked(CheckerEvent),
+    /// A question or switch of the command line about what is watched.
+    Ask(Request, oneshot::Sender<Reply>),
+    /// A line that a script wants in the event log.
+    Print {
+        /// Which, if it said so.
+        script: Option<ScriptName>,
+        /// The line.
+        text: String,
+        /// A warning.
+        is_error: bool,
+    },
     /// Stop the module (if asked so), then end the loop.
     End {
         /// Stop in order first: the host shuts down.
@@ -57,6 +80,8 @@ pub enum Inbox {
 pub struct RunnerHandle {
     inbox: mpsc::Sender<Inbox>,
     snapshot: watch::Receiver<Option<Snapshot>>,
+    /// Minute of the clock, and lines printed in it.
+    printed: Arc<Mutex<(u64, u32)>>,
 }
 
 impl RunnerHandle {
@@ -67,6 +92,35 @@ impl RunnerHandle {
             return Some(Refusal::NotConfigured);
         }
         rx.await.unwrap_or(Some(Refusal::NotConfigured))
+    }
+    /// Ask about what is watched, or switch it.
+    pub async fn ask(&self, request: Request) -> Reply {
+        let gone = || Reply::Error { message: "the module is being taken down".to_owned() };
+        let (tx, rx) = oneshot::channel();
+        if self.inbox.send(Inbox::Ask(request, tx)).await.is_err() {
+            return gone();
+        }
+        rx.await.unwrap_or_else(|_| gone())
+    }
+    /// A line for the event log. `false` = there were too many within a minute, or the module is gone: a script in a
+    /// loop must not push everything else out of the log.
+    pub async fn print(&self, script: Option<ScriptName>, text: &str, is_error: bool) -> bool {
+        {
+            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            let minute = boottime_ns() / 60_000_000_000;
+            *printed = if printed.0 == minute { (minute, printed.1 + 1) } else { (minute, 1) };
+            if printed.1 > LINES_PER_MINUTE {
+                return false;
+            }
+        }
+        let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+        self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
+    }
+    /// What an order would do; `None` when the module is being taken down.
+    pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
+        let (tx, rx) = oneshot::channel();
+        self.inbox.send(Inbox::Rehearse(command, tx)).await.ok()?;
+        rx.await.ok()
     }
     /// The newest snapshot.
     pub fn snapshot(&self) -> Option<Snapshot> {
@@ -92,6 +146,8 @@ pub struct Reports {
     pub events: EventLog,
     /// Console.
     pub console: ConsoleLink,
+    /// The other modules of this node.
+    pub board: Board,
 }
 
 /// The loop.
@@ -102,9 +158,7 @@ pub struct Runner {
     inbox: mpsc::Receiver<Inbox>,
     to_inbox: mpsc::Sender<Inbox>,
     timers: BTreeMap<Timer, u64>,
-    checks: Vec<Check>,
-    active_checks: BTreeSet<String>,
-    checkers: Option<Checkers>,
+    watching: Watching,
     orders: VecDeque<(String, Option<Refusal>)>,
     figures: Option<ReplicaFigures>,
     generation: u64,
@@ -130,8 +184,10 @@ impl Runner {
     ) -> (Runner, RunnerHandle) {
         let (snapshot, seen) = watch::channel(None);
         let (to_inbox, inbox) = channel;
-        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen };
-        let checks = hands.setting().def.checks.clone();
+        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen, printed: Arc::default() };
+        let around = Runner::surroundings(&hands, reports.board.clone());
+        let switches = hands.setting().log_dir.with_file_name("switches.json");
+        let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
         let runner = Runner {
             engine,
             hands,
@@ -139,9 +195,7 @@ impl Runner {
             inbox,
             to_inbox,
             timers: BTreeMap::new(),
-            checks,
-            active_checks: BTreeSet::new(),
-            checkers: None,
+            watching,
             orders: VecDeque::new(),
             figures: None,
             generation,
@@ -195,7 +249,7 @@ impl Runner {
                 _ = tick.tick() => self.on_tick().await,
             }
         }
-        self.checkers = None;
+        self.watching.stop();
         self.hands.give_up().await;
     }
 
@@ -231,12 +285,20 @@ impl Runner {
                 let refusal = self.order(command).await;
                 let _ = answer.send(refusal);
             }
+            Inbox::Rehearse(command, answer) => {
+                let _ = answer.send(self.engine.rehearse(command));
+            }
             Inbox::ScriptSaid { script, code, text } => {
                 if code != Some(0) && !text.is_empty() {
                     self.report(Event::ScriptSaid { script, text });
                 }
             }
             Inbox::Checked(event) => self.on_checked(event).await,
+            Inbox::Ask(request, answer) => {
+                let reply = self.on_ask(request).await;
+                let _ = answer.send(reply);
+            }
+            Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
             Inbox::End { .. } => {}
         }
     }
@@ -306,8 +368,8 @@ impl Runner {
                 Effect::Run(job, run) => self.hands.run(job, run),
                 Effect::Cancel(job) => self.hands.cancel(job),
                 Effect::Kill(job) => self.hands.kill_application(job),
-                // The data process answers nobody and the address is gone: the application does no harm meanwhile.
-                Effect::Freeze | Effect::Thaw => {}
+                Effect::Freeze => self.hands.freeze(true).await,
+                Effect::Thaw => self.hands.freeze(false).await,
                 Effect::Vip(job, plan) => {
                     let result = self.hands.vip(plan).await;
                     let addrs = result.clone().unwrap_or_default();
@@ -340,7 +402,7 @@ impl Runner {
     async fn fail(&mut self, detail: String) {
         tracing::error!(module.name = %self.hands.setting().module, error = %detail, "the record cannot be written; the module leaves service");
         self.timers.clear();
-        self.checkers = None;
+        self.watching.stop();
         self.hands.give_up().await;
         self.vips_held.clear();
         self.failure = Some(detail.clone());
@@ -365,48 +427,6 @@ impl Runner {
         }
         self.reports.events.add(&setting.node, &setting.module, event);
         self.reports.console.event_added();
-    }
-
-    // ---- checkers ----
-
-    async fn choose_checks(&mut self) {
-        let (state, readiness) = (self.engine.state(), self.engine.readiness());
-        let is_on = |check: &Check| match check.when {
-            When::Pre => state != State::Stop,
-            When::Prim => state.is_serving() && readiness == Readiness::Ready,
-            When::Second => state == State::Second && readiness == Readiness::Ready,
-            When::Both => (state.is_serving() || state == State::Second) && readiness == Readiness::Ready,
-        };
-        let chosen: Vec<Check> = self.checks.iter().filter(|c| is_on(c)).cloned().collect();
-        let names: BTreeSet<String> = chosen.iter().map(|c| c.name.clone()).collect();
-        if names == self.active_checks {
-            return;
-        }
-        let gone: Vec<Check> =
-            self.checks.iter().filter(|c| self.active_checks.contains(&c.name) && !names.contains(&c.name)).cloned().collect();
-        self.active_checks = names;
-        let (tx, mut rx) = mpsc::channel(INBOX_MAX);
-        let inbox = self.to_inbox.clone();
-        tokio::spawn(async move {
-            while let Some(event) = rx.recv().await {
-                if inbox.send(Inbox::Checked(event)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        self.checkers = (!chosen.is_empty()).then(|| Checkers::start(chosen, tx));
-        for check in gone {
-            let input = health_input(&check, Health::Off, String::new());
-            let mut effects = Vec::new();
-            self.engine.step(input, &mut effects);
-            Box::pin(self.carry_out(effects)).await;
-        }
-    }
-
-    async fn on_checked(&mut self, event: CheckerEvent) {
-        let Some(check) = self.checks.iter().find(|c| c.name == event.name && self.active_checks.contains(&c.name)) else { return };
-        let input = health_input(check, event.health, event.detail);
-        self.step(input).await;
     }
 
     // ---- what others see ----
@@ -458,12 +478,14 @@ impl Runner {
             replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
             resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
             peer: PeerView { node: Some(setting.peer.clone()), in_contact: is_contact, state: peer.map(|p| p.state), networks },
-            arbiter: self.engine.arbiter(),
+            arbiter: self.hands.arbiter_view(self.engine.arbiter()),
+            authority: self.hands.authority().clone(),
             resources: self.engine.resources(),
             allowed: self.engine.allowed(),
         };
         let is_new = self.snapshot.borrow().as_ref() != Some(&snapshot);
         if is_new {
+            self.reports.board.put(&snapshot);
             self.reports.console.snapshot(snapshot.clone());
             self.snapshot.send_replace(Some(snapshot));
         }
@@ -478,10 +500,6 @@ fn coarse(network: NetworkView) -> NetworkView {
         _ => us.div_ceil(50_000) * 50_000,
     };
     NetworkView { rtt_us: network.rtt_us.map(round), ..network }
-}
-
-fn health_input(check: &Check, health: Health, detail: String) -> Input {
-    Input::Health { name: check.name.clone(), health, detail, action: check.action, is_pre: check.when == When::Pre }
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -9,8 +9,8 @@ use tsugi_agent::local::{LocalServer, Responder};
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord};
 use tsugi_core::ids::{Epoch, Gen, ModuleName, NodeName, Session};
-use tsugi_core::state::{Allowed, ArbiterView, Flag, PeerView, Readiness, Reason, Replication, Resync, Snapshot, State};
-use tsugi_core::wire::local::{Reply, Request};
+use tsugi_core::state::{Allowed, ArbiterView, Flag, Health, PeerView, Readiness, Reason, Replication, Resync, Snapshot, State};
+use tsugi_core::wire::local::{Reply, Request, RuleView, WatchedView};
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("a name")
@@ -39,6 +39,7 @@ fn snapshot(state: State, readiness: Readiness, reason: Option<Reason>, since: u
         resync: None,
         peer: PeerView { node: Some(node("n2")), in_contact: true, state: Some(State::Second), networks: vec![] },
         arbiter: ArbiterView::Unreachable,
+        authority: Default::default(),
         resources: vec![],
         allowed: vec![Allowed { verb: Verb::Stop, refusal: None }, Allowed { verb: Verb::Start, refusal: Some(Refusal::AlreadyStarted) }],
     }
@@ -265,4 +266,72 @@ async fn about_says_who_this_is() {
     });
     let (_, out, _) = world.tsugi(&["about"]).await;
     assert!(["n1", "tokyo", "9.9", "https://console:9454, not connected"].iter().all(|w| out.contains(w)), "{out}");
+}
+
+#[tokio::test]
+async fn a_custom_checker_sets_its_resource_as_it_is_used_to() {
+    let (tx, mut asked) = mpsc::channel(4);
+    let world = World::new(move |request| {
+        tx.try_send(request).expect("room");
+        vec![Reply::Done]
+    });
+    let (code, out, err) = world.tsugi(&["set", "-r", "custom.db", "-v", "down", "-n", "-l", "-i", "dbcheck", "-m", "ledger"]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    let Some(Request::Set { module: m, resource, value, by }) = asked.recv().await else { panic!("no value") };
+    assert_eq!((m, resource.as_str(), value, by.as_deref()), (module(), "custom.db", Health::Down, Some("dbcheck")));
+    assert_eq!(world.tsugi(&["errd", "disable", "nightly", "-m", "ledger"]).await.0, 0);
+    let Some(Request::Errd { class, is_on, .. }) = asked.recv().await else { panic!("no switch") };
+    assert_eq!((class.as_deref(), is_on), (Some("nightly"), false));
+    assert_eq!(world.tsugi(&["checker", "off", "-m", "ledger"]).await.0, 0);
+    assert!(matches!(asked.recv().await, Some(Request::Checkers { is_on: false, .. })));
+    // Of which module, must be said where no script says it.
+    assert_eq!(world.tsugi(&["set", "-r", "custom.db", "-v", "up"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn what_is_watched_and_what_fires_is_listed() {
+    let world = World::new(|request| match request {
+        Request::Watched { .. } => vec![Reply::Watched {
+            is_errd_on: true,
+            is_checker_on: false,
+            classes: [("nightly".to_owned(), true)].into(),
+            checks: vec![
+                WatchedView {
+                    name: "proc.batch".into(),
+                    class: Some("nightly".into()),
+                    when: tsugi_core::module::When::Switched,
+                    is_running: true,
+                    health: Health::Down,
+                    detail: "0 running: batch".into(),
+                },
+                WatchedView {
+                    name: "tcp.web".into(),
+                    class: None,
+                    when: tsugi_core::module::When::Prim,
+                    is_running: false,
+                    health: Health::Off,
+                    detail: String::new(),
+                },
+            ],
+        }],
+        Request::Rules { .. } => {
+            let rule = tsugi_core::rules::parse("t_web: if (tcp.web == down) then restart();").0.remove(0);
+            let text = rule.to_string();
+            let resources = vec![("tcp.web".to_owned(), tsugi_core::rules::Value::Down)];
+            vec![Reply::Rules { handle_time_ms: 15_000, rules: vec![RuleView { rule, text, is_firing: true, resources }] }]
+        }
+        _ => vec![],
+    });
+    let (code, out, _) = world.tsugi(&["errd", "list", "-m", "ledger"]).await;
+    assert!(code == 0 && out.contains("proc.batch") && out.contains("[nightly enabled]") && !out.contains("tcp.web"), "{out}");
+    let (_, out, _) = world.tsugi(&["checker", "list", "-m", "ledger"]).await;
+    assert!(out.contains("nothing of this is watched") && out.contains("tcp.web"), "{out}");
+    let (_, out, _) = world.tsugi(&["get", "-r", "proc.batch", "-m", "ledger"]).await;
+    assert_eq!(out, "down\n");
+    let (code, _, err) = world.tsugi(&["get", "-r", "proc.x", "-m", "ledger"]).await;
+    assert!(code == 1 && err.contains("proc.batch tcp.web"), "{err}");
+    let (_, out, _) = world.tsugi(&["rules", "-m", "ledger"]).await;
+    assert!(out.contains("▲ t_web: if (tcp.web == down) then restart();") && out.contains("tcp.web down; done after 15.000 s"), "{out}");
+    let (_, out, _) = world.tsugi(&["rules", "-m", "ledger", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Vec<RuleView>>(&out).expect("JSON").len(), 1);
 }

@@ -14,6 +14,7 @@
 //! | [`events`] | the nodes' own event logs |
 //! | [`bench`] | figures as rows |
 //! | [`vips`] | who holds the virtual address, sampled in every host and asked for on the network |
+//! | [`sim`] | the engine in virtual time under every fault, from a seed |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod load;
 pub mod rough;
 pub mod setup;
+pub mod sim;
 pub mod sql;
 pub mod vips;
 pub mod world;

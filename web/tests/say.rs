@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
-use tsugi_core::event::{Event, Level};
+use tsugi_core::engine::Rehearsed;
+use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
 use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
@@ -111,6 +112,12 @@ fn reasons() -> Vec<Reason> {
         Reason::FailoverOff,
         Reason::RecordUnusable { detail: why() },
         Reason::HandOver { to: n2() },
+        Reason::WaitingForPeer { peer: n2() },
+        Reason::ManualTakeover { peer: n2() },
+        Reason::NoWitness,
+        Reason::NotFenced { peer: n2() },
+        Reason::Maintenance,
+        Reason::Unkillable { detail: why() },
     ];
     is_whole(&all, STATE_RS, "Reason");
     all
@@ -131,6 +138,9 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NotConfigured,
         Refusal::MustBeStopped,
         Refusal::NoContact,
+        Refusal::NoSplitBrain,
+        Refusal::NoSuchNode { node: n2() },
+        Refusal::BadDuration { minutes: 2000 },
     ];
     is_whole(&all, COMMAND_RS, "Refusal");
     all
@@ -174,7 +184,19 @@ fn events() -> Vec<Event> {
         Event::DataFailed { detail: why() },
         Event::LoopLimit { count: 4 },
         Event::Configured { generation: 3 },
+        Event::Guard { act: GuardAct::Froze { late_ms: 4 }, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Thawed, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Killed { count: 3 }, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Failed, at_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Starves, at_unix_ms: 1_700_000_000_000 },
+        Event::Printed { script: Some(ScriptName::StartPrim), text: why(), is_error: false },
+        Event::Printed { script: None, text: why(), is_error: true },
         Event::Unexpected { what: why() },
+        Event::Reseeded { epoch: Epoch(7) },
+        Event::Maintenance { minutes: 30 },
+        Event::Maintenance { minutes: 0 },
+        Event::Hosting { peer: n2() },
+        Event::Unkillable { detail: why() },
     ];
     is_whole(&all, EVENT_RS, "Event");
     all
@@ -201,6 +223,42 @@ fn a_reason_that_needs_a_person_says_what_to_do() {
     for r in reasons() {
         let said = say::reason(Lang::En, &r, &module(), &n1());
         assert!(said.next.is_some() || said.remedy.is_some(), "{r:?} leaves the reader alone");
+    }
+}
+
+/// Red states but for those that the next event ends by itself: a command that a person can give, in full.
+#[test]
+fn a_blocked_state_names_the_exact_command_or_what_must_be_mended() {
+    for r in reasons() {
+        let said = say::reason(Lang::En, &r, &module(), &n1());
+        if let Some(command) = &said.command {
+            assert!(command.starts_with("tsugi ") && command.contains("ledger"), "{r:?}: {command}");
+            assert!(!command.contains(['<', '…', '?']), "{r:?}: {command} cannot be typed as it is");
+        } else {
+            assert!(said.remedy.is_some() || said.next.is_some(), "{r:?} leaves the reader alone");
+        }
+    }
+}
+
+#[test]
+fn every_step_of_a_dry_run_is_worded() {
+    let steps = [
+        Rehearsed::Script { script: ScriptName::StopPrim, forced: true },
+        Rehearsed::Script { script: ScriptName::StartPrim, forced: false },
+        Rehearsed::Kill,
+        Rehearsed::RaiseVips,
+        Rehearsed::DropVips,
+        Rehearsed::Serve,
+        Rehearsed::Release,
+        Rehearsed::Abandon,
+        Rehearsed::CloseSession,
+        Rehearsed::Follow,
+        Rehearsed::Claim,
+        Rehearsed::Force,
+        Rehearsed::Enter { state: State::Alone, readiness: Readiness::Ready, reason: None },
+    ];
+    for step in steps {
+        check(&format!("{step:?}"), &say::rehearsed(Lang::En, &step), &say::rehearsed(Lang::Ja, &step), false);
     }
 }
 
@@ -274,6 +332,7 @@ fn small_words_are_worded() {
         pair("health", &|lang| say::health_hint(lang, h).to_owned());
     }
     let verbs = Verb::each().into_iter().chain([Verb::Prim { accept_loss: true }, Verb::Second { full_sync: true }]);
+    let verbs = verbs.chain([Verb::Resolve { keep: n2() }, Verb::Maintenance { minutes: 30 }, Verb::Maintenance { minutes: 0 }]);
     for verb in verbs {
         pair("verb", &|lang| say::verb_name(lang, &verb).to_owned());
     }

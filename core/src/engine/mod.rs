@@ -25,9 +25,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+pub mod authority;
 mod mirror;
+mod rehearse;
 
 pub use mirror::Mirror;
+pub use rehearse::{Rehearsal, Rehearsed};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;

@@ -7,10 +7,12 @@
 //! Invariant: a place always lies inside the text (or just past its end), counted in characters, from 1.
 
 mod problem;
+mod rule_fault;
 pub(crate) mod schema;
 pub(crate) mod tree;
 pub(crate) mod value;
 mod words;
 
 pub use problem::{Expected, Fault, Place, Problem, ProblemKind, Severity, UnusedReason};
+pub use rule_fault::{RESOURCE_CLASSES, RuleFault};
 pub use value::Unit;

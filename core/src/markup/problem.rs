@@ -1,6 +1,7 @@
 //! One thing that is wrong in a configuration: where, what, how bad. Worded in English by `Display`, in every
 //! language by the console's `say`.
 
+use super::rule_fault::RuleFault;
 use crate::ids::NodeName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -176,8 +177,28 @@ pub enum Expected {
     RelativePath,
     /// A command name as the kernel keeps it: at most 15 bytes.
     CommandName,
+    /// A URL: `http://HOST[:PORT]/PATH` or `https://…`.
+    Url,
+    /// HTTP status codes: `200`, `200-399`, or several with commas.
+    StatusCodes,
+    /// An absolute path.
+    AbsolutePath,
+    /// A script: a name in the module's `bin`.
+    ScriptName,
+    /// Name of a systemd unit.
+    UnitName,
+    /// A program: a name in the module's `bin`, or an absolute path.
+    Program,
     /// Anything but nothing.
     NotEmpty,
+    /// Text without a line break.
+    OneLine,
+    /// Addresses, separated by blanks.
+    Addresses,
+    /// `https://ADDRESS:PORT`, several separated by commas; all of them `https` or all `http`.
+    Endpoints,
+    /// A program of the package `fence-agents`.
+    FenceAgent,
 }
 
 /// An attribute or element that is accepted and has no effect.
@@ -196,6 +217,10 @@ pub enum UnusedReason {
     OtherSystem,
     /// The times of the `heart` element hold for every heartbeat.
     TimesOfHeart,
+    /// It belongs to another `authority` than the module's.
+    OtherAuthority,
+    /// The other way of fencing is given too, and goes before.
+    OtherDriver,
 }
 
 /// What is wrong.
@@ -407,10 +432,39 @@ pub enum ProblemKind {
     FlowWithoutRfs,
     /// No `user` element: no script runs (warning).
     NoScripts,
+    /// An arbiter that is not in `cluster.xml`.
+    UnknownArbiter {
+        /// The name.
+        name: String,
+        /// Arbiters of the cluster.
+        known: Vec<String>,
+    },
+    /// The arbiter runs on a node it may have to decide about. In `cluster.xml` an error until it is said on purpose,
+    /// then (and in a module that uses it) a warning.
+    ArbiterOnNode {
+        /// The arbiter.
+        arbiter: String,
+        /// The node.
+        node: NodeName,
+    },
+    /// With this authority two nodes may serve at once: an error until the configuration accepts it, then a warning.
+    SplitBrainPossible {
+        /// `ping` or `none`.
+        authority: String,
+    },
+    /// A connection to an arbiter that anybody on the line can read and change (warning).
+    NotEncrypted,
     /// A second network with `command="on"`.
     SecondCommandLan {
         /// Where the first stands.
         first: Place,
+    },
+    /// A rule of `failover` that cannot be used, or (warning) can hardly be meant so.
+    Rule(RuleFault),
+    /// Neither of several attributes, one of which is needed.
+    NeedsOneOf {
+        /// The attributes.
+        names: Vec<String>,
     },
     /// No network of the cluster holds every node.
     NoCommonLan {

@@ -75,6 +75,8 @@ pub(crate) enum ChildRule {
     Many(&'static Rule),
     /// At least one.
     Some(&'static Rule),
+    /// At most one of it, which holds text.
+    Text(&'static Rule),
     /// Understood and refused; nothing inside is looked at.
     Refused { name: &'static str, instead: Option<&'static str> },
 }
@@ -82,13 +84,17 @@ pub(crate) enum ChildRule {
 impl ChildRule {
     fn name(&self) -> &'static str {
         match self {
-            ChildRule::One(rule) | ChildRule::Needed(rule) | ChildRule::Many(rule) | ChildRule::Some(rule) => rule.name,
+            ChildRule::One(rule) | ChildRule::Needed(rule) | ChildRule::Many(rule) | ChildRule::Some(rule) | ChildRule::Text(rule) => {
+                rule.name
+            }
             ChildRule::Refused { name, .. } => name,
         }
     }
     fn rule(&self) -> Option<&'static Rule> {
         match self {
-            ChildRule::One(rule) | ChildRule::Needed(rule) | ChildRule::Many(rule) | ChildRule::Some(rule) => Some(rule),
+            ChildRule::One(rule) | ChildRule::Needed(rule) | ChildRule::Many(rule) | ChildRule::Some(rule) | ChildRule::Text(rule) => {
+                Some(rule)
+            }
             ChildRule::Refused { .. } => None,
         }
     }
@@ -232,11 +238,18 @@ impl Pass<'_> {
                     let kind = ProblemKind::NotSupported { what: (*name).to_owned(), instead: instead.map(str::to_owned) };
                     self.problems.push(Problem::error(child.place, child_path, None, kind));
                 }
-                ChildRule::One(inner) | ChildRule::Needed(inner) | ChildRule::Many(inner) | ChildRule::Some(inner) => {
-                    let is_single = matches!(known, ChildRule::One(_) | ChildRule::Needed(_));
+                ChildRule::One(inner)
+                | ChildRule::Needed(inner)
+                | ChildRule::Many(inner)
+                | ChildRule::Some(inner)
+                | ChildRule::Text(inner) => {
+                    let is_single = matches!(known, ChildRule::One(_) | ChildRule::Needed(_) | ChildRule::Text(_));
                     if is_single && first != child.place {
                         let kind = ProblemKind::Repeated { name: inner.name.to_owned(), first };
                         self.problems.push(Problem::error(child.place, child_path.clone(), None, kind));
+                    }
+                    if matches!(known, ChildRule::Text(_)) {
+                        child.text = None; // it may have some
                     }
                     self.element(child, inner, &child_path);
                 }

@@ -21,6 +21,9 @@ const DEPTH_MAX: usize = 32;
 /// Most elements and attributes together; bounds the number of problems too.
 const NODES_MAX: usize = 20_000;
 
+/// What a CDATA section begins with.
+const CDATA: &str = "<![CDATA[";
+
 /// Most tags without end read on after; each costs a look at the rest of the text.
 const RESTARTS_MAX: usize = 50;
 
@@ -37,6 +40,32 @@ pub(crate) struct Element {
     pub children: Vec<Element>,
     /// First text in it that is not blank.
     pub text: Option<Place>,
+    /// All text in it, entities resolved.
+    pub content: Content,
+}
+
+/// Text of an element, each character of which knows its place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Content {
+    pub text: String,
+    /// Where each piece begins in `text` and in the document. Inside a piece the two run side by side.
+    pieces: Vec<(usize, Place)>,
+}
+
+impl Content {
+    fn push(&mut self, text: &str, place: Place) {
+        self.pieces.push((self.text.len(), place));
+        self.text.push_str(text);
+    }
+
+    /// Place of the character at byte `offset` of the text, or just past its end.
+    pub fn place_at(&self, offset: usize) -> Option<Place> {
+        let (begin, mut place) = *self.pieces.iter().rfind(|(begin, _)| *begin <= offset)?;
+        for c in self.text.get(begin..offset)?.chars() {
+            place = if c == '\n' { Place { line: place.line + 1, column: 1 } } else { Place { column: place.column + 1, ..place } };
+        }
+        Some(place)
+    }
 }
 
 /// An attribute, its value with entities resolved.
@@ -196,12 +225,13 @@ impl Builder<'_, '_> {
             Event::Empty(tag) => return self.begin(&tag, start, end, true),
             Event::End(tag) => self.close(tag.name().0, start),
             Event::Text(text) => self.text_at(&text, start),
-            Event::CData(text) => self.text_at(&text, start),
+            Event::CData(text) => self.text_at(&text, start + CDATA.len()),
             Event::GeneralRef(name) => {
                 if !is_entity(&name) {
                     self.fault(start, Fault::UnknownEntity { name: shorten(&name) });
                 }
-                self.text_at("&", start);
+                let resolved = entity(&name).unwrap_or('&');
+                self.text_at(resolved.encode_utf8(&mut [0; 4]), start);
             }
             Event::DocType(content) => {
                 let content = content.trim();
@@ -258,7 +288,15 @@ impl Builder<'_, '_> {
         let place = self.places.at(start);
         let name = tag.name().0.to_owned();
         let is_named = !name.is_empty();
-        self.open.push(Element { role: name.clone(), name, place, attributes: Vec::new(), children: Vec::new(), text: None });
+        self.open.push(Element {
+            role: name.clone(),
+            name,
+            place,
+            attributes: Vec::new(),
+            children: Vec::new(),
+            text: None,
+            content: Content::default(),
+        });
         if !is_named {
             self.fault(start + 1, Fault::Syntax { expected: "the name of an element".to_owned() });
         }
@@ -347,6 +385,10 @@ impl Builder<'_, '_> {
     }
 
     fn text_at(&mut self, text: &str, start: usize) {
+        let begin = self.places.at(start);
+        if let Some(element) = self.open.last_mut() {
+            element.content.push(text, begin);
+        }
         let Some(offset) = text.find(|c: char| !c.is_whitespace()) else { return };
         let place = self.places.at(start + offset);
         match self.open.last_mut() {

@@ -167,3 +167,31 @@ pub(crate) fn is_variable_name(text: &str) -> bool {
 pub(crate) fn bad(value: &str, expected: Expected) -> ProblemKind {
     ProblemKind::BadValue { value: shorten(value), expected }
 }
+
+/// Name of a file in a module's `bin`.
+pub(crate) fn is_script_name(text: &str) -> bool {
+    const BYTES_MAX: usize = 100;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !text.is_empty() && text.len() <= BYTES_MAX && !text.starts_with(['.', '-']) && text.chars().all(is_plain)
+}
+
+/// Name of a network interface, as the kernel takes it.
+pub(crate) fn is_interface_name(text: &str) -> bool {
+    const BYTES_MAX: usize = 15;
+    !text.is_empty() && text.len() <= BYTES_MAX && !text.contains(|c: char| c == '/' || c.is_whitespace())
+}
+
+/// `http://HOST[:PORT][/PATH]` or `https://…`, of visible characters only: it becomes the head of a request.
+pub(crate) fn is_http_url(text: &str) -> bool {
+    const BYTES_MAX: usize = 2000;
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else { return false };
+    let (authority, _) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (name, port) = match authority.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (authority, None),
+    };
+    let is_bracketed = name.starts_with('[') && name.ends_with(']');
+    let is_port = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+    let is_host = host(name).is_ok() && (is_bracketed || !name.contains(':'));
+    text.len() <= BYTES_MAX && is_host && is_port && text.chars().all(|c| c.is_ascii_graphic() && c != '#')
+}

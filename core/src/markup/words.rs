@@ -1,6 +1,7 @@
 //! Problems in English: what is wrong, and what to do.
 
 use super::problem::{Expected, Fault, Problem, ProblemKind, UnusedReason};
+use super::rule_fault::{RESOURCE_CLASSES, RuleFault};
 
 fn list(words: &[String]) -> String {
     match words {
@@ -60,7 +61,19 @@ impl Problem {
             }
             ProblemKind::FlowWithoutRfs => "A heartbeat is marked as replication network, and nothing is replicated.".to_owned(),
             ProblemKind::NoScripts => "Without `user` no script of the module runs.".to_owned(),
+            ProblemKind::UnknownArbiter { name, .. } => format!("The cluster has no arbiter `{name}`."),
+            ProblemKind::ArbiterOnNode { arbiter, node } => {
+                format!("The arbiter `{arbiter}` runs on node `{node}`: when that node fails, the other one cannot take over.")
+            }
+            ProblemKind::SplitBrainPossible { authority } => {
+                format!("With authority=\"{authority}\" both nodes may serve at once, and writes that were confirmed can be lost.")
+            }
+            ProblemKind::NotEncrypted => {
+                "The connection to this arbiter is not encrypted: whoever is on the line can change its answers.".to_owned()
+            }
             ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
+            ProblemKind::Rule(fault) => rule_message(fault),
+            ProblemKind::NeedsOneOf { names } => format!("None of {} is given.", self::names(names)),
             ProblemKind::NoCommonLan { missing, lan } => {
                 format!("No network holds every node: {} missing on `{lan}`, which holds the most.", names(missing))
             }
@@ -112,7 +125,15 @@ impl Problem {
             ProblemKind::NodeCount { needed, .. } => format!("Choose {needed} nodes."),
             ProblemKind::FlowWithoutRfs => "Remove ident=\"flow\", or add `rfs`.".to_owned(),
             ProblemKind::NoScripts => "Add <user/> if the module has scripts.".to_owned(),
+            ProblemKind::UnknownArbiter { known, .. } => format!("The arbiters of the cluster are: {}.", names(known)),
+            ProblemKind::ArbiterOnNode { .. } => "Run it on a third machine; if there is none, say own=\"true\" at the witness.".to_owned(),
+            ProblemKind::SplitBrainPossible { .. } => {
+                "Use authority=\"arbiter\"; if the risk is accepted, say allow_split_brain=\"true\" at `service`.".to_owned()
+            }
+            ProblemKind::NotEncrypted => "Use https://.".to_owned(),
             ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
+            ProblemKind::Rule(fault) => rule_remedy(fault),
+            ProblemKind::NeedsOneOf { names } => format!("Add at least one of {}.", self::names(names)),
             ProblemKind::NoCommonLan { lan, .. } => format!("Add the missing nodes to `{lan}`."),
         }
     }
@@ -126,6 +147,8 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::NotYet => "it is not in this release, and the module works without it",
         UnusedReason::OtherSystem => "it is meant for another operating system",
         UnusedReason::TimesOfHeart => "the times of `heart` decide",
+        UnusedReason::OtherAuthority => "it belongs to another `authority`",
+        UnusedReason::OtherDriver => "`agent` is given and goes before",
     }
 }
 
@@ -144,7 +167,22 @@ fn expected_words(expected: &Expected) -> String {
         Expected::CommandName => {
             "Write the name of the command without its path, at most 15 bytes (the kernel keeps no more), or use `nameregex`.".to_owned()
         }
+        Expected::Url => "Write `http://HOST[:PORT]/PATH` or `https://…`, without user, password or `#`.".to_owned(),
+        Expected::StatusCodes => "Write codes from 100 to 599: `200`, `200-399`, or several with commas.".to_owned(),
+        Expected::ScriptName => "Write the name of a file in the module's `bin`.".to_owned(),
+        Expected::UnitName => "Write the name of a systemd unit, such as `nginx` or `backup.timer`.".to_owned(),
+        Expected::Program => "Write the name of a file in the module's `bin`, or an absolute path.".to_owned(),
         Expected::NotEmpty => "Write a value.".to_owned(),
+        Expected::OneLine => "Write it without a line break.".to_owned(),
+        Expected::AbsolutePath => "Write the path from the root: /…".to_owned(),
+        Expected::Addresses => "Write IPv4 or IPv6 addresses with blanks between them; names are not looked up.".to_owned(),
+        Expected::Endpoints => {
+            "Write `https://ADDRESS:PORT`, several separated by commas; addresses, not names, and all of them `https` or all `http`."
+                .to_owned()
+        }
+        Expected::FenceAgent => {
+            "Write the name of a program of the package fence-agents, such as `fence_ipmilan`, or an absolute path.".to_owned()
+        }
     }
 }
 
@@ -184,5 +222,52 @@ fn fault_remedy(fault: &Fault) -> String {
         Fault::OutsideRoot => "Remove it, or move it inside.".to_owned(),
         Fault::TooLong { .. } => "Shorten it.".to_owned(),
         Fault::TooDeep { .. } | Fault::TooMany { .. } => "Check that the text is a configuration.".to_owned(),
+    }
+}
+
+fn rule_message(fault: &RuleFault) -> String {
+    match fault {
+        RuleFault::Unexpected { found, expected } if found.is_empty() => format!("The rules end where {expected} was expected."),
+        RuleFault::Unexpected { found, expected } => format!("Found `{found}` where {expected} was expected."),
+        RuleFault::UnknownClass { name, .. } => format!("There is no class of resources `{name}`."),
+        RuleFault::UnknownResource { name, .. } => {
+            format!("Nothing in this configuration sets the resource `{name}`: the rule never sees it change.")
+        }
+        RuleFault::UnknownAction { name, .. } => format!("There is no action `{name}`."),
+        RuleFault::StateAlone { state } => format!("`{state}` alone is no condition."),
+        RuleFault::MixedComparison => "A condition is compared with a state.".to_owned(),
+        RuleFault::NeverUnknown { name } => format!("`{name}` is of this node, and is never `unknown`."),
+        RuleFault::NoRemote => "This module has no other node that `remote.` could mean.".to_owned(),
+        RuleFault::Lua => {
+            "The Lua form of the rules is not read: rules are checked before they are used, and what a program will do cannot be."
+                .to_owned()
+        }
+        RuleFault::DuplicateLabel { label } => format!("The label `{label}` is already used by a rule before."),
+        RuleFault::TooDeep { most } => format!("Brackets and `!` are nested more than {most} deep."),
+        RuleFault::TooLong { most } => format!("The rules have more than {most} bytes."),
+        RuleFault::TooMany { most } => format!("There are more than {most} rules."),
+        RuleFault::WithoutDefaults => {
+            "With extends=\"no\" no checker does anything by itself: only the rules written here hold.".to_owned()
+        }
+    }
+}
+
+fn rule_remedy(fault: &RuleFault) -> String {
+    let meant = |near: &Option<String>, otherwise: String| near.as_ref().map_or(otherwise, |n| format!("Did you mean `{n}`?"));
+    match fault {
+        RuleFault::Unexpected { .. } => "A rule looks like `label: if (tcp.web == down) then restart();`.".to_owned(),
+        RuleFault::UnknownClass { near, .. } => meant(near, format!("The classes are: {}.", RESOURCE_CLASSES.join(", "))),
+        RuleFault::UnknownResource { near, .. } => meant(near, "Add the checker, or correct the name.".to_owned()),
+        RuleFault::UnknownAction { near, .. } => {
+            meant(near, "Write `restart()`, `swap()`, `wait()`, `stopstart()` or `stop()`.".to_owned())
+        }
+        RuleFault::StateAlone { state } => format!("Compare a resource with it: `tcp.web == {state}`."),
+        RuleFault::MixedComparison => "Compare a resource with a state, or two conditions with each other.".to_owned(),
+        RuleFault::NeverUnknown { .. } => "Write `init`, or `remote.` before the resource.".to_owned(),
+        RuleFault::NoRemote => "Remove what needs the other node.".to_owned(),
+        RuleFault::Lua => "Write each rule as `label: if (…) then action();`.".to_owned(),
+        RuleFault::DuplicateLabel { .. } => "Choose another label.".to_owned(),
+        RuleFault::TooDeep { .. } | RuleFault::TooLong { .. } | RuleFault::TooMany { .. } => "Shorten it.".to_owned(),
+        RuleFault::WithoutDefaults => "Remove it to add these rules to those of the checkers.".to_owned(),
     }
 }

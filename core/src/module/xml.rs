@@ -9,7 +9,9 @@
 //! | what | default | why |
 //! | --- | --- | --- |
 //! | `service boot` | `auto` (`ignore` means the same) | what an administrator left running runs again after a power cut |
-//! | `service authority` | `arbiter` | two nodes alone cannot tell a dead peer from a cut cable; `manual`: a person decides, no automatic failover |
+//! | `service authority` | `arbiter`; `ping` with a `splitbrain` checker | two nodes alone cannot tell a dead peer from a cut cable |
+//! | `service arbiter` | `console` | any of `arbiters` in `cluster.xml` |
+//! | `fence delay`, `timeout` | `5s`, `20s` | a secondary fences later than the primary, so that one of the two lives |
 //! | `service maxloop`, `loop_interval` | 3, `24h` | |
 //! | `heart profile` | `normal` | takeover after about 5 s; `timeout` overrides it and is the time a node keeps its promise |
 //! | `heartbeat` | every network of the cluster that holds the module's nodes | |
@@ -19,14 +21,20 @@
 //! | `user starttimeout` | `120s` | |
 //! | `user nicestoptimeout`, `forcestoptimeout` | `300s` each | |
 //! | `errd polltimer`, `proc class`, `proc action` | `30s`, `prim`, `stopstart` | |
-//! | `tcp when`, `interval`, `timeout`, `action` | `prim`, `10s`, `5s`, `restart` (`wait` with `when="pre"`) | |
+//! | `tcp`, `http`, `exec`: `when`, `interval`, `timeout`, `action` | `prim`, `10s`, `5s`, `restart` (`wait` with `when="pre"`) | |
+//! | `ping` | `pre`, `10s`, `5s`, `wait` | |
+//! | `load`, `memory`, `disk`, `custom`: `when`, `action` | `prim`, `noaction` | what to do about overload is for a person to choose |
+//! | `rise`; `fall` | 1; 2 for `tcp`, `ping`, `http`, `exec`, 3 for `load`, `memory`, 1 for the rest | facts count at once, a failed connection may be chance |
+//! | `retry` | `200ms`; the interval for `load`, `memory`, `disk` | |
+//! | `failover extends`, `handle_time` | `yes`, `15s` | |
+//! | `depends on state` | `up`: green in any role | |
 
 use super::ModuleDef;
 use crate::cluster::ClusterDef;
 use crate::ids::NodeName;
 use crate::markup::schema::{self, At};
 use crate::markup::tree;
-pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, Severity, Unit, UnusedReason};
+pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, Severity, Unit, UnusedReason};
 
 mod macros;
 mod read;

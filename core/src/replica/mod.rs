@@ -6,6 +6,8 @@
 //!
 //! Every order carries the epoch; a process refuses orders of an older epoch than the newest it has seen.
 
+pub mod rejoin;
+
 use crate::ids::{Epoch, Lsn, Session};
 use crate::state::Resync;
 use serde::{Deserialize, Serialize};
@@ -51,7 +53,8 @@ pub enum ReplicaNote {
     Armed { session: Session },
     /// Following: everything up to the barrier is applied and flushed to this disk.
     Level { session: Session },
-    /// The session's connection broke.
+    /// The session is over: its connection broke while the peer was brought level, or broke later and could not be
+    /// resumed (see [`rejoin`]), or the other side ended it.
     SessionLost { session: Session, detail: String },
     /// Following: an operation could not be applied or flushed here (full disk, I/O error): this copy is stale.
     ApplyFailed { session: Session, detail: String },

@@ -3,10 +3,14 @@
 //! (`SO_PEERCRED`): root, or a member of group `tsugi`.
 
 use crate::command::{Command, Refusal};
+use crate::engine::Rehearsal;
 use crate::event::EventRecord;
 use crate::ids::{ModuleName, NodeName};
-use crate::state::Snapshot;
+use crate::module::When;
+use crate::rules::{Rule, Value};
+use crate::state::{Health, Snapshot};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Asked by the command line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,10 +22,24 @@ pub enum Request {
     Watch { module: Option<ModuleName> },
     /// An order.
     Command { module: ModuleName, command: Command },
+    /// What an order would do.
+    Rehearse { module: ModuleName, command: Command },
     /// The last `count` events.
     Events { module: Option<ModuleName>, count: u32 },
+    /// A custom resource is `Up` or `Down`. `by`: who found it out.
+    Set { module: ModuleName, resource: String, value: Health, by: Option<String> },
+    /// Watch processes, or do not; with `class`, those of one class.
+    Errd { module: ModuleName, class: Option<String>, is_on: bool },
+    /// Run the other checkers, or do not.
+    Checkers { module: ModuleName, is_on: bool },
+    /// What is watched.
+    Watched { module: ModuleName },
+    /// The rules, and which of them fire.
+    Rules { module: ModuleName },
     /// Who this agent is.
     About,
+    /// A line for the module's event log, from one of its scripts (`script`: file name) or from a person.
+    Print { module: ModuleName, script: Option<String>, text: String, is_error: bool },
 }
 
 /// Answered by the agent.
@@ -30,12 +48,50 @@ pub enum Request {
 pub enum Reply {
     /// To `State`, `Watch`.
     State { snapshots: Vec<Snapshot> },
-    /// To `Command`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
+    /// To `Command` and `Print`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
     Command { refusal: Option<Refusal> },
+    /// To `Rehearse`.
+    Rehearsal { rehearsal: Rehearsal },
     /// To `Events`, oldest first.
     Events { events: Vec<EventRecord> },
     /// To `About`.
     About { node: NodeName, version: String, console: Option<String>, is_console_connected: bool, cluster: Option<String> },
+    /// To `Set`, `Errd`, `Checkers`: it is so now.
+    Done,
+    /// To `Watched`.
+    Watched { is_errd_on: bool, is_checker_on: bool, classes: BTreeMap<String, bool>, checks: Vec<WatchedView> },
+    /// To `Rules`: generated ones first.
+    Rules { handle_time_ms: u64, rules: Vec<RuleView> },
     /// The request cannot be answered. English.
     Error { message: String },
+}
+
+/// A checker as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedView {
+    /// Resource.
+    pub name: String,
+    /// Class of a process.
+    pub class: Option<String>,
+    /// Phase.
+    pub when: When,
+    /// It is tested now.
+    pub is_running: bool,
+    /// Last result; `Off` when it is not tested.
+    pub health: Health,
+    /// Words of the checker.
+    pub detail: String,
+}
+
+/// A rule as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// The rule.
+    pub rule: Rule,
+    /// As written.
+    pub text: String,
+    /// Its condition is true now.
+    pub is_firing: bool,
+    /// Every resource it looks at, with its state.
+    pub resources: Vec<(String, Value)>,
 }

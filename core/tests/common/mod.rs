@@ -166,6 +166,12 @@ impl Pair {
         }
     }
 
+    /// A beat of `node` reaches the other one.
+    pub fn beat(&mut self, node: usize) {
+        self.feed(node, Input::Timer(Timer::Beat));
+        self.deliver(node);
+    }
+
     fn deliver(&mut self, from: usize) {
         if self.is_cut {
             return;

@@ -1,6 +1,8 @@
 //! Do enough processes of a kind run? Looks through `/proc`, and is woken by the kernel when one that was found ends.
 
-use super::{Reporter, Unheard};
+use super::Surroundings;
+use super::program::Program;
+use super::report::{Reporter, Unheard};
 use crate::procfs::{self, Process};
 use futures_util::future::select_all;
 use regex::Regex;
@@ -15,6 +17,8 @@ use tsugi_core::state::Health;
 const WATCHED_MAX: usize = 64;
 /// Workers may come and go all the time: looks caused by ends are at least this far apart.
 const LOOK_APART: Duration = Duration::from_millis(50);
+/// What a handler did is looked at so soon; it is run again at the interval.
+const AFTER_REPAIR: Duration = Duration::from_secs(1);
 /// Bytes the kernel keeps of a command name.
 const COMM_BYTES: usize = 15;
 
@@ -92,8 +96,44 @@ impl Matcher {
     }
 }
 
+/// The script that is run while a process is down, in place of an action of the module.
+pub struct Repair {
+    /// `handler.IDENT`: down when the script failed.
+    resource: String,
+    /// The script; arguments are the module and the resource.
+    program: Program,
+    /// When it last ended, while the process has been down.
+    last: Option<Instant>,
+}
+
+impl Repair {
+    /// Not run yet.
+    pub fn new(resource: String, program: Program) -> Repair {
+        Repair { resource, program, last: None }
+    }
+
+    /// To be called after each look: runs it when the process is down and it has not just been run. Gives the time to the
+    /// next look, if that is to be soon.
+    pub async fn tend(&mut self, reporter: &Reporter, around: &Surroundings) -> Result<Option<Duration>, Unheard> {
+        if reporter.shown() != Some(Health::Down) {
+            self.last = None;
+            return Ok(None);
+        }
+        if self.last.is_none_or(|at| at.elapsed() >= reporter.interval()) {
+            let result = self.program.test(around, around.handler_timeout).await;
+            if let Err(why) = &result {
+                tracing::warn!(resource = reporter.name, "the handler failed: {why}");
+            }
+            let (health, detail) = super::report::judged(result);
+            reporter.tell(self.resource.clone(), health, detail).await?;
+            self.last = Some(Instant::now());
+        }
+        Ok(Some(AFTER_REPAIR.min(reporter.interval())))
+    }
+}
+
 /// Tests for ever.
-pub async fn watch(mut reporter: Reporter, interval: Duration, wanted: Wanted) {
+pub async fn watch(mut reporter: Reporter, wanted: Wanted, around: &Surroundings, mut repair: Option<Repair>) {
     let wanted = Arc::new(wanted);
     loop {
         let looked = Instant::now();
@@ -103,17 +143,22 @@ pub async fn watch(mut reporter: Reporter, interval: Duration, wanted: Wanted) {
                 Ok(seen) => seen,
                 Err(error) => {
                     tracing::error!(resource = reporter.name, %error, "looking for processes failed");
-                    tokio::time::sleep(interval).await;
+                    tokio::time::sleep(reporter.interval()).await;
                     continue;
                 }
             }
         };
         let (health, detail) = wanted.judge(count);
-        if let Err(Unheard) = reporter.report(health, detail).await {
-            return;
+        let Ok(wait) = reporter.report(health, detail).await else { return };
+        let mut wait = wait;
+        if let Some(repair) = &mut repair {
+            match repair.tend(&reporter, around).await {
+                Ok(soon) => wait = soon.unwrap_or(wait),
+                Err(Unheard) => return,
+            }
         }
         tokio::select! {
-            () = tokio::time::sleep_until(looked + interval) => {}
+            () = tokio::time::sleep_until(looked + wait) => {}
             () = any_end(ends) => tokio::time::sleep_until(looked + LOOK_APART).await,
         }
     }
@@ -135,7 +180,7 @@ fn look(wanted: &Wanted) -> (usize, Vec<OwnedFd>) {
 }
 
 /// Returns when one of them has ended; never, when there is nothing to wait for.
-async fn any_end(ends: Vec<OwnedFd>) {
+pub async fn any_end(ends: Vec<OwnedFd>) {
     let ends: Vec<AsyncFd<OwnedFd>> = ends
         .into_iter()
         .filter_map(|fd| {

@@ -7,11 +7,11 @@ use super::frame::{Attr, Fid, Msg, Op};
 use super::link::Link;
 use super::volume::{self, Sync, set_times};
 use anyhow::{Context, anyhow};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Descriptors kept open for writing at most; the others keep only their `O_PATH` one.
@@ -39,7 +39,36 @@ pub struct Applier {
     failure: Arc<Mutex<Option<String>>>,
     no_fsync: bool,
     ack_in_memory: bool,
-    link: Arc<Link>,
+    outlet: Arc<Outlet>,
+}
+
+/// Where acknowledgements of flushes go: the connection of the moment. One that breaks loses some; the source asks
+/// for them again over the next one.
+pub struct Outlet {
+    link: Mutex<Arc<Link>>,
+    /// Fsyncs whose flush has not ended. One that failed stays for ever: it is never answered.
+    flushing: Mutex<HashSet<u64>>,
+}
+
+impl Outlet {
+    fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { link: Mutex::new(link), flushing: Mutex::default() })
+    }
+
+    fn link(&self) -> Arc<Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn flushing(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flush is done. First out of the set, then said: whoever asks in between is answered twice, not never.
+    fn flushed(&self, lsn: u64) {
+        self.flushing().remove(&lsn);
+        // A broken connection says nothing about this copy; its receiver notices.
+        let _ = self.link().send(lsn, &Msg::Durable, &[]);
+    }
 }
 
 struct Flush {
@@ -49,15 +78,16 @@ struct Flush {
 }
 
 impl Applier {
-    /// Applies below these directories, acknowledging flushes through `link`.
+    /// Applies below these directories, acknowledging flushes through `link` until another one follows.
     pub fn new(roots: Arc<Vec<OwnedFd>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> io::Result<Self> {
         let (tx, rx) = sync_channel::<Flush>(FLUSH_QUEUE_MAX);
         let rx = Arc::new(Mutex::new(rx));
         let failure = Arc::new(Mutex::new(None));
+        let outlet = Outlet::new(link);
         let mut threads = Vec::new();
         for n in 0..FLUSH_THREADS {
-            let (rx, link, failure) = (rx.clone(), link.clone(), failure.clone());
-            threads.push(std::thread::Builder::new().name(format!("flush-{n}")).spawn(move || flush_loop(&rx, &link, &failure))?);
+            let (rx, outlet, failure) = (rx.clone(), outlet.clone(), failure.clone());
+            threads.push(std::thread::Builder::new().name(format!("flush-{n}")).spawn(move || flush_loop(&rx, &outlet, &failure))?);
         }
         Ok(Self {
             roots,
@@ -69,8 +99,21 @@ impl Applier {
             failure,
             no_fsync,
             ack_in_memory,
-            link,
+            outlet,
         })
+    }
+
+    /// The session goes on over another connection, whose source did not hear of these flushes. What is not under way
+    /// any more has been done by this very process: it is said again.
+    pub fn go_on_over(&self, link: &Arc<Link>, unflushed: &[u64]) -> io::Result<()> {
+        *self.outlet.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
+        for lsn in unflushed {
+            let is_under_way = self.outlet.flushing().contains(lsn);
+            if !is_under_way {
+                link.send(*lsn, &Msg::Durable, &[])?;
+            }
+        }
+        Ok(())
     }
 
     /// A flush that failed on its own thread.
@@ -173,12 +216,12 @@ impl Applier {
             set_times(self.path(fid)?, None, mtime).context("cannot set times")?;
         }
         if self.ack_in_memory || self.no_fsync {
-            // A broken link says nothing about this copy; its receiver notices.
-            let _ = self.link.send(lsn, &Msg::Durable, &[]);
+            self.outlet.flushed(lsn);
             return Ok(());
         }
         let fd = self.open(fid)?;
         let queue = self.flushes.as_ref().ok_or_else(|| anyhow!("the session is ending"))?;
+        self.outlet.flushing().insert(lsn);
         queue.send(Flush { lsn, fd, sync }).map_err(|_| anyhow!("the flush threads have ended"))
     }
 
@@ -209,17 +252,16 @@ impl Applier {
     }
 }
 
-fn flush_loop(queue: &Mutex<Receiver<Flush>>, link: &Link, failure: &Mutex<Option<String>>) {
+fn flush_loop(queue: &Mutex<Receiver<Flush>>, outlet: &Outlet, failure: &Mutex<Option<String>>) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(flush) = next else { return };
         match volume::fsync(flush.fd.as_raw_fd(), flush.sync) {
-            Ok(()) => {
-                // A broken link is noticed by its receiver.
-                let _ = link.send(flush.lsn, &Msg::Durable, &[]);
-            }
+            Ok(()) => outlet.flushed(flush.lsn),
             Err(e) => {
+                // Before the connection goes: it must not be taken for one that may be resumed.
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot flush: {e}"));
+                let link = outlet.link();
                 let _ = link.send(flush.lsn, &Msg::Failed { detail: format!("cannot flush: {e}") }, &[]);
                 link.close();
             }

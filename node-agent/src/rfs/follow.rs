@@ -1,22 +1,26 @@
 //! The following role: the directories hidden, the stream applied.
+//!
+//! When the connection breaks after this side was brought level, it connects again and says what it has applied; the
+//! stream goes on from there. The agent hears of it only when that is not possible.
 
 use super::apply::Applier;
 use super::control::Agent;
-use super::frame::{Hello, Msg, VERSION};
+use super::frame::{Again, Hello, Msg, VERSION};
 use super::handle::DataConfig;
-use super::link::{Inbox, Link, TICK};
+use super::link::{HANDSHAKE_MAX, Inbox, Link, TICK};
 use super::ship::TestSwitches;
 use super::sync_target::{Reply, SyncTarget};
 use super::tls::Identity;
 use super::volume;
 use anyhow::{Context, bail};
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tsugi_core::ids::Session;
+use tsugi_core::ids::{LifeId, Session};
 use tsugi_core::module::Async;
 use tsugi_core::replica::ReplicaNote;
 
@@ -24,6 +28,13 @@ use tsugi_core::replica::ReplicaNote;
 const RETRY: Duration = Duration::from_millis(100);
 /// A connection that is not made by then is tried again.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// A connection that is to continue a session is given up sooner, on a short line, and tried again: what was lost
+/// on the way is not sent again by itself for a second.
+const RECONNECT_MAX: Duration = Duration::from_millis(300);
+/// The same for each answer of its handshake: a busy machine takes its time for the cipher.
+const REJOIN_ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Round trips of the line that both get in addition.
+const REJOIN_TRIPS: u32 = 3;
 /// After an orderly end by the source, how long the agent has to order what comes next before it is told.
 const RELEASED_GRACE: Duration = Duration::from_secs(2);
 /// Operations applied before the source hears of it while more are here already.
@@ -46,6 +57,7 @@ struct Follower {
     identity: Identity,
     epoch: u64,
     session: u64,
+    life: LifeId,
     stop: Arc<AtomicBool>,
     slot: Arc<Mutex<Option<Arc<Link>>>>,
     last: Arc<AtomicU64>,
@@ -58,15 +70,47 @@ enum End {
     Released,
 }
 
+/// A connection that is agreed on.
+struct Joined {
+    link: Arc<Link>,
+    inbox: Inbox,
+    since: Instant,
+    /// Life of the source's data process.
+    source: LifeId,
+    /// Fsyncs whose answers are asked for again.
+    unflushed: Vec<u64>,
+}
+
+/// How a connection is tried.
+struct Try {
+    connect: Duration,
+    answer: Duration,
+    again: Option<Again>,
+}
+
+/// Why a try failed.
+enum NotJoined {
+    /// By the source.
+    Refused(String),
+    /// By something that may change.
+    Other(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for NotJoined {
+    fn from(e: E) -> Self {
+        Self::Other(e.into())
+    }
+}
+
 impl Following {
     /// Connects in the background and follows.
     pub fn start(
         config: Arc<DataConfig>,
         agent: Agent,
         roots: Arc<Vec<OwnedFd>>,
+        (life, switches): (LifeId, TestSwitches),
         epoch: u64,
         session: u64,
-        switches: TestSwitches,
     ) -> anyhow::Result<Self> {
         let identity = Identity::load(&config.identity_dir, config.peer.as_str(), &config.cluster)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -78,6 +122,7 @@ impl Following {
             identity,
             epoch,
             session,
+            life,
             stop: stop.clone(),
             slot: slot.clone(),
             last: last.clone(),
@@ -98,18 +143,18 @@ impl Following {
         self.last.load(Ordering::Acquire)
     }
 
-    /// The connection.
-    pub fn link(&self) -> Option<Arc<Link>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Bytes sent and received; 0 while it is not connected.
+    pub fn bytes(&self) -> u64 {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |l| l.bytes())
     }
 
     /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied.
     pub fn close(mut self) -> anyhow::Result<u64> {
         let connected = {
-            // Under the lock the connecting thread takes: not connected now means never.
+            // Under the lock the connecting thread takes: not connected now means never, or never again.
             let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
             self.stop.store(true, Ordering::Release);
-            link.as_ref().inspect(|l| l.close()).is_some()
+            link.as_ref().inspect(|l| l.close_saying(&Msg::Bye)).is_some()
         };
         if let Some(thread) = self.thread.take().filter(|_| connected) {
             // It may be waiting for this very order after a release; the takeover waits for it.
@@ -140,7 +185,7 @@ impl Follower {
                     self.agent.note(ReplicaNote::SessionLost { session, detail: "the serving node released the directories".into() });
                 }
             }
-            Err(Failure::Session(e)) => {
+            Err(Failure::Session(e) | Failure::Line(e)) => {
                 if !self.stop.load(Ordering::Acquire) {
                     self.agent.note(ReplicaNote::SessionLost { session, detail: format!("{e:#}") });
                 }
@@ -150,26 +195,46 @@ impl Follower {
     }
 
     fn follow(&self) -> Result<End, Failure> {
-        let Some((link, mut inbox)) = self.connect() else { return Ok(End::Stopped) };
+        let Some(mut joined) = self.connect() else { return Ok(End::Stopped) };
         tracing::info!(session = self.session, "connected to the serving node; being brought level");
         let excluded = self.config.dirs.iter();
         let excluded = excluded.map(|d| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect()).collect();
         let mut target = SyncTarget::new(self.roots.clone(), excluded);
         let in_memory = self.config.ack == Async::Second;
-        let mut applier = Applier::new(self.roots.clone(), link.clone(), in_memory, self.switches.no_fsync).map_err(anyhow::Error::from)?;
+        let mut applier =
+            Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync).map_err(anyhow::Error::from)?;
         let live = Arc::new(AtomicBool::new(false));
-        self.keep_talking(&link, &live)?;
-        let ended = self.receive(&link, &mut inbox, &mut target, &mut applier, &live);
+        self.keep_talking(&joined.link, &live)?;
+        let mut attempt = 0;
+        let ended = loop {
+            let ended = self.receive(&mut joined, &mut target, &mut applier, &live);
+            let Err(Failure::Line(cause)) = ended else { break ended };
+            // A flush that failed ends the session, whatever it did to the connection.
+            if !live.load(Ordering::Acquire) || applier.failure().is_some() {
+                break Err(Failure::Line(cause));
+            }
+            joined = match self.rejoin(joined, cause, &mut attempt) {
+                Ok(Some(again)) => again,
+                Ok(None) => break Ok(End::Stopped),
+                Err(e) => break Err(Failure::Session(e)),
+            };
+            if let Err(e) = applier.go_on_over(&joined.link, &joined.unflushed) {
+                tracing::debug!(error = %e, "the new connection broke at once");
+            }
+        };
         live.store(true, Ordering::Release);
         let flush_failure = applier.finish();
         let ended = match (ended, flush_failure) {
             (_, Some(detail)) => Err(Failure::Apply(anyhow::anyhow!(detail))),
             (ended, None) => ended,
         };
-        if let Err(Failure::Apply(e)) = &ended {
-            let _ = link.send(self.last.load(Ordering::Acquire), &Msg::Failed { detail: format!("{e:#}") }, &[]);
+        let link = self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(link) = link {
+            if let Err(Failure::Apply(e)) = &ended {
+                let _ = link.send(self.last.load(Ordering::Acquire), &Msg::Failed { detail: format!("{e:#}") }, &[]);
+            }
+            link.close();
         }
-        link.close();
         ended
     }
 
@@ -191,8 +256,7 @@ impl Follower {
 
     fn receive(
         &self,
-        link: &Arc<Link>,
-        inbox: &mut Inbox,
+        Joined { link, inbox, .. }: &mut Joined,
         target: &mut SyncTarget,
         applier: &mut Applier,
         live: &AtomicBool,
@@ -202,10 +266,13 @@ impl Follower {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(End::Stopped);
             }
-            let frame = match inbox.receive().map_err(anyhow::Error::from)? {
+            if let Some(detail) = applier.failure() {
+                return Err(Failure::Apply(anyhow::anyhow!(detail)));
+            }
+            let frame = match inbox.receive()? {
                 Some(frame) => frame,
                 None => {
-                    link.check_silence()?;
+                    link.check_silence().map_err(Failure::Line)?;
                     continue;
                 }
             };
@@ -225,29 +292,27 @@ impl Follower {
                 }
                 Msg::Sync(msg) => match target.handle(msg, frame.data).map_err(Failure::Apply)? {
                     Reply::None => {}
-                    Reply::Send(msg) => link.send(0, &Msg::Sync(msg), &[]).map_err(anyhow::Error::from)?,
+                    Reply::Send(msg) => link.send(0, &Msg::Sync(msg), &[])?,
                     Reply::Flush(number) => {
                         if !self.switches.no_fsync {
                             self.flush_all().map_err(Failure::Apply)?;
                         }
-                        link.send(0, &Msg::Sync(super::frame::SyncMsg::Flushed { number }), &[]).map_err(anyhow::Error::from)?;
+                        link.send(0, &Msg::Sync(super::frame::SyncMsg::Flushed { number }), &[])?;
                     }
                     Reply::Live => {
                         live.store(true, Ordering::Release);
                         self.agent.note(ReplicaNote::Level { session: Session(self.session) });
                     }
                 },
-                Msg::Ping => link.send(0, &Msg::Pong, &[]).map_err(anyhow::Error::from)?,
+                Msg::Ping => link.send(0, &Msg::Pong, &[])?,
                 Msg::Pong => {}
                 Msg::Bye => return Ok(End::Released),
+                Msg::Refuse { detail } => return Err(anyhow::anyhow!("the serving node ended the session: {detail}").into()),
                 other => return Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
-            }
-            if let Some(detail) = applier.failure() {
-                return Err(Failure::Apply(anyhow::anyhow!(detail)));
             }
             if unacked > 0 && (unacked >= ACK_EVERY || !inbox.has_more()) {
                 unacked = 0;
-                link.send(self.last.load(Ordering::Acquire), &Msg::Applied, &[]).map_err(anyhow::Error::from)?;
+                link.send(self.last.load(Ordering::Acquire), &Msg::Applied, &[])?;
             }
         }
     }
@@ -259,20 +324,18 @@ impl Follower {
         Ok(())
     }
 
-    fn connect(&self) -> Option<(Arc<Link>, Inbox)> {
+    /// The first connection: tried until it is there or not wanted any more.
+    fn connect(&self) -> Option<Joined> {
         let mut last_reason = String::new();
         while !self.stop.load(Ordering::Acquire) {
-            match self.try_connect() {
-                Ok(pair) => {
-                    let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    if self.stop.load(Ordering::Acquire) {
-                        return None;
-                    }
-                    *slot = Some(pair.0.clone());
-                    return Some(pair);
-                }
+            match self.try_connect(&Try { connect: CONNECT_MAX, answer: HANDSHAKE_MAX, again: None }) {
+                Ok(joined) => return self.take_up(joined),
+                // The offer may be on its way.
                 Err(e) => {
-                    let reason = format!("{e:#}");
+                    let reason = match e {
+                        NotJoined::Refused(detail) => format!("the serving node refused: {detail}"),
+                        NotJoined::Other(e) => format!("{e:#}"),
+                    };
                     if reason != last_reason {
                         tracing::info!(reason, "not connected to the serving node yet");
                         last_reason = reason;
@@ -284,24 +347,85 @@ impl Follower {
         None
     }
 
-    fn try_connect(&self) -> anyhow::Result<(Arc<Link>, Inbox)> {
-        let socket = TcpStream::connect_timeout(&self.config.connect, CONNECT_MAX)
+    /// The stream goes on over this connection; `None`: it is not wanted any more.
+    fn take_up(&self, joined: Joined) -> Option<Joined> {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stop.load(Ordering::Acquire) {
+            return None;
+        }
+        *slot = Some(joined.link.clone());
+        Some(joined)
+    }
+
+    /// A connection that goes on where a broken one stopped; `None`: it is not wanted any more. An error when the
+    /// patience is over, or the source does not go on. Nothing is applied meanwhile.
+    fn rejoin(&self, broken: Joined, cause: anyhow::Error, attempt: &mut u64) -> anyhow::Result<Option<Joined>> {
+        let Joined { link: earlier, source, since, .. } = broken;
+        {
+            // Whoever closes the session from here on need not wait for this thread.
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            earlier.close();
+            *slot = None;
+        }
+        let begun = Instant::now();
+        let patience = earlier.patience(self.config.patience);
+        let trips = earlier.round_trip() * REJOIN_TRIPS;
+        let applied = self.last.load(Ordering::Acquire);
+        tracing::warn!(
+            session = self.session,
+            applied,
+            cause = format!("{cause:#}"),
+            patience_ms = patience.as_millis(),
+            "the replication connection broke; connecting again"
+        );
+        let mut last_reason = cause;
+        if since.elapsed() < RETRY {
+            // Somebody cuts each one at once: not as fast as the machine can.
+            std::thread::sleep(RETRY);
+        }
+        while !self.stop.load(Ordering::Acquire) {
+            if begun.elapsed() >= patience {
+                return Err(last_reason.context(format!("the connection could not be resumed within {} ms", patience.as_millis())));
+            }
+            *attempt += 1;
+            let again = Some(Again { source, attempt: *attempt, applied });
+            match self.try_connect(&Try { connect: RECONNECT_MAX + trips, answer: REJOIN_ANSWER_MAX + trips, again }) {
+                Ok(joined) => {
+                    joined.link.carry_on(&earlier);
+                    tracing::info!(session = self.session, took_ms = begun.elapsed().as_millis(), "the replication connection is resumed");
+                    return Ok(self.take_up(joined));
+                }
+                Err(NotJoined::Refused(detail)) => bail!("the serving node does not resume the session: {detail}"),
+                Err(NotJoined::Other(e)) => {
+                    last_reason = e;
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn try_connect(&self, how: &Try) -> Result<Joined, NotJoined> {
+        let socket = TcpStream::connect_timeout(&self.config.connect, how.connect)
             .with_context(|| format!("cannot connect to the serving node at {}", self.config.connect))?;
-        let link = Link::connect(socket, &self.identity, self.epoch, self.session)?;
+        let link = Link::connect(socket, &self.identity, how.answer, self.epoch, self.session)?;
         let mut inbox = Inbox::new(link.clone());
         let dirs = u16::try_from(self.config.dirs.len()).context("more than 65535 replicated directories")?;
-        let hello = Hello { version: VERSION, module: self.config.module.as_str().to_owned(), dirs };
+        let module = self.config.module.as_str().to_owned();
+        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone() };
         link.send(0, &Msg::Hello(hello), &[])?;
-        match inbox.expect()?.2 {
-            Msg::Welcome => Ok((link, inbox)),
-            Msg::Refuse { detail } => bail!("the serving node refused: {detail}"),
-            other => bail!("an unexpected message from the serving node: {other:?}"),
+        match inbox.expect(how.answer)?.2 {
+            Msg::Welcome { life, unflushed } => Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed }),
+            Msg::Refuse { detail } => Err(NotJoined::Refused(detail)),
+            other => Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
         }
     }
 }
 
 enum Failure {
-    /// The connection or the other side.
+    /// The connection.
+    Line(anyhow::Error),
+    /// The other side, or what it said.
     Session(anyhow::Error),
     /// This side's copy.
     Apply(anyhow::Error),
@@ -310,5 +434,11 @@ enum Failure {
 impl From<anyhow::Error> for Failure {
     fn from(e: anyhow::Error) -> Self {
         Self::Session(e)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self::Line(e.into())
     }
 }

@@ -6,9 +6,10 @@
 use super::volume::{Sync, Time, Xattr};
 use serde::{Deserialize, Serialize};
 use std::io;
+use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
@@ -143,6 +144,21 @@ pub struct Hello {
     pub module: String,
     /// Number of replicated directories.
     pub dirs: u16,
+    /// Life of this data process.
+    pub life: LifeId,
+    /// The connection of this session broke: go on from here.
+    pub again: Option<Again>,
+}
+
+/// Where a session whose connection broke is to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Life of the data process that was followed before.
+    pub source: LifeId,
+    /// Number of this try in the session, from 1.
+    pub attempt: u64,
+    /// The last operation applied.
+    pub applied: u64,
 }
 
 /// A message.
@@ -150,9 +166,10 @@ pub struct Hello {
 pub enum Msg {
     /// Follower to source, first.
     Hello(Hello),
-    /// Source to follower: this is the session offered.
-    Welcome,
-    /// Source to follower: not this one.
+    /// Source to follower: this is the session offered. On a connection that continues a session, the fsyncs among
+    /// the applied operations whose `Durable` did not arrive; the operations not applied yet follow.
+    Welcome { life: LifeId, unflushed: Vec<u64> },
+    /// Source to follower: not this session, or not any more. Whoever was in it has lost it.
     Refuse { detail: String },
     /// Are you there?
     Ping,
@@ -168,7 +185,7 @@ pub enum Msg {
     Failed { detail: String },
     /// Resynchronisation.
     Sync(SyncMsg),
-    /// Source to target: nothing more will come; an orderly end.
+    /// An orderly end: from the source, nothing more will come; from the target, it does not follow any more.
     Bye,
 }
 

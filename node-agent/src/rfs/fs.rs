@@ -6,8 +6,8 @@
 
 use super::dirty::Dirty;
 use super::frame::{Attr, Fid, Op};
-use super::link::Link;
-use super::ship::{Durability, Mode, Phase, Ship, Ticket};
+use super::ship::{Mode, Phase, Ship, Ticket};
+use super::stream::{Durability, Stream};
 use super::table::{Inode, Table};
 use super::volume::{self, DirName, Stat, Sync, Time, mtime};
 use std::collections::HashMap;
@@ -82,7 +82,7 @@ enum Carrier<'a> {
     /// No session; the peer may be needed nevertheless.
     None,
     Marks(&'a Arc<Dirty>),
-    Live(&'a Arc<Link>),
+    Live(&'a Arc<Stream>),
 }
 
 fn read_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -179,7 +179,7 @@ impl Volume {
         match &mode.phase {
             Phase::Idle => Carrier::None,
             Phase::Sync(dirty) => Carrier::Marks(dirty),
-            Phase::Live(link) => Carrier::Live(link),
+            Phase::Live(stream) => Carrier::Live(stream),
         }
     }
 
@@ -189,8 +189,8 @@ impl Volume {
 
     /// Tells the peer what an id means, once per session. The caller holds the namespace lock. False: it has no
     /// name left, and nothing about it needs to be told.
-    fn bind_locked(&self, link: &Link, inode: &Inode) -> io::Result<bool> {
-        if inode.bound_in(link.session()) {
+    fn bind_locked(&self, stream: &Stream, inode: &Inode) -> io::Result<bool> {
+        if inode.bound_in(stream.session()) {
             return Ok(true);
         }
         let path = match inode.path_searched(self.table.root()) {
@@ -202,18 +202,18 @@ impl Volume {
             Err(e) => return Err(e),
         };
         let bind = Op::Bind { fid: self.fid(inode), path };
-        if link.send_op(&super::frame::Msg::Op(bind), &[]).is_ok() {
-            inode.set_bound(link.session());
+        if stream.send(bind, &[], Durability::Memory).is_some() {
+            inode.set_bound(stream.session());
         }
         Ok(true)
     }
 
-    fn bind(&self, link: &Link, inode: &Inode) -> io::Result<bool> {
-        if inode.bound_in(link.session()) {
+    fn bind(&self, stream: &Stream, inode: &Inode) -> io::Result<bool> {
+        if inode.bound_in(stream.session()) {
             return Ok(true);
         }
         let _order = self.namespace();
-        self.bind_locked(link, inode)
+        self.bind_locked(stream, inode)
     }
 
     // --- reading -------------------------------------------------------------------------------------------
@@ -235,13 +235,13 @@ impl Volume {
     pub fn forget(&self, id: u64, count: u64) {
         let Some(inode) = self.table.forget(id, count) else { return };
         let Ok(mode) = self.ship.enter() else { return };
-        if let Phase::Live(link) = &mode.phase
-            && inode.bound_in(link.session())
+        if let Phase::Live(stream) = &mode.phase
+            && inode.bound_in(stream.session())
         {
             let _order = self.namespace();
             // Looked up and told again meanwhile: the id is in use.
-            if !self.table.peek(id).is_some_and(|again| again.bound_in(link.session())) {
-                let _ = link.send_op(&super::frame::Msg::Op(Op::Unbind { fid: self.fid(&inode) }), &[]);
+            if !self.table.peek(id).is_some_and(|again| again.bound_in(stream.session())) {
+                let _ = stream.send(Op::Unbind { fid: self.fid(&inode) }, &[], Durability::Memory);
             }
         }
     }
@@ -329,11 +329,11 @@ impl Volume {
         let ticket = {
             let mode = self.ship.enter()?;
             match self.carrier(&mode, &h.inode) {
-                Carrier::Live(link) if self.bind(link, &h.inode)? => {
-                    let ticket = self.ship.send(link, &mode, Op::Write { fid: self.fid(&h.inode), offset }, data, Durability::Memory);
+                Carrier::Live(stream) if self.bind(stream, &h.inode)? => {
+                    let ticket = self.ship.send(stream, &mode, Op::Write { fid: self.fid(&h.inode), offset }, data, Durability::Memory);
                     let written = volume::write_all_at(fd, data, offset);
                     if written.is_err() {
-                        self.repair(link, &h, offset, length);
+                        self.repair(stream, &h, offset, length);
                     }
                     self.disk("a write", written)?;
                     h.inode.set_touched(true);
@@ -372,20 +372,22 @@ impl Volume {
 
     /// A write went out but failed here (full disk): sends what this side really holds. The order of operations
     /// on one file is the kernel's, so nothing else changes that range meanwhile.
-    fn repair(&self, link: &Link, h: &Handle, offset: u64, length: u64) {
+    fn repair(&self, stream: &Stream, h: &Handle, offset: u64, length: u64) {
         let fixed = (|| -> io::Result<()> {
             let readable = volume::reopen(h.inode.fd().as_raw_fd(), libc::O_RDONLY)?;
             let size = u64::try_from(volume::fstat(readable.as_raw_fd())?.st_size).unwrap_or(0);
             let mut held = vec![0u8; usize::try_from(length).unwrap_or(0)];
             let n = volume::read_at(readable.as_raw_fd(), &mut held, offset)?;
             let fid = self.fid(&h.inode);
-            link.send_op(&super::frame::Msg::Op(Op::Write { fid, offset }), &held[..n])?;
+            // Not sent means that the session is over: the peer will be compared.
+            let _ = stream.send(Op::Write { fid, offset }, &held[..n], Durability::Memory);
             let attr = Attr { size: Some(size), ..Attr::default() };
-            link.send_op(&super::frame::Msg::Op(Op::Attr { fid, attr }), &[]).map(drop)
+            let _ = stream.send(Op::Attr { fid, attr }, &[], Durability::Memory);
+            Ok(())
         })();
         if let Err(e) = fixed {
             tracing::warn!(error = %e, "a failed write could not be undone at the peer; the session is ended");
-            link.close();
+            stream.end(&format!("a write that failed here could not be undone at the peer: {e}"));
         }
     }
 
@@ -395,11 +397,11 @@ impl Volume {
         let mode = self.ship.enter()?;
         let local = || self.disk("fallocate", volume::fallocate(h.fd.as_raw_fd(), mode_bits, offset, length));
         match self.carrier(&mode, &h.inode) {
-            Carrier::Live(link) if self.bind(link, &h.inode)? => {
+            Carrier::Live(stream) if self.bind(stream, &h.inode)? => {
                 local()?;
                 h.inode.set_touched(true);
                 let op = Op::Allocate { fid: self.fid(&h.inode), mode: mode_bits, offset, length };
-                Ok(((), Some(self.ship.send(link, &mode, op, &[], Durability::Memory))))
+                Ok(((), Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))))
             }
             carrier => {
                 if let Carrier::Marks(dirty) = carrier {
@@ -428,10 +430,10 @@ impl Volume {
         let ticket = {
             let mode = self.ship.enter()?;
             match self.carrier(&mode, inode) {
-                Carrier::Live(link) if self.bind(link, inode)? => {
+                Carrier::Live(stream) if self.bind(stream, inode)? => {
                     let at = if inode.set_touched(false) { Some(mtime(&volume::fstat(fd)?)) } else { None };
                     let op = Op::Fsync { fid: self.fid(inode), sync, mtime: at };
-                    Some(self.ship.send(link, &mode, op, &[], Durability::Disk))
+                    Some(self.ship.send(stream, &mode, op, &[], Durability::Disk))
                 }
                 _ => self.unsent(&mode, inode),
             }
@@ -451,12 +453,12 @@ impl Volume {
             return;
         }
         let Ok(mode) = self.ship.enter() else { return };
-        if let Carrier::Live(link) = self.carrier(&mode, &h.inode)
-            && h.inode.bound_in(link.session())
+        if let Carrier::Live(stream) = self.carrier(&mode, &h.inode)
+            && h.inode.bound_in(stream.session())
             && let Ok(st) = volume::fstat(h.fd.as_raw_fd())
         {
             let attr = Attr { mtime: Some(mtime(&st)), ..Attr::default() };
-            let _ = self.ship.send(link, &mode, Op::Attr { fid: self.fid(&h.inode), attr }, &[], Durability::Memory);
+            let _ = self.ship.send(stream, &mode, Op::Attr { fid: self.fid(&h.inode), attr }, &[], Durability::Memory);
         }
     }
 
@@ -467,7 +469,7 @@ impl Volume {
         let mode = self.ship.enter()?;
         let carrier = self.carrier(&mode, &inode);
         let live = match &carrier {
-            Carrier::Live(link) => self.bind(link, &inode)?.then_some(*link),
+            Carrier::Live(stream) => self.bind(stream, &inode)?.then_some(*stream),
             Carrier::Marks(dirty) => {
                 if attr.size.is_some() {
                     dirty.whole(self.index, &inode)
@@ -483,7 +485,7 @@ impl Volume {
             Carrier::Local | Carrier::None => None,
         };
         let st = self.disk("a change of attributes", self.setattr_here(&inode, fh, attr, strip))?;
-        let Some(link) = live else { return Ok((st, self.unsent(&mode, &inode))) };
+        let Some(stream) = live else { return Ok((st, self.unsent(&mode, &inode))) };
         let mut sent = attr.clone();
         if attr.uid.is_some() || attr.gid.is_some() || attr.size.is_some() {
             // The kernel may have cleared set-id bits.
@@ -493,7 +495,7 @@ impl Volume {
             sent.mtime = Some(mtime(&st));
         }
         let op = Op::Attr { fid: self.fid(&inode), attr: sent };
-        Ok((st, Some(self.ship.send(link, &mode, op, &[], Durability::Memory))))
+        Ok((st, Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))))
     }
 
     fn setattr_here(&self, inode: &Inode, fh: Option<u64>, attr: &Attr, strip: Option<StripSetId>) -> io::Result<Stat> {
@@ -543,9 +545,9 @@ impl Volume {
         let inode = self.table.get(id)?;
         let mode = self.ship.enter()?;
         match self.carrier(&mode, &inode) {
-            Carrier::Live(link) if self.bind(link, &inode)? => {
+            Carrier::Live(stream) if self.bind(stream, &inode)? => {
                 self.disk("a change of attributes", here(inode.fd().as_raw_fd()))?;
-                Ok(((), Some(self.ship.send(link, &mode, op(self.fid(&inode)), &[], Durability::Memory))))
+                Ok(((), Some(self.ship.send(stream, &mode, op(self.fid(&inode)), &[], Durability::Memory))))
             }
             carrier => {
                 if let Carrier::Marks(dirty) = carrier {
@@ -579,8 +581,8 @@ impl Volume {
         }
         let fh = fd.map_or(0, |fd| self.add_handle(fd, inode.clone()));
         let ticket = match live {
-            Some(link) => {
-                inode.set_bound(link.session());
+            Some(stream) => {
+                inode.set_bound(stream.session());
                 let op = Op::Create {
                     fid: self.fid(&inode),
                     parent: self.fid(&parent),
@@ -592,17 +594,17 @@ impl Volume {
                     mtime: mtime(&st),
                     target: new.target.to_vec(),
                 };
-                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+                Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None => self.unsent(&mode, &inode),
         };
         Ok(((inode, st, fh), ticket))
     }
 
-    /// The link for an operation on a name in `parent`, the parent made known; the namespace lock is held.
-    fn live_parent<'a>(&self, mode: &'a Mode, parent: &Inode, local: bool) -> io::Result<Option<&'a Arc<Link>>> {
+    /// The stream for an operation on a name in `parent`, the parent made known; the namespace lock is held.
+    fn live_parent<'a>(&self, mode: &'a Mode, parent: &Inode, local: bool) -> io::Result<Option<&'a Arc<Stream>>> {
         match self.carrier(mode, parent) {
-            Carrier::Live(link) if !local => Ok(self.bind_locked(link, parent)?.then_some(link)),
+            Carrier::Live(stream) if !local => Ok(self.bind_locked(stream, parent)?.then_some(stream)),
             _ => Ok(None),
         }
     }
@@ -617,8 +619,8 @@ impl Volume {
         }
         let _order = self.namespace();
         let live = self.live_parent(&mode, &parent, inode.local)?;
-        if let Some(link) = live {
-            self.bind_locked(link, &inode)?;
+        if let Some(stream) = live {
+            self.bind_locked(stream, &inode)?;
         }
         if let Carrier::Marks(dirty) = self.carrier(&mode, &inode) {
             dirty.names(self.index, &parent);
@@ -628,9 +630,9 @@ impl Volume {
         inode.add_name(&parent, name.to_bytes());
         let (inode, st) = self.table.lookup(&parent, name, inode.local)?;
         let ticket = match live {
-            Some(link) => {
+            Some(stream) => {
                 let op = Op::Link { fid: self.fid(&inode), parent: self.fid(&parent), name: name.to_bytes().to_vec() };
-                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+                Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None => self.unsent(&mode, &inode),
         };
@@ -655,9 +657,9 @@ impl Volume {
             self.name_removed(&mode, &victim);
         }
         let ticket = match live {
-            Some(link) => {
+            Some(stream) => {
                 let op = Op::Unlink { parent: self.fid(&parent), name: name.to_bytes().to_vec(), dir: what == Removal::Directory };
-                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+                Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None if local => None,
             None => self.unsent(&mode, &parent),
@@ -689,8 +691,8 @@ impl Volume {
         }
         let _order = self.namespace();
         let live = self.live_parent(&mode, &from, local)?;
-        if let Some(link) = live {
-            self.bind_locked(link, &to)?;
+        if let Some(stream) = live {
+            self.bind_locked(stream, &to)?;
         }
         let (from_fd, to_fd) = (from.fd(), to.fd());
         let known = |dir: i32, name: &CStr| volume::stat_at(dir, name).ok().and_then(|st| self.table.peek(st.st_ino));
@@ -714,7 +716,7 @@ impl Volume {
             self.name_removed(&mode, inode);
         }
         let ticket = match live {
-            Some(link) => {
+            Some(stream) => {
                 let op = Op::Rename {
                     from: self.fid(&from),
                     name: name.to_bytes().to_vec(),
@@ -722,7 +724,7 @@ impl Volume {
                     new: new.to_bytes().to_vec(),
                     flags,
                 };
-                Some(self.ship.send(link, &mode, op, &[], Durability::Memory))
+                Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None if local => None,
             None => self.unsent(&mode, &from),

@@ -48,6 +48,9 @@ pub struct DataConfig {
     pub run_dir: PathBuf,
     /// Cap on resynchronisation.
     pub resync_kb_per_s_max: Option<u64>,
+    /// How long a session whose connection broke waits for a new one: as long as the peer may be silent before this
+    /// node asks the arbiter for going on alone. A long line gets some round trips more.
+    pub patience: Duration,
 }
 
 impl DataConfig {

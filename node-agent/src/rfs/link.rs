@@ -10,32 +10,34 @@ use super::volume::boottime_ns;
 use anyhow::{Context, bail};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Unacknowledged bytes for this long break the connection, on a network without delay: see [`Link::patience`].
+/// Unacknowledged bytes for this long break the connection on a short line: long enough for five retransmissions,
+/// each after twice the wait of the one before.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
-/// Nothing is taken for lost for good before this many round trips: of these, frames of a network that loses every
-/// tenth get through ten times over. A network that is merely bad must not cost the session, because that costs a role.
-const ROUND_TRIPS_MIN: u32 = 20;
-/// … but not for longer than this.
-const PATIENCE_MAX: Duration = Duration::from_secs(30);
-/// Round trips change, and with them the patience: looked at this often.
-const TUNE_EVERY: Duration = Duration::from_millis(500);
+/// On a long line each retransmission waits for at least a round trip, so that fewer fit: this many round trips more.
+const TCP_USER_TIMEOUT_TRIPS: u32 = 4;
 /// Longest time until TCP sends a lost frame again (milliseconds). Its own rule doubles the time with each loss, which
 /// is for networks that are overloaded; this connection mostly carries one small operation at a time.
 const RESEND_MS_MAX: libc::c_int = 2000;
 /// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels refuse it, and `TCP_THIN_LINEAR_TIMEOUTS` has to do.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
-/// A handshake is two round trips.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// A handshake is two round trips; a peer that does not take part in it for this long is not waited for.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a receiver sleeps before it looks at silence and pings.
 pub const TICK: Duration = Duration::from_millis(500);
 /// A peer that says nothing for this long, pinged every tick, is gone or stuck.
 pub const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// Round trips, beyond the module's patience, that a broken connection may take to come back: a new one needs three,
+/// and each may be lost once.
+const PATIENCE_TRIPS: u32 = 6;
+/// Sending the reason of an end is tried this often, a millisecond apart, while somebody else is sending.
+const LAST_WORD_TRIES: u32 = 10;
 /// Test only: how long frames lie unsent when acknowledgements are not waited for.
 const TEST_DELAY: Duration = Duration::from_millis(300);
 
@@ -44,18 +46,16 @@ pub struct Link {
     socket: TcpStream,
     tls: Mutex<Connection>,
     out: Mutex<Out>,
-    /// Number of the last operation; outside `out`, which a sender holds while the connection is full.
-    last: AtomicU64,
     epoch: u64,
     session: u64,
     bytes: AtomicU64,
     heard_ns: AtomicU64,
-    tuned_ns: AtomicU64,
+    looked_ns: AtomicU64,
+    round_trip_us: AtomicU64,
     broken: AtomicBool,
 }
 
 struct Out {
-    next_lsn: u64,
     plain: Vec<u8>,
     cipher: Vec<u8>,
     /// Test only: bytes are left here and sent later by `flush_late`.
@@ -71,20 +71,27 @@ impl Link {
     /// The handshake of the listening end, the peer's identity checked.
     pub fn accept(socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
         let tls = ServerConnection::new(identity.server()?)?;
-        Self::handshake(socket, Connection::Server(tls), identity, epoch, session)
+        Self::handshake(socket, Connection::Server(tls), identity, HANDSHAKE_MAX, epoch, session)
     }
 
-    /// The handshake of the connecting end, the peer's identity checked.
-    pub fn connect(socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
+    /// The handshake of the connecting end, the peer's identity checked. `wait`: for each answer.
+    pub fn connect(socket: TcpStream, identity: &Identity, wait: Duration, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
         let name = rustls::pki_types::ServerName::try_from("tsugi.invalid").expect("a valid DNS name");
         let tls = ClientConnection::new(identity.client()?, name)?;
-        Self::handshake(socket, Connection::Client(tls), identity, epoch, session)
+        Self::handshake(socket, Connection::Client(tls), identity, wait, epoch, session)
     }
 
-    fn handshake(mut socket: TcpStream, mut tls: Connection, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
+    fn handshake(
+        mut socket: TcpStream,
+        mut tls: Connection,
+        identity: &Identity,
+        wait: Duration,
+        epoch: u64,
+        session: u64,
+    ) -> anyhow::Result<Arc<Self>> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(HANDSHAKE_MAX))?;
-        socket.set_write_timeout(Some(HANDSHAKE_MAX))?;
+        socket.set_read_timeout(Some(wait))?;
+        socket.set_write_timeout(Some(wait))?;
         let reference = socket2::SockRef::from(&socket);
         reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
         let alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1)).with_retries(3);
@@ -104,18 +111,20 @@ impl Link {
         identity.check_peer(tls.peer_certificates())?;
         socket.set_write_timeout(None)?;
         socket.set_read_timeout(Some(TICK))?;
-        Ok(Arc::new(Self {
+        let link = Self {
             socket,
             tls: Mutex::new(tls),
-            out: Mutex::new(Out { next_lsn: 1, plain: Vec::new(), cipher: Vec::new(), late: false }),
-            last: AtomicU64::new(0),
+            out: Mutex::new(Out { plain: Vec::new(), cipher: Vec::new(), late: false }),
             epoch,
             session,
             bytes: AtomicU64::new(0),
             heard_ns: AtomicU64::new(boottime_ns()),
-            tuned_ns: AtomicU64::new(0),
+            looked_ns: AtomicU64::new(0),
+            round_trip_us: AtomicU64::new(0),
             broken: AtomicBool::new(false),
-        }))
+        };
+        link.look_at_line(boottime_ns());
+        Ok(Arc::new(link))
     }
 
     /// Number of this connection's session.
@@ -133,9 +142,34 @@ impl Link {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The number the last operation was sent with. Never waits for a sender.
-    pub fn last_lsn(&self) -> u64 {
-        self.last.load(Ordering::Acquire)
+    /// Counts what earlier connections of the session carried.
+    pub fn carry_on(&self, earlier: &Self) {
+        self.bytes.fetch_add(earlier.bytes(), Ordering::Relaxed);
+    }
+
+    /// Round trip of the line as the kernel last saw it; a connection that is broken remembers.
+    pub fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed))
+    }
+
+    /// How long a connection that broke may take to come back before its session is lost.
+    pub fn patience(&self, of_module: Duration) -> Duration {
+        of_module + self.round_trip() * PATIENCE_TRIPS
+    }
+
+    /// Learns the round trip of the line and allows a long one more time for retransmissions. At most once a tick.
+    fn look_at_line(&self, now_ns: u64) {
+        let since = now_ns.saturating_sub(self.looked_ns.load(Ordering::Relaxed));
+        if since < u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX) {
+            return;
+        }
+        self.looked_ns.store(now_ns, Ordering::Relaxed);
+        let Some(trip) = round_trip(&self.socket) else { return };
+        self.round_trip_us.store(u64::try_from(trip.as_micros()).unwrap_or(0), Ordering::Relaxed);
+        let limit = (TCP_USER_TIMEOUT + trip * TCP_USER_TIMEOUT_TRIPS).min(SILENCE_MAX);
+        if let Err(e) = socket2::SockRef::from(&self.socket).set_tcp_user_timeout(Some(limit)) {
+            tracing::debug!(error = %e, "the connection keeps its limit for unacknowledged bytes");
+        }
     }
 
     /// Whether it was ended or broke.
@@ -143,29 +177,11 @@ impl Link {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Ends the connection; both directions fail from now on.
+    /// Ends the connection; both directions fail from now on. Whether the session goes on is not decided here.
     pub fn close(&self) {
         self.broken.store(true, Ordering::Release);
         // An error means it is closed already.
         let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    /// How long to wait for the peer where `least` would do on a network without delay.
-    pub fn patience(&self, least: Duration) -> Duration {
-        least.max((round_trip(&self.socket) * ROUND_TRIPS_MIN).min(PATIENCE_MAX))
-    }
-
-    /// Keeps TCP's own patience in step with the network.
-    fn tune(&self) {
-        let now = boottime_ns();
-        if now.saturating_sub(self.tuned_ns.load(Ordering::Relaxed)) < TUNE_EVERY.as_nanos() as u64 {
-            return;
-        }
-        self.tuned_ns.store(now, Ordering::Relaxed);
-        let patience = self.patience(TCP_USER_TIMEOUT);
-        if let Err(error) = socket2::SockRef::from(&self.socket).set_tcp_user_timeout(Some(patience)) {
-            tracing::debug!(%error, "TCP's time-out cannot be changed");
-        }
     }
 
     /// Sends a message that is no operation of the live stream; `lsn` is what it is about.
@@ -173,37 +189,54 @@ impl Link {
         self.send_locked(&mut lock(&self.out), lsn, msg, data)
     }
 
-    /// Sends the next operation of the live stream and returns its number.
-    pub fn send_op(&self, msg: &Msg, data: &[u8]) -> io::Result<u64> {
-        let mut out = lock(&self.out);
-        let lsn = out.next_lsn;
-        out.next_lsn += 1;
-        self.last.store(lsn, Ordering::Release);
-        self.send_locked(&mut out, lsn, msg, data)?;
-        Ok(lsn)
+    /// Sends a frame of this session that is encoded already.
+    pub fn send_frame(&self, frame: &[u8]) -> io::Result<()> {
+        let Out { cipher, late, .. } = &mut *lock(&self.out);
+        self.encrypt(&[frame], cipher)?;
+        if *late { Ok(()) } else { self.flush_cipher(cipher) }
+    }
+
+    /// Ends the connection and says why first, if that can be done without waiting.
+    pub fn close_saying(&self, why: &Msg) {
+        for _ in 0..LAST_WORD_TRIES {
+            let Ok(mut out) = self.out.try_lock() else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            if self.encode(&mut out, 0, why, &[]).is_ok() {
+                // All or nothing: a part of a record is the same as none.
+                let _ = socket2::SockRef::from(&self.socket).send_with_flags(&out.cipher, libc::MSG_DONTWAIT);
+            }
+            break;
+        }
+        self.close();
     }
 
     fn send_locked(&self, out: &mut Out, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
-        if self.broken.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the session has ended"));
-        }
-        let Out { plain, cipher, late, .. } = out;
+        self.encode(out, lsn, msg, data)?;
+        if out.late { Ok(()) } else { self.flush_cipher(&mut out.cipher) }
+    }
+
+    fn encode(&self, out: &mut Out, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+        let Out { plain, cipher, .. } = out;
         plain.clear();
         frame::encode(Address { epoch: self.epoch, session: self.session, lsn }, msg, data, plain)?;
-        self.bytes.fetch_add((plain.len() + data.len()) as u64, Ordering::Relaxed);
-        {
-            let mut tls = lock(&self.tls);
-            let mut writer = tls.writer();
-            writer.write_all(plain)?;
-            writer.write_all(data)?;
-            while tls.wants_write() {
-                tls.write_tls(cipher)?;
-            }
+        self.encrypt(&[plain, data], cipher)
+    }
+
+    fn encrypt(&self, parts: &[&[u8]], cipher: &mut Vec<u8>) -> io::Result<()> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection has ended"));
         }
-        if *late {
-            return Ok(());
+        let mut tls = lock(&self.tls);
+        for part in parts {
+            self.bytes.fetch_add(part.len() as u64, Ordering::Relaxed);
+            tls.writer().write_all(part)?;
         }
-        self.flush_cipher(cipher)
+        while tls.wants_write() {
+            tls.write_tls(cipher)?;
+        }
+        Ok(())
     }
 
     fn flush_cipher(&self, cipher: &mut Vec<u8>) -> io::Result<()> {
@@ -235,8 +268,7 @@ impl Link {
     /// Called when nothing came for a tick: asks the peer whether it is there, and fails after a long silence.
     pub fn check_silence(&self) -> anyhow::Result<()> {
         let silent = Duration::from_nanos(boottime_ns().saturating_sub(self.heard_ns.load(Ordering::Relaxed)));
-        self.tune();
-        if silent > self.patience(SILENCE_MAX) {
+        if silent > SILENCE_MAX {
             bail!("the peer said nothing for {} ms", silent.as_millis());
         }
         self.send(0, &Msg::Ping, &[]).context("the connection broke")
@@ -251,14 +283,18 @@ fn set_tcp(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::R
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The kernel's smoothed round-trip time; zero when it has none.
-fn round_trip(socket: &TcpStream) -> Duration {
-    // SAFETY: all-zero is a valid value of this plain C structure.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut size = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the pointer and length describe `info`, which outlives the call.
-    let rc = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size) };
-    if rc == 0 { Duration::from_micros(u64::from(info.tcpi_rtt)) } else { Duration::ZERO }
+/// The kernel's smoothed measurement; `None` where it has none.
+fn round_trip(socket: &TcpStream) -> Option<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, whose every bit pattern is a valid value.
+    let info = unsafe {
+        if libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length) != 0 {
+            return None;
+        }
+        info.assume_init()
+    };
+    Some(Duration::from_micros(u64::from(info.tcpi_rtt)))
 }
 
 impl Drop for Link {
@@ -278,6 +314,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// The connection it receives from.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
     /// Receives from a link.
     pub fn new(link: Arc<Link>) -> Self {
         // One TLS record is 16 KiB; a write of 1 MiB comes in a few calls.
@@ -313,13 +354,13 @@ impl Inbox {
         Ok(Some(frame))
     }
 
-    /// The next frame's message, skipping pings, failing after a silence: for the opening of a session.
-    pub fn expect(&mut self) -> anyhow::Result<(u64, u64, Msg)> {
+    /// The next frame's message, skipping pings, failing after a while: for the opening of a connection.
+    pub fn expect(&mut self, wait: Duration) -> anyhow::Result<(u64, u64, Msg)> {
         let link = self.link.clone();
         let begun = std::time::Instant::now();
         loop {
-            if begun.elapsed() > HANDSHAKE_MAX {
-                bail!("the peer did not answer within {} s", HANDSHAKE_MAX.as_secs());
+            if begun.elapsed() > wait {
+                bail!("the peer did not answer within {} ms", wait.as_millis());
             }
             match self.receive()? {
                 None => {}
@@ -346,8 +387,9 @@ impl Inbox {
             Err(e) => return Err(e),
         };
         self.link.bytes.fetch_add(got as u64, Ordering::Relaxed);
-        self.link.heard_ns.store(boottime_ns(), Ordering::Relaxed);
-        self.link.tune();
+        let now = boottime_ns();
+        self.link.heard_ns.store(now, Ordering::Relaxed);
+        self.link.look_at_line(now);
         let link = self.link.clone();
         let mut tls = lock(&link.tls);
         let mut at = 0;

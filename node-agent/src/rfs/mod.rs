@@ -3,7 +3,8 @@
 //! On the serving node a FUSE file system covers each replicated directory ([`fuse`] translates, [`fs`] does the
 //! work); on the following node a read-only view covers it and an applier writes below. One ordered stream runs
 //! between them ([`link`], [`frame`]): first a resynchronisation ([`sync`], [`sync_target`]) while the application
-//! goes on, then every operation as it happens ([`ship`], [`apply`]).
+//! goes on, then every operation as it happens ([`ship`], [`apply`]). A connection that breaks then is replaced
+//! without the session ending ([`stream`], [`session`]).
 //!
 //! The promise: while the peer is required, no operation is answered to the application before the peer has
 //! applied it (an fsync: before both disks have it), nor after the agent's deadline.
@@ -21,7 +22,9 @@ pub mod link;
 pub mod mounts;
 pub mod process;
 pub mod serve;
+pub mod session;
 pub mod ship;
+pub mod stream;
 pub mod sync;
 pub mod sync_target;
 pub mod table;

@@ -15,7 +15,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use tsugi_core::ids::{Epoch, JobId, Lsn};
+use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaOrder};
 
 /// Descriptors: one per file the kernel remembers. The hard limit of Linux by default.
@@ -41,6 +41,7 @@ pub fn data_main() -> anyhow::Result<()> {
         agent,
         deadline,
         switches: TestSwitches::from_env(),
+        life: LifeId(rand::random()),
         epoch: Epoch(0),
         role: Role::Idle,
         hidden: None,
@@ -122,6 +123,8 @@ struct Process {
     agent: Agent,
     deadline: Deadline,
     switches: TestSwitches,
+    /// Both ends of a connection that is to continue a session must be the processes that began it.
+    life: LifeId,
     epoch: Epoch,
     role: Role,
     /// The directories while a read-only view covers them.
@@ -169,7 +172,7 @@ impl Process {
         match order {
             ReplicaOrder::Serve { .. } => self.serve().map(Some),
             ReplicaOrder::Offer { session, .. } => {
-                self.serving()?.offer(epoch.0, session.0)?;
+                self.serving()?.sessions().offer(epoch.0, session.0)?;
                 Ok(Some(0))
             }
             ReplicaOrder::GoAlone { .. } => Ok(Some(self.serving()?.go_alone())),
@@ -246,7 +249,7 @@ impl Process {
             Role::Idle => {}
         }
         self.uncover()?;
-        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.switches)?;
+        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.life, self.switches)?;
         self.role = Role::Serving(serving);
         Ok(0)
     }
@@ -267,7 +270,7 @@ impl Process {
             Some(roots) => roots.clone(),
             None => self.cover()?,
         };
-        let following = Following::start(self.config.clone(), self.agent.clone(), roots, epoch, session, self.switches)?;
+        let following = Following::start(self.config.clone(), self.agent.clone(), roots, (self.life, self.switches), epoch, session)?;
         self.role = Role::Following(following);
         Ok(0)
     }
@@ -298,20 +301,18 @@ impl Process {
             Role::Idle => ReplicaFigures::default(),
             Role::Serving(serving) => {
                 let (waiting, oldest) = serving.ship().waiting();
-                let link = serving.link();
+                let (last, bytes) = serving.sessions().traffic();
                 ReplicaFigures {
-                    resync: serving.progress().lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                    last: Lsn(link.as_ref().map_or(0, |l| l.last_lsn())),
-                    bytes: link.as_ref().map_or(0, |l| l.bytes()),
+                    resync: serving.sessions().progress().lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                    last: Lsn(last),
+                    bytes,
                     waiting,
                     waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
                 }
             }
-            Role::Following(following) => ReplicaFigures {
-                last: Lsn(following.last()),
-                bytes: following.link().map_or(0, |l| l.bytes()),
-                ..ReplicaFigures::default()
-            },
+            Role::Following(following) => {
+                ReplicaFigures { last: Lsn(following.last()), bytes: following.bytes(), ..ReplicaFigures::default() }
+            }
         }
     }
 

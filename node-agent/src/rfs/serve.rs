@@ -1,27 +1,22 @@
-//! The serving role: mounts, and the peer's session.
+//! The serving role: mounts, and the sessions with the peer.
 
 use super::control::Agent;
 use super::deadline::Deadline;
-use super::frame::{Msg, SyncMsg, VERSION};
 use super::fs::Volume;
 use super::fuse::Fuse;
 use super::handle::DataConfig;
-use super::link::{Inbox, Link};
 use super::mounts;
+use super::session::Sessions;
 use super::ship::{Ship, TestSwitches};
-use super::sync::{Progress, Source};
-use super::tls::Identity;
 use super::volume;
 use anyhow::{Context, bail};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tsugi_core::ids::Session;
+use tsugi_core::ids::LifeId;
 use tsugi_core::replica::ReplicaNote;
 
 /// Measured: 4 serve an eight-job load as well as 8; the two more keep reads going while others wait a moment.
@@ -30,35 +25,28 @@ const FUSE_THREADS: usize = 6;
 const KNOWN_FILES_MAX: usize = 400_000;
 /// How often their number is looked at.
 const TRIM_EVERY: Duration = Duration::from_millis(100);
-/// How often a waiting listener looks whether its offer is withdrawn.
-const ACCEPT_POLL: Duration = Duration::from_millis(50);
-/// Binding again while the last listener's port is being freed.
-const BIND_TRIES: u32 = 40;
-/// Answers of the peer that may wait for the resynchronisation: its window is far smaller.
-const ANSWERS_MAX: usize = 1024;
+/// What the peer is told.
+const GONE_ALONE: &str = "the serving node goes on alone";
 
 /// One node serving.
 pub struct Serving {
-    config: Arc<DataConfig>,
-    agent: Agent,
     ship: Arc<Ship>,
     volumes: Arc<Vec<Arc<Volume>>>,
     mounts: Vec<(String, JoinHandle<()>)>,
-    offer: Mutex<Option<Offer>>,
-    progress: Progress,
+    sessions: Arc<Sessions>,
     /// Set before an unmount of our own, so that the end of a mount is no news.
     ending: Arc<AtomicBool>,
 }
 
-struct Offer {
-    cancel: Arc<AtomicBool>,
-    link: Arc<Mutex<Option<Arc<Link>>>>,
-    thread: JoinHandle<()>,
-}
-
 impl Serving {
     /// Mounts over every directory.
-    pub fn start(config: Arc<DataConfig>, agent: Agent, deadline: Deadline, switches: TestSwitches) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        config: Arc<DataConfig>,
+        agent: Agent,
+        deadline: Deadline,
+        life: LifeId,
+        switches: TestSwitches,
+    ) -> anyhow::Result<Arc<Self>> {
         let ship = Ship::new(deadline, switches);
         let ending = Arc::new(AtomicBool::new(false));
         let mut volumes = Vec::new();
@@ -80,16 +68,9 @@ impl Serving {
                 }
             }
         }
-        Ok(Arc::new(Self {
-            config,
-            agent,
-            ship,
-            volumes: Arc::new(volumes),
-            mounts: mounted,
-            offer: Mutex::new(None),
-            progress: Arc::new(Mutex::new(None)),
-            ending,
-        }))
+        let volumes = Arc::new(volumes);
+        let sessions = Sessions::new(config, agent, ship.clone(), volumes.clone(), life);
+        Ok(Arc::new(Self { ship, volumes, mounts: mounted, sessions, ending }))
     }
 
     fn mount_one(
@@ -147,155 +128,19 @@ impl Serving {
         &self.ship
     }
 
-    /// Progress of a resynchronisation.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    /// The link of the session, live or being brought level.
-    pub fn link(&self) -> Option<Arc<Link>> {
-        let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
-        offer.as_ref().and_then(|o| o.link.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-
-    /// Lets the peer connect for a session.
-    pub fn offer(self: &Arc<Self>, epoch: u64, session: u64) -> anyhow::Result<()> {
-        self.withdraw();
-        let identity = Identity::load(&self.config.identity_dir, self.config.peer.as_str(), &self.config.cluster)?;
-        let cancel = Arc::new(AtomicBool::new(false));
-        let slot = Arc::new(Mutex::new(None));
-        let listener = listen(self.config.listen, &cancel)?;
-        let (me, cancelled, link) = (self.clone(), cancel.clone(), slot.clone());
-        let thread = std::thread::Builder::new().name("offer".into()).spawn(move || {
-            let ended = me.session(&listener, &identity, epoch, session, &cancelled, &link);
-            if let Some(link) = link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                link.close();
-            }
-            me.ship.lost(session);
-            *me.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            if !cancelled.load(Ordering::Acquire) {
-                let detail = ended.err().map_or_else(|| "the session ended".to_owned(), |e| format!("{e:#}"));
-                me.agent.note(ReplicaNote::SessionLost { session: Session(session), detail });
-            }
-        })?;
-        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Offer { cancel, link: slot, thread });
-        Ok(())
+    /// The sessions with the peer.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// The peer is excluded: whatever waits for it goes on. The last number sent.
     pub fn go_alone(&self) -> u64 {
-        let last = self.link().map_or(0, |l| l.last_lsn());
-        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            offer.cancel.store(true, Ordering::Release);
-            // First: the end of a resynchronisation holds the gate while it waits for the peer.
-            if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                link.close();
-            }
-        }
+        let (last, _) = self.sessions.traffic();
+        // First: the end of a resynchronisation holds the gate while it waits for the peer.
+        self.sessions.cancel(GONE_ALONE);
         self.ship.go_alone();
-        self.withdraw();
+        self.sessions.withdraw(GONE_ALONE);
         last
-    }
-
-    /// Ends the session, without a note.
-    pub fn withdraw(&self) {
-        let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(offer) = offer else { return };
-        offer.cancel.store(true, Ordering::Release);
-        if let Some(link) = offer.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            link.close();
-        }
-        let _ = offer.thread.join();
-    }
-
-    fn session(
-        &self,
-        listener: &TcpListener,
-        identity: &Identity,
-        epoch: u64,
-        session: u64,
-        cancel: &AtomicBool,
-        slot: &Mutex<Option<Arc<Link>>>,
-    ) -> anyhow::Result<()> {
-        let Some((link, inbox)) = self.accept(listener, identity, epoch, session, cancel)? else { return Ok(()) };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
-        if cancel.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        tracing::info!(session, "the peer is connected; resynchronisation begins");
-        let (tx, rx) = sync_channel(ANSWERS_MAX);
-        let ship = self.ship.clone();
-        let reader = {
-            let link = link.clone();
-            std::thread::Builder::new().name("acks".into()).spawn(move || {
-                let ended = receive(inbox, &link, &ship, &tx);
-                link.close();
-                ended
-            })?
-        };
-        let rate = self.config.resync_kb_per_s_max.map(|kb| kb * 1024);
-        let level = Source::new(&self.volumes, &self.ship, &link, rx, self.progress.clone(), rate).run();
-        if let Err(e) = level {
-            // A connection that was still whole did not end the resynchronisation: its own error is the cause.
-            let own = !link.is_broken();
-            link.close();
-            let ended = reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"));
-            return Err(if own { e } else { ended.err().unwrap_or(e) });
-        }
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.agent.note(ReplicaNote::Armed { session: Session(session) });
-        reader.join().unwrap_or_else(|_| bail!("the receiving thread panicked"))
-    }
-
-    fn accept(
-        &self,
-        listener: &TcpListener,
-        identity: &Identity,
-        epoch: u64,
-        session: u64,
-        cancel: &AtomicBool,
-    ) -> anyhow::Result<Option<(Arc<Link>, Inbox)>> {
-        loop {
-            if cancel.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let socket = match listener.accept() {
-                Ok((socket, _)) => socket,
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(ACCEPT_POLL);
-                    continue;
-                }
-                Err(e) => return Err(e).context("cannot accept the peer's connection"),
-            };
-            match self.welcome(socket, identity, epoch, session) {
-                Ok(pair) => return Ok(Some(pair)),
-                // Strangers and the peer's late tries of an earlier session do not end an offer.
-                Err(e) => tracing::warn!(error = format!("{e:#}"), "a connection was refused"),
-            }
-        }
-    }
-
-    fn welcome(&self, socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<(Arc<Link>, Inbox)> {
-        socket.set_nonblocking(false)?;
-        let link = Link::accept(socket, identity, epoch, session)?;
-        let mut inbox = Inbox::new(link.clone());
-        let (their_epoch, their_session, msg) = inbox.expect()?;
-        let Msg::Hello(hello) = msg else { bail!("the peer did not introduce itself") };
-        let refusal = if hello.version != VERSION {
-            Some(format!("this node speaks version {VERSION} of the replication protocol, the peer version {}", hello.version))
-        } else if hello.module != self.config.module.as_str() || usize::from(hello.dirs) != self.config.dirs.len() {
-            Some("the two nodes have different configurations of this module".to_owned())
-        } else if (their_epoch, their_session) != (epoch, session) {
-            Some(format!("this node offers session {session} of epoch {epoch}, the peer wants {their_session} of {their_epoch}"))
-        } else {
-            None
-        };
-        if let Some(detail) = refusal {
-            link.send(0, &Msg::Refuse { detail: detail.clone() }, &[])?;
-            bail!("{detail}");
-        }
-        link.send(0, &Msg::Welcome, &[])?;
-        Ok((link, inbox))
     }
 
     /// Orderly end: everything acknowledged, flushed, unmounted. The last number sent.
@@ -310,21 +155,16 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        if let Some(offer) = self.offer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            // The end of the session is ours from here: no news for the agent.
-            offer.cancel.store(true, Ordering::Release);
-        }
-        // Without the lock: a full connection must not hold up whoever abandons meanwhile.
-        if let Some(link) = self.link() {
-            let _ = link.send(last, &Msg::Bye, &[]);
-        }
+        // The end of the session is ours from here: no news for the agent.
+        self.sessions.hush();
+        self.sessions.say_bye(last);
         self.unmount();
         Ok(last)
     }
 
     /// Ends at once; whatever waits gets EIO. The last number sent.
     pub fn abandon(&self) -> u64 {
-        let last = self.link().map_or(0, |l| l.last_lsn());
+        let (last, _) = self.sessions.traffic();
         self.unmount();
         last
     }
@@ -337,7 +177,7 @@ impl Serving {
                 tracing::warn!(path, error = %e, "the mount could not be removed");
             }
         }
-        self.withdraw();
+        self.sessions.withdraw("the serving node has ended");
     }
 }
 
@@ -366,54 +206,4 @@ fn trim_in_background(served: &Arc<Volume>, notifier: fuser::Notifier, ending: A
 
 fn volume_sync(dir: &std::fs::File) -> std::io::Result<()> {
     volume::syncfs(dir.as_raw_fd())
-}
-
-fn listen(at: std::net::SocketAddr, cancel: &AtomicBool) -> anyhow::Result<TcpListener> {
-    let mut tries = 0;
-    loop {
-        match TcpListener::bind(at) {
-            Ok(listener) => {
-                listener.set_nonblocking(true)?;
-                return Ok(listener);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && tries < BIND_TRIES && !cancel.load(Ordering::Acquire) => {
-                tries += 1;
-                std::thread::sleep(ACCEPT_POLL);
-            }
-            Err(e) => {
-                return Err(e)
-                    .with_context(|| format!("cannot listen on {at} for the peer; is the address of this node, and is the port free?"));
-            }
-        }
-    }
-}
-
-/// The receiving side of a session: acknowledgements, and answers to the resynchronisation.
-fn receive(mut inbox: Inbox, link: &Arc<Link>, ship: &Ship, answers: &SyncSender<SyncMsg>) -> anyhow::Result<()> {
-    let mut applied = 0;
-    let mut durable = Vec::new();
-    loop {
-        let frame = match inbox.receive()? {
-            Some(frame) => frame,
-            None => {
-                link.check_silence()?;
-                continue;
-            }
-        };
-        match frame.msg {
-            Msg::Applied => applied = applied.max(frame.lsn),
-            Msg::Durable => durable.push(frame.lsn),
-            Msg::Ping => link.send(0, &Msg::Pong, &[])?,
-            Msg::Pong => {}
-            // A resynchronisation that has ended does not care.
-            Msg::Sync(answer) => drop(answers.try_send(answer)),
-            Msg::Failed { detail } => bail!("the peer could not apply an operation: {detail}"),
-            Msg::Bye => bail!("the peer closed the session"),
-            other => bail!("an unexpected message from the peer: {other:?}"),
-        }
-        if !inbox.has_more() && (applied > 0 || !durable.is_empty()) {
-            ship.acknowledged(link.session(), applied, &durable);
-            durable.clear();
-        }
-    }
 }

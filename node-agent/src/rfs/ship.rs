@@ -5,14 +5,15 @@
 //! * every mutating operation holds the gate (shared) from before it marks or sends until it is applied here, so
 //!   whoever holds the gate alone sees no operation half done;
 //! * while the peer is required, no operation is answered before the peer's acknowledgement of the session it was
-//!   sent in, or before a later session has brought the peer level; a broken session alone answers nobody;
+//!   sent in, or before a later session has brought the peer level; neither a broken connection nor a lost session
+//!   answers anybody;
 //! * while the peer is required, nothing is answered after the deadline;
 //! * while the deadline is shut, nothing is answered at all.
 
 use super::deadline::Deadline;
 use super::dirty::Dirty;
-use super::frame::{Msg, Op};
-use super::link::Link;
+use super::frame::Op;
+use super::stream::{Durability, Stream};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,9 +27,13 @@ const INLINE_WAIT: Duration = Duration::from_millis(20);
 const DEADLINE_POLL: Duration = Duration::from_millis(5);
 /// How often the figures' age and stalls are looked at otherwise.
 const IDLE_POLL: Duration = Duration::from_millis(250);
-/// A peer whose oldest acknowledgement is overdue this long is stuck: its session is broken, so that the failover
-/// protocol decides about it. Nothing is acknowledged by that. Longer on a network with great delay ([`Link::patience`]).
+/// A peer whose oldest acknowledgement is overdue this long, all of it over one connection, is stuck: its session is
+/// ended, so that the failover protocol decides about it. Nothing is acknowledged by that. Longer than any connection
+/// goes without a sign (`link::SILENCE_MAX`), so that a bad line is never taken for a stuck peer.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// The same over any number of connections: a line that carries the few bytes of a handshake, but not the operations,
+/// would otherwise hold the application for ever.
+pub const STALL_REJOINED_MAX: Duration = Duration::from_secs(30);
 
 /// What an operation has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +41,7 @@ pub struct Ticket {
     /// How often the peer had been brought level when the operation ran.
     arms: u64,
     session: u64,
-    /// 0 = never sent: the session was broken.
+    /// 0 = never sent: the session was over.
     lsn: u64,
     durable: bool,
 }
@@ -57,7 +62,7 @@ pub enum Phase {
     /// A resynchronisation runs: changes are noted.
     Sync(Arc<Dirty>),
     /// Operations are sent.
-    Live(Arc<Link>),
+    Live(Arc<Stream>),
 }
 
 /// State behind the gate.
@@ -124,6 +129,8 @@ pub struct Ship {
     gate: RwLock<Mode>,
     waits: Mutex<Waits>,
     wake: Condvar,
+    /// The live stream again, for those who must not wait for the gate: a sender holds it while there is no room.
+    live: Mutex<Option<Arc<Stream>>>,
     deadline: Deadline,
     hold: AtomicBool,
     ended: AtomicBool,
@@ -150,6 +157,7 @@ impl Ship {
             gate: RwLock::new(Mode { need_peer: false, phase: Phase::Idle, arms: 0 }),
             waits: Mutex::new(waits),
             wake: Condvar::new(),
+            live: Mutex::new(None),
             deadline,
             hold: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -172,6 +180,10 @@ impl Ship {
 
     fn waits(&self) -> MutexGuard<'_, Waits> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> MutexGuard<'_, Option<Arc<Stream>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the gate for one mutating operation. EIO once serving has ended.
@@ -207,13 +219,10 @@ impl Ship {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends an operation in the live session; a broken session gives a ticket that waits.
-    pub fn send(&self, link: &Link, mode: &Mode, op: Op, data: &[u8], durable: Durability) -> Ticket {
-        let lsn = link.send_op(&Msg::Op(op), data).unwrap_or_else(|e| {
-            tracing::debug!(error = %e, "an operation could not be sent; it waits");
-            0
-        });
-        Ticket { arms: mode.arms, session: link.session(), lsn, durable: durable == Durability::Disk }
+    /// Sends an operation in the live session; one that is over gives a ticket that waits.
+    pub fn send(&self, stream: &Stream, mode: &Mode, op: Op, data: &[u8], durability: Durability) -> Ticket {
+        let lsn = stream.send(op, data, durability).unwrap_or(0);
+        Ticket { arms: mode.arms, session: stream.session(), lsn, durable: durability == Durability::Disk }
     }
 
     /// The ticket of an operation that was only carried out here: good at once while no peer is needed, unless this
@@ -317,27 +326,30 @@ impl Ship {
     }
 
     /// The peer is level: from now on its acknowledgement is needed. The caller holds the gate alone.
-    pub fn arm(&self, mode: &mut Mode, link: &Arc<Link>) {
+    pub fn arm(&self, mode: &mut Mode, stream: &Arc<Stream>) {
         if self.switches.no_peer_ack {
-            link.send_late();
+            stream.send_late();
         }
+        stream.arm();
+        *self.live() = Some(stream.clone());
         mode.arms += 1;
         mode.need_peer = true;
-        mode.phase = Phase::Live(link.clone());
+        mode.phase = Phase::Live(stream.clone());
         let mut waits = self.waits();
         waits.arms = mode.arms;
         waits.need_peer = true;
-        waits.session = link.session();
+        waits.session = stream.session();
         waits.applied = 0;
         waits.durable.clear();
         self.release(waits);
     }
 
-    /// The session broke: operations go on here, and wait if they need the peer.
+    /// The session is over: operations go on here, and wait if they need the peer.
     pub fn lost(&self, session: u64) {
+        self.end_live("the session is lost", |stream| stream.session() == session);
         let mut mode = self.close_gate();
         let mine = match &mode.phase {
-            Phase::Live(link) => link.session() == session,
+            Phase::Live(stream) => stream.session() == session,
             Phase::Sync(dirty) => dirty.session() == session,
             Phase::Idle => false,
         };
@@ -346,16 +358,17 @@ impl Ship {
         }
     }
 
+    /// First, wherever the gate is to be taken alone: no sender keeps it any more to wait for room.
+    fn end_live(&self, why: &str, is_meant: impl Fn(&Stream) -> bool) {
+        let ended = self.live().take_if(|stream| is_meant(stream));
+        if let Some(stream) = ended {
+            stream.end(why);
+        }
+    }
+
     /// The peer is not needed any more. Waiting operations are answered.
     pub fn go_alone(&self) {
-        let link = match &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase {
-            Phase::Live(link) => Some(link.clone()),
-            _ => None,
-        };
-        if let Some(link) = link {
-            // First, so that no sender holds the gate waiting for room in the connection.
-            link.close();
-        }
+        self.end_live("this node goes on alone", |_| true);
         let mut mode = self.close_gate();
         mode.need_peer = false;
         mode.phase = Phase::Idle;
@@ -369,7 +382,7 @@ impl Ship {
     pub fn hold_and_drain(&self) -> Option<u64> {
         self.hold.store(true, Ordering::Release);
         let last = match &self.close_gate().phase {
-            Phase::Live(link) => link.last_lsn(),
+            Phase::Live(stream) => stream.last_lsn(),
             Phase::Idle | Phase::Sync(_) => 0,
         };
         let mut waits = self.waits();
@@ -382,6 +395,7 @@ impl Ship {
     /// EIO to everything that waits and everything that comes.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.end_live("serving ends", |_| true);
         let mut waits = self.waits();
         waits.ended = true;
         self.release(waits);
@@ -405,19 +419,11 @@ impl Ship {
         if oldest > STALL_MAX && waits.need_peer && waits.session != 0 && self.deadline.open() {
             let session = waits.session;
             drop(waits);
-            // Never the two locks at once.
-            let link = match &self.gate.read().unwrap_or_else(PoisonError::into_inner).phase {
-                Phase::Live(link) => Some(link.clone()),
-                _ => None,
-            };
-            if let Some(link) = link.filter(|l| l.session() == session && oldest > l.patience(STALL_MAX)) {
+            let live = self.live().clone();
+            if let Some(stream) = live.filter(|s| s.session() == session && is_stuck(s, oldest)) {
                 tracing::warn!(age_ms = oldest.as_millis(), "the peer has not acknowledged for too long; the session is ended");
-                let mut waits = self.waits();
-                if waits.session == session {
-                    waits.session = 0;
-                }
-                drop(waits);
-                link.close();
+                self.waits().session = 0;
+                stream.end(&format!("the peer has not acknowledged for {} ms", oldest.as_millis()));
                 return false;
             }
             waits = self.waits();
@@ -427,13 +433,9 @@ impl Ship {
     }
 }
 
-/// What an acknowledgement has to mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Applied by the peer.
-    Memory,
-    /// On the peer's disk.
-    Disk,
+fn is_stuck(stream: &Stream, oldest: Duration) -> bool {
+    // While the connection is broken its session's patience counts.
+    stream.carried_for().is_some_and(|whole| whole > STALL_MAX) || oldest > STALL_REJOINED_MAX
 }
 
 #[cfg(test)]

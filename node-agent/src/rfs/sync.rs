@@ -9,6 +9,7 @@ use super::frame::{Entry, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
 use super::ship::{Phase, Ship};
+use super::stream::Stream;
 use super::table::Inode;
 use super::volume::{self, Stat, mtime};
 use anyhow::{Context, anyhow, bail};
@@ -55,6 +56,7 @@ pub struct Source<'a> {
     volumes: &'a [Arc<Volume>],
     ship: &'a Ship,
     link: &'a Arc<Link>,
+    stream: &'a Arc<Stream>,
     answers: Receiver<SyncMsg>,
     progress: Progress,
     started: Instant,
@@ -129,6 +131,7 @@ impl<'a> Source<'a> {
         volumes: &'a [Arc<Volume>],
         ship: &'a Ship,
         link: &'a Arc<Link>,
+        stream: &'a Arc<Stream>,
         answers: Receiver<SyncMsg>,
         progress: Progress,
         bytes_per_s_max: Option<u64>,
@@ -138,6 +141,7 @@ impl<'a> Source<'a> {
             volumes,
             ship,
             link,
+            stream,
             answers,
             progress,
             started: Instant::now(),
@@ -203,7 +207,7 @@ impl<'a> Source<'a> {
         }
         self.flush(2)?;
         self.send(&SyncMsg::Live, &[])?;
-        self.ship.arm(&mut mode, self.link);
+        self.ship.arm(&mut mode, self.stream);
         drop(mode);
         tracing::info!(held_ms = held.elapsed().as_millis(), copied = self.copied, "the peer is level");
         Ok(())

@@ -4,6 +4,7 @@ use super::frame::{Msg, SyncMsg};
 use super::handle::{DataConfig, DataEvent, DataProcess};
 use super::link::{Inbox, Link};
 use super::ship::{Ship, TestSwitches};
+use super::stream::{Lives, Stream};
 use super::sync::Source;
 use super::volume;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -18,12 +19,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tsugi_core::ids::{Epoch, JobId, Lsn, Session};
+use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
 use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
+mod measure;
+mod rejoin;
+
 /// No step of a test takes longer, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
+/// As in the profile `normal`.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Resynchronisations under a load of names: each begins at another moment of it.
 const LINK_SESSIONS: u64 = 4;
 /// Something that must not happen has had time to happen.
@@ -111,6 +117,17 @@ impl Pair {
     }
 
     fn capped(env: &str, not_replicated: &[&str], resync_kb_per_s_max: Option<u64>) -> Self {
+        Self::over(env, not_replicated, resync_kb_per_s_max, PATIENCE, |to| to)
+    }
+
+    /// `line` names where to connect to instead of a node's own address.
+    fn over(
+        env: &str,
+        not_replicated: &[&str],
+        resync_kb_per_s_max: Option<u64>,
+        patience: Duration,
+        line: impl Fn(SocketAddr) -> SocketAddr,
+    ) -> Self {
         let base = std::env::var("TSUGI_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
         let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in(base).unwrap();
         identities(tmp.path());
@@ -131,10 +148,11 @@ impl Pair {
                 }],
                 ack: Async::None,
                 listen,
-                connect,
+                connect: line(connect),
                 identity_dir: tmp.path().join(me).join("identity"),
                 run_dir: tmp.path().join(me).join("run"),
                 resync_kb_per_s_max,
+                patience,
             };
             let (tx, events) = mpsc::channel(100);
             let exe = script(tmp.path(), me, env);
@@ -794,7 +812,7 @@ fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let other = identity("n2", "n1");
-    let there = aside(move || Link::connect(TcpStream::connect(at).unwrap(), &other, 1, 1).unwrap());
+    let there = aside(move || Link::connect(TcpStream::connect(at).unwrap(), &other, LONG, 1, 1).unwrap());
     let link = Link::accept(listener.accept().unwrap().0, &identity("n1", "n2"), 1, 1).unwrap();
     let there = there.recv_timeout(LONG).unwrap();
     let deadline = super::deadline::Deadline::create().unwrap();
@@ -811,7 +829,8 @@ fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
         }
     });
     let begun = Instant::now();
-    let ended = Source::new(&[], &ship, &link, from_peer, Arc::default(), None).run();
+    let stream = Stream::new(&link, Lives { source: LifeId(1), target: LifeId(2) });
+    let ended = Source::new(&[], &ship, &link, &stream, from_peer, Arc::default(), None).run();
     let why = format!("{:#}", ended.unwrap_err());
     assert!(why.contains("did not flush"), "{why}");
     assert!(begun.elapsed() < Duration::from_secs(20), "the application was held for {:?}", begun.elapsed());
@@ -949,49 +968,4 @@ fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
     pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });
     let there = fs::metadata(pair.b.dir.join("log")).map_or(0, |m| m.len()) / 7;
     assert!(there < acknowledged, "{there} of {acknowledged} records at the peer: the switch had no effect");
-}
-
-/// Figures by hand: `cargo test -p tsugi-agent --lib rfs::tests::figures -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures, asserts nothing"]
-fn figures() {
-    let mut pair = Pair::new();
-    let measure = |what: &str, d: &Path| {
-        let file = fs::File::create(d.join("bench")).unwrap();
-        let data = vec![1u8; 1 << 20];
-        let rate = |n: u64, work: &dyn Fn(u64)| {
-            let begun = Instant::now();
-            (0..n).for_each(work);
-            n as f64 / begun.elapsed().as_secs_f64()
-        };
-        let plain = rate(5000, &|n| file.write_all_at(&data[..4096], (n * 7919 % 4096) * 4096).unwrap());
-        let synced = rate(300, &|n| {
-            file.write_all_at(&data[..4096], n * 4096).unwrap();
-            file.sync_data().unwrap();
-        });
-        let large =
-            rate(std::env::var("TSUGI_TEST_LARGE").map_or(200, |n| n.parse().unwrap()), &|n| file.write_all_at(&data, n << 20).unwrap());
-        let create = rate(1000, &|n| fs::write(d.join(format!("{what}{n}")), "x").unwrap());
-        println!("{what}: 4k write {plain:.0}/s, 4k write+fdatasync {synced:.0}/s, 1M write {large:.0} MB/s, create {create:.0}/s");
-    };
-    let native = pair.a.dir.clone();
-    measure("native", &native);
-    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
-    measure("alone", &native);
-    pair.arm(1, 1);
-    measure("armed", &native);
-}
-
-/// A shell script of your own on the armed mount, both trees compared afterwards:
-/// `TSUGI_TEST_SCRIPT=/path cargo test -p tsugi-agent --lib rfs::tests::own_script -- --ignored --nocapture`.
-#[test]
-#[ignore = "needs a script"]
-fn own_script() {
-    let script = std::env::var("TSUGI_TEST_SCRIPT").unwrap();
-    let mut pair = Pair::new();
-    pair.serve_and_arm(1, 1);
-    fs::set_permissions(pair.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let status = std::process::Command::new("sh").arg(script).current_dir(&pair.a.dir).status().unwrap();
-    assert!(status.success());
-    pair.assert_equal();
 }

@@ -28,9 +28,11 @@ use tsugi_core::wire::console::{Deployment, Secret};
 pub(crate) mod disk;
 mod events;
 mod record;
+mod switches;
 
 pub use events::{EVENTS_KEPT_MAX, EventLog};
 pub use record::{RECORD_BYTES_MAX, RecordFile, RecordLoad};
+pub use switches::Switches;
 
 use disk::{PRIVATE, read_if_there, switch_link, sync_dir, write_atomically, write_new};
 
@@ -509,7 +511,7 @@ mod tests {
         assert_eq!(store.cluster().unwrap(), None);
         let cluster = ClusterFile {
             generation: 4,
-            cluster: ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![] },
+            cluster: ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![], arbiters: vec![] },
             heartbeat_key: Secret([7; 32]),
             module_ids: BTreeMap::from([(name("db"), 1)]),
         };

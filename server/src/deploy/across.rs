@@ -4,6 +4,7 @@ use super::{ConfigProblem, Draft, Neighbour, USERCONFIG, distinct, node_count};
 use crate::store::clusters::Cluster;
 use crate::words::Words;
 use std::path::Path;
+use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::{Mode, ModuleDef};
 
 /// The nodes exist in the cluster, and each is named once.
@@ -101,6 +102,47 @@ pub(super) fn neighbours(def: &ModuleDef, neighbours: &[Neighbour], draft: Draft
     problems
 }
 
+/// Modules that depend on one another could never start; one that is not there (a warning) never lets this one start.
+pub(super) fn dependencies(def: &ModuleDef, neighbours: &[Neighbour], draft: Draft<'_>) -> Vec<ConfigProblem> {
+    let mut problems = Vec::new();
+    let on = |def: &ModuleDef| def.depends.iter().map(|d| d.module.clone()).collect();
+    let others = neighbours.iter().map(|(other, def)| (other.name.clone(), on(def)));
+    let all: Dependencies = others.chain([(draft.module.clone(), on(def))]).collect();
+    if let Some(chain) = depends::cycle(&all).filter(|chain| chain.contains(draft.module)) {
+        let chain = chain.iter().map(ToString::to_string).collect::<Vec<_>>().join(" → ");
+        problems.push(ConfigProblem::whole(
+            USERCONFIG,
+            "depends",
+            Words::new(
+                format!("The modules depend on one another: {chain}. None of them could ever start."),
+                format!("モジュールが互いに依存しています（{chain}）。どれも起動できません。"),
+            ),
+            Words::new("Remove one of these dependencies.", "この依存関係のどれか 1 つを削除してください。"),
+        ));
+    }
+    for depend in &def.depends {
+        let is_there =
+            neighbours.iter().any(|(other, _)| other.name == depend.module && draft.nodes.iter().all(|n| other.nodes.contains(n)));
+        if !is_there && depend.module != *draft.module {
+            let problem = at(
+                draft,
+                depend.module.as_str(),
+                "depends",
+                Words::new(
+                    format!("Module {} is not on every node of this module.", depend.module),
+                    format!("モジュール {} が、このモジュールのすべてのノードにあるわけではありません。", depend.module),
+                ),
+                Words::new(
+                    "On a node without it this module never starts: add it there, or remove the dependency.",
+                    "それがないノードでは、このモジュールは起動しません。追加するか、依存関係を削除してください。",
+                ),
+            );
+            problems.push(ConfigProblem { is_warning: true, ..problem });
+        }
+    }
+    problems
+}
+
 /// A problem at the place where `value` stands in the text, if it stands there once as it is.
 fn at(draft: Draft<'_>, value: &str, element: &str, message: Words, remedy: Words) -> ConfigProblem {
     let quoted = [format!("\"{value}\""), format!("'{value}'")];
@@ -110,4 +152,63 @@ fn at(draft: Draft<'_>, value: &str, element: &str, message: Words, remedy: Word
     });
     let (line, column) = found.unwrap_or((0, 0));
     ConfigProblem { file: USERCONFIG.into(), line, column, element: element.into(), message, remedy, is_warning: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::modules::Module;
+    use std::collections::BTreeMap;
+    use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+    use tsugi_core::module::xml::{ParseContext, parse};
+
+    fn config(on: &[&str]) -> String {
+        let on: String = on.iter().map(|m| format!("<on module=\"{m}\"/>")).collect();
+        let depends = if on.is_empty() { String::new() } else { format!("<depends>{on}</depends>") };
+        format!("<safe><service mode=\"mirror\"><user/>{depends}</service></safe>")
+    }
+
+    fn def(text: &str) -> ModuleDef {
+        parse(text, &ParseContext::default()).def.unwrap()
+    }
+
+    fn neighbour(name: &str, nodes: &[&str], on: &[&str]) -> Neighbour {
+        let module = Module {
+            cluster: ClusterName::new("c").unwrap(),
+            name: ModuleName::new(name).unwrap(),
+            module_id: 1,
+            nodes: nodes.iter().map(|n| NodeName::new(*n).unwrap()).collect(),
+            applied_version: None,
+            generation: 0,
+        };
+        (module, def(&config(on)))
+    }
+
+    /// What is said in English of module `web` on n1 and n2, which depends on `on`.
+    fn said(on: &[&str], neighbours: &[Neighbour]) -> Vec<(String, bool)> {
+        let (module, nodes) = (ModuleName::new("web").unwrap(), ["n1", "n2"].map(|n| NodeName::new(n).unwrap()));
+        let (text, scripts) = (config(on), BTreeMap::new());
+        let draft = Draft { module: &module, nodes: &nodes, userconfig: &text, scripts: &scripts };
+        let found = dependencies(&def(&text), neighbours, draft);
+        found.into_iter().map(|p| (p.message.en, p.is_warning)).collect()
+    }
+
+    #[test]
+    fn modules_that_depend_on_one_another_are_refused_with_the_chain() {
+        let others = [neighbour("app", &["n1", "n2"], &["db"]), neighbour("db", &["n1", "n2"], &[])];
+        assert_eq!(said(&["app"], &others), []);
+        let circle = [neighbour("app", &["n1", "n2"], &["db"]), neighbour("db", &["n1", "n2"], &["web"])];
+        let chain = "The modules depend on one another: app → db → web → app. None of them could ever start.";
+        assert_eq!(said(&["app"], &circle), [(chain.to_owned(), false)]);
+        assert!(said(&["web"], &[]).iter().any(|(text, is_warning)| text.contains("web → web") && !is_warning));
+        // A circle of others is theirs.
+        assert_eq!(said(&[], &[neighbour("a", &["n1"], &["b"]), neighbour("b", &["n1"], &["a"])]), []);
+    }
+
+    #[test]
+    fn a_module_that_is_missing_on_a_node_is_a_warning() {
+        let text = "Module db is not on every node of this module.".to_owned();
+        assert_eq!(said(&["db"], &[neighbour("db", &["n1", "n3"], &[])]), [(text.clone(), true)]);
+        assert_eq!(said(&["db"], &[]), [(text, true)]);
+    }
 }

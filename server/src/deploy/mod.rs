@@ -84,6 +84,7 @@ pub fn check(cluster: &Cluster, neighbours: &[Neighbour], draft: Draft<'_>) -> C
     if let Some(def) = &parsed.def {
         problems.extend(across::count(def.mode, draft));
         problems.extend(across::neighbours(def, neighbours, draft));
+        problems.extend(across::dependencies(def, neighbours, draft));
     }
     let is_usable = problems.iter().all(|p| p.is_warning);
     Checked { def: parsed.def.filter(|_| is_usable), problems }

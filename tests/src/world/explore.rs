@@ -106,66 +106,97 @@ fn trace(parents: &Parents, start: &World, end: &World) -> Vec<String> {
     trace_to(parents, start, end.fingerprint())
 }
 
-/// Recoverability: a state from which, with no further fault, no way leads to what `is_goal` says. States near the
-/// bounds of the exploration do not count. The number of states looked at, and the way to a dead end if there is one.
-pub fn dead_end(start: &World, states_max: usize, is_goal: fn(&World) -> bool) -> (usize, Option<Vec<String>>) {
+/// Recoverability: states from which, with no further fault, no way leads to what `goals` say. States near the bounds
+/// of the exploration do not count. The number of states looked at, and for each goal the way to a dead end if there
+/// is one.
+pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool]) -> (usize, Vec<Option<Vec<String>>>) {
     let mut parents = Parents::default();
-    let mut index: HashMap<u128, u32, BuildHasherDefault<AsIs>> = HashMap::default();
-    let (mut back, mut is_good, mut counts, mut prints) = (Vec::<Vec<u32>>::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut queue = VecDeque::from([start.clone()]);
-    let mut is_cut_short = false;
-    let mut add = |world: &World, print: u128| {
-        back.push(Vec::new());
-        is_good.push(is_goal(world));
-        counts.push(!world.is_at_bounds());
-        prints.push(print);
-    };
+    let mut numbers: HashMap<u128, u32, BuildHasherDefault<AsIs>> = HashMap::default();
+    let (mut prints, mut counts, mut good) = (Vec::new(), Vec::new(), vec![Vec::new(); goals.len()]);
+    let mut edges: Vec<(u32, u32)> = Vec::new();
+    let mut queue = VecDeque::new();
     let first = start.fingerprint();
     parents.insert(first, (0, 0));
-    index.insert(first, 0);
-    add(start, first);
-    let mut edges: Vec<(u32, u32)> = Vec::new();
-    while let Some(world) = queue.pop_front() {
+    let mut fresh = vec![(first, start.clone())];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    loop {
+        for (print, world) in fresh.drain(..) {
+            numbers.insert(print, prints.len() as u32);
+            prints.push(print);
+            counts.push(!world.is_at_bounds());
+            for (goal, good) in goals.iter().zip(&mut good) {
+                good.push(goal(&world));
+            }
+            queue.push_back(world);
+        }
+        let batch: Vec<World> = queue.drain(..queue.len().min(CHUNK * threads)).collect();
+        if batch.is_empty() {
+            break;
+        }
+        let known = &parents;
+        let found: Vec<Vec<Edge>> = std::thread::scope(|scope| {
+            let part = batch.len().div_ceil(threads).max(1);
+            let workers: Vec<_> = batch.chunks(part).map(|worlds| scope.spawn(move || all_edges(worlds, known))).collect();
+            workers.into_iter().map(|w| w.join().expect("an explorer's thread")).collect()
+        });
+        let mut late = Vec::new();
+        for edge in found.into_iter().flatten() {
+            if let Some(world) = edge.world
+                && !parents.contains_key(&edge.to)
+            {
+                assert!(parents.len() < states_max, "{states_max} states are too few for everything inside the bounds");
+                parents.insert(edge.to, (edge.from, edge.index));
+                fresh.push((edge.to, world));
+            }
+            if edge.is_benign {
+                late.push((edge.from, edge.to));
+            }
+        }
+        // New states get their numbers when they are put into the queue, in this order.
+        for (place, (print, _)) in fresh.iter().enumerate() {
+            numbers.insert(*print, (prints.len() + place) as u32);
+        }
+        edges.extend(late.into_iter().map(|(from, to)| (numbers[&from], numbers[&to])));
+    }
+    edges.sort_unstable_by_key(|(_, to)| *to);
+    let ways = good.iter_mut().map(|good| {
+        let mut open: Vec<u32> = (0..good.len() as u32).filter(|i| good[*i as usize]).collect();
+        while let Some(at) = open.pop() {
+            let begin = edges.partition_point(|(_, to)| *to < at);
+            for (before, _) in edges[begin..].iter().take_while(|(_, to)| *to == at) {
+                if !std::mem::replace(&mut good[*before as usize], true) {
+                    open.push(*before);
+                }
+            }
+        }
+        let dead = (0..good.len()).find(|i| counts[*i] && !good[*i]);
+        dead.map(|i| trace_to(&parents, start, prints[i]))
+    });
+    let ways = ways.collect();
+    (prints.len(), ways)
+}
+
+/// A step from one state to another; the world itself only if it was not known.
+struct Edge {
+    from: u128,
+    index: u16,
+    to: u128,
+    is_benign: bool,
+    world: Option<World>,
+}
+
+fn all_edges(worlds: &[World], known: &Parents) -> Vec<Edge> {
+    let mut found = Vec::new();
+    for world in worlds {
         let from = world.fingerprint();
-        let here = index[&from];
-        for (number, action) in world.actions().iter().enumerate() {
+        for (index, action) in world.actions().iter().enumerate() {
             let Some(next) = world.after(action) else { continue };
-            let print = next.fingerprint();
-            let there = match index.get(&print) {
-                Some(there) => *there,
-                None if index.len() >= states_max => {
-                    is_cut_short = true;
-                    continue;
-                }
-                None => {
-                    let there = index.len() as u32;
-                    index.insert(print, there);
-                    parents.insert(print, (from, number as u16));
-                    add(&next, print);
-                    queue.push_back(next);
-                    there
-                }
-            };
-            if action.is_benign() {
-                edges.push((here, there));
-            }
+            let to = next.fingerprint();
+            let world = (!known.contains_key(&to)).then_some(next);
+            found.push(Edge { from, index: index as u16, to, is_benign: action.is_benign(), world });
         }
     }
-    assert!(!is_cut_short, "not all inside the bounds was visited: {states_max} states are too few");
-    for (from, to) in edges {
-        back[to as usize].push(from);
-    }
-    let mut open: Vec<u32> = (0..is_good.len() as u32).filter(|i| is_good[*i as usize]).collect();
-    while let Some(at) = open.pop() {
-        for before in std::mem::take(&mut back[at as usize]) {
-            if !std::mem::replace(&mut is_good[before as usize], true) {
-                open.push(before);
-            }
-        }
-    }
-    let dead = (0..is_good.len()).find(|i| counts[*i] && !is_good[*i]);
-    let way = dead.map(|i| trace_to(&parents, start, prints[i]));
-    (is_good.len(), way)
+    found
 }
 
 fn trace_to(parents: &Parents, start: &World, end: u128) -> Vec<String> {

@@ -4,22 +4,26 @@
 //! The pattern of a sentence: what is true → what that means or what happens next by itself → what to do, with
 //! the exact command line. No blame, no exclamation marks, never "error" alone. State words (PRIM, WAIT, …) stay as they are.
 
+mod authority;
 mod detail;
 mod event;
 mod health;
 mod plan;
 mod problem;
 mod reason;
+mod rehearsal;
 mod state;
 mod steps;
 mod verb;
 
+pub use authority::{authority, authority_warnings};
 pub use detail::{detail, lost_session};
 pub use event::{event, event_mark, level};
 pub use health::{attention, headline, health_hint, health_mark, health_name, never_connected, no_contact};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
 pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_short};
+pub use rehearsal::rehearsed;
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
 

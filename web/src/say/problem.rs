@@ -3,7 +3,7 @@
 
 use crate::text::Lang;
 use crate::view::ProblemView;
-use tsugi_core::module::xml::{Expected, Fault, Problem, ProblemKind, UnusedReason};
+use tsugi_core::module::xml::{Expected, Fault, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, UnusedReason};
 
 /// What is wrong: one sentence.
 pub fn problem_message(lang: Lang, problem: &Problem) -> String {
@@ -84,7 +84,17 @@ fn message(kind: &ProblemKind) -> String {
         ProblemKind::NodeCount { found, needed } => format!("モジュールの配置先は {found} 台ですが、{needed} 台必要です。"),
         ProblemKind::FlowWithoutRfs => "複製用のハートビート経路が指定されていますが、複製するものがありません。".to_owned(),
         ProblemKind::NoScripts => "`user` がないため、モジュールのスクリプトは実行されません。".to_owned(),
+        ProblemKind::UnknownArbiter { name, .. } => format!("クラスターにアービター `{name}` はありません。"),
+        ProblemKind::ArbiterOnNode { arbiter, node } => {
+            format!("アービター `{arbiter}` はノード `{node}` で動きます。このノードが故障すると、もう一方は引き継げません。")
+        }
+        ProblemKind::SplitBrainPossible { authority } => format!(
+            "authority=\"{authority}\" では両方のノードが同時にサービスを提供することがあり、完了した書き込みが失われるおそれがあります。"
+        ),
+        ProblemKind::NotEncrypted => "このアービターとの通信は暗号化されません。経路上の第三者が応答を書き換えられます。".to_owned(),
         ProblemKind::SecondCommandLan { first } => format!("command=\"on\" のネットワークが {first} にもあります。"),
+        ProblemKind::Rule(fault) => rule_message(fault),
+        ProblemKind::NeedsOneOf { names } => format!("{} のいずれも指定されていません。", self::names(names)),
         ProblemKind::NoCommonLan { missing, lan } => {
             format!("すべてのノードを含むネットワークがありません。最も多い `{lan}` にも {} がありません。", names(missing))
         }
@@ -140,7 +150,18 @@ fn remedy(kind: &ProblemKind) -> String {
         ProblemKind::NodeCount { needed, .. } => format!("ノードを {needed} 台選んでください。"),
         ProblemKind::FlowWithoutRfs => "ident=\"flow\" を削除するか、`rfs` を追加してください。".to_owned(),
         ProblemKind::NoScripts => "スクリプトがある場合は <user/> を追加してください。".to_owned(),
+        ProblemKind::UnknownArbiter { known, .. } => format!("クラスターのアービター：{}", names(known)),
+        ProblemKind::ArbiterOnNode { .. } => {
+            "3 台目のマシンで動かしてください。ない場合は、`witness` に own=\"true\" と書いてください。".to_owned()
+        }
+        ProblemKind::SplitBrainPossible { .. } => {
+            "authority=\"arbiter\" を使ってください。危険を承知で使う場合は、`service` に allow_split_brain=\"true\" と書いてください。"
+                .to_owned()
+        }
+        ProblemKind::NotEncrypted => "https:// を使ってください。".to_owned(),
         ProblemKind::SecondCommandLan { .. } => "1 つのネットワークだけに残してください。".to_owned(),
+        ProblemKind::Rule(fault) => rule_remedy(fault),
+        ProblemKind::NeedsOneOf { names } => format!("{} の少なくとも 1 つを追加してください。", self::names(names)),
         ProblemKind::NoCommonLan { lan, .. } => format!("`{lan}` に足りないノードを追加してください。"),
     }
 }
@@ -153,6 +174,8 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::NotYet => "この版にはありませんが、モジュールの動作に影響はありません",
         UnusedReason::OtherSystem => "他の OS 用の設定です",
         UnusedReason::TimesOfHeart => "`heart` の時間が使われます",
+        UnusedReason::OtherAuthority => "別の `authority` の設定です",
+        UnusedReason::OtherDriver => "`agent` が優先されます",
     }
 }
 
@@ -164,17 +187,12 @@ fn instead_ja(instead: &str) -> String {
         ("the order `prim` with acceptance of the loss", "損失を承知したうえでの `prim` の指示"),
         ("real-time replication", "リアルタイムの複製"),
         ("`path`, one element for each file or folder", "`path`（ファイルやフォルダーごとに 1 要素）"),
-        ("the name of the service's command", "サービスのコマンド名"),
-        ("a start script that ends when the processes run", "プロセスの起動を確認してから終わる起動スクリプト"),
         ("the virtual address, or a name that DNS gives it", "仮想 IP アドレス、または DNS で付けた名前"),
-        ("the `action` of each checker", "各チェッカーの `action`"),
         ("`name` with a network of cluster.xml", "cluster.xml のネットワークを指定した `name`"),
         (
             "`real_interface`; the move of the address is announced to its network",
             "`real_interface`（アドレスの移動はネットワークに通知されます）",
         ),
-        ("`errd` or a `tcp` checker", "`errd` または `tcp` チェッカー"),
-        ("`authority=\"arbiter\"` of `service`, which is the default", "`service` の `authority=\"arbiter\"`（既定値）"),
     ];
     let known = KNOWN.iter().find(|(en, _)| *en == instead).map(|(_, ja)| (*ja).to_owned());
     // The rest are lists of code: `a`, `b` or `c`.
@@ -186,8 +204,11 @@ fn at_limit(limit: &str, side: &str) -> String {
     if let Some(limit) = limit.strip_suffix(" (or a larger `timeout`)") {
         return format!("{limit} {side}にするか、`timeout` を大きくしてください。");
     }
-    match limit.strip_suffix(", the value of `atmax`") {
-        Some(limit) => format!("{limit}（`atmax` の値）{side}にしてください。"),
+    if let Some((limit, attribute)) = limit.split_once(", the value of ") {
+        return format!("{limit}（{attribute} の値）{side}にしてください。");
+    }
+    match limit.split_once(", as `of` is ") {
+        Some((limit, of)) => format!("`of` が {of} のときは {limit} {side}にしてください。"),
         None => format!("{} {side}にしてください。", limit.replace(" bytes", " バイト")).replace("バイト 以", "バイト以"),
     }
 }
@@ -207,7 +228,21 @@ fn expected_words(expected: &Expected) -> String {
         Expected::CommandName => {
             "パスを除いたコマンド名を 15 バイト以内で書くか（カーネルが保持する長さです）、`nameregex` を使ってください。".to_owned()
         }
+        Expected::Url => {
+            "`http://ホスト[:ポート]/パス` または `https://…` の形で書いてください（ユーザー名、パスワード、`#` は使えません）。".to_owned()
+        }
+        Expected::StatusCodes => "100〜599 のコードを `200`、`200-399` の形で、複数の場合はカンマで区切って書いてください。".to_owned(),
+        Expected::AbsolutePath => "/ から始まるパスで書いてください。".to_owned(),
+        Expected::ScriptName => "モジュールの `bin` にあるファイルの名前を書いてください。".to_owned(),
+        Expected::UnitName => "`nginx` や `backup.timer` のような systemd のユニット名を書いてください。".to_owned(),
+        Expected::Program => "モジュールの `bin` にあるファイルの名前か、絶対パスを書いてください。".to_owned(),
         Expected::NotEmpty => "値を書いてください。".to_owned(),
+        Expected::OneLine => "改行を入れずに書いてください。".to_owned(),
+        Expected::Addresses => "IPv4 または IPv6 アドレスを空白で区切って書いてください（名前は使えません）。".to_owned(),
+        Expected::Endpoints => {
+            "`https://アドレス:ポート` の形で、複数はカンマで区切って書いてください（名前は使えません。`https` か `http` のどちらかに揃えます）。".to_owned()
+        }
+        Expected::FenceAgent => "`fence_ipmilan` のような fence-agents パッケージのプログラム名か、絶対パスを書いてください。".to_owned(),
     }
 }
 
@@ -220,6 +255,63 @@ fn expected_ja(expected: &str) -> &str {
         "a quote before the value" => "値の前の引用符",
         "well-formed XML" => "正しい形式の XML",
         code => code,
+    }
+}
+
+fn rule_expected_ja(expected: &str) -> String {
+    match expected {
+        "a label" => "ルールの名前".to_owned(),
+        "an action" => "動作".to_owned(),
+        "a resource or a state" => "リソースまたは状態".to_owned(),
+        code => format!(" {} ", code.replace("`, `", "`、`").replace("` or `", "`、`")),
+    }
+}
+
+fn rule_message(fault: &RuleFault) -> String {
+    match fault {
+        RuleFault::Unexpected { found, expected } if found.is_empty() => {
+            format!("ルールが途中で終わっています。{}が必要です。", rule_expected_ja(expected).trim_start())
+        }
+        RuleFault::Unexpected { found, expected } => format!("`{found}` の位置には{}が必要です。", rule_expected_ja(expected)),
+        RuleFault::UnknownClass { name, .. } => format!("リソースの種類 `{name}` はありません。"),
+        RuleFault::UnknownResource { name, .. } => {
+            format!("リソース `{name}` を設定するものがこの構成にないため、ルールは変化を検知できません。")
+        }
+        RuleFault::UnknownAction { name, .. } => format!("動作 `{name}` はありません。"),
+        RuleFault::StateAlone { state } => format!("`{state}` だけでは条件になりません。"),
+        RuleFault::MixedComparison => "条件と状態を比較しています。".to_owned(),
+        RuleFault::NeverUnknown { name } => format!("`{name}` は自ノードのリソースなので、`unknown` にはなりません。"),
+        RuleFault::NoRemote => "このモジュールには、`remote.` が指す相手ノードがありません。".to_owned(),
+        RuleFault::Lua => {
+            "Lua 形式のルールは読み込めません。ルールは使う前に検査しますが、プログラムの動作は検査できないためです。".to_owned()
+        }
+        RuleFault::DuplicateLabel { label } => format!("ルールの名前 `{label}` はすでに使われています。"),
+        RuleFault::TooDeep { most } => format!("括弧と `!` の入れ子が {most} 段を超えています。"),
+        RuleFault::TooLong { most } => format!("ルールが {most} バイトを超えています。"),
+        RuleFault::TooMany { most } => format!("ルールの数が {most} を超えています。"),
+        RuleFault::WithoutDefaults => {
+            "extends=\"no\" では、チェッカー自身の動作は行われず、ここに書いたルールだけが有効になります。".to_owned()
+        }
+    }
+}
+
+fn rule_remedy(fault: &RuleFault) -> String {
+    let meant = |near: &Option<String>, otherwise: String| near.as_ref().map_or(otherwise, |n| format!("`{n}` の誤りではありませんか。"));
+    match fault {
+        RuleFault::Unexpected { .. } => "ルールは `label: if (tcp.web == down) then restart();` の形で書いてください。".to_owned(),
+        RuleFault::UnknownClass { near, .. } => meant(near, format!("次のいずれかにしてください：{}", RESOURCE_CLASSES.join("、"))),
+        RuleFault::UnknownResource { near, .. } => meant(near, "チェッカーを追加するか、名前を直してください。".to_owned()),
+        RuleFault::UnknownAction { near, .. } => {
+            meant(near, "`restart()`、`swap()`、`wait()`、`stopstart()`、`stop()` のいずれかにしてください。".to_owned())
+        }
+        RuleFault::StateAlone { state } => format!("`tcp.web == {state}` のように、リソースと比較してください。"),
+        RuleFault::MixedComparison => "リソースと状態、または条件どうしを比較してください。".to_owned(),
+        RuleFault::NeverUnknown { .. } => "`init` と書くか、リソースの前に `remote.` を付けてください。".to_owned(),
+        RuleFault::NoRemote => "相手ノードを参照する部分を削除してください。".to_owned(),
+        RuleFault::Lua => "各ルールを `label: if (…) then action();` の形で書いてください。".to_owned(),
+        RuleFault::DuplicateLabel { .. } => "別の名前にしてください。".to_owned(),
+        RuleFault::TooDeep { .. } | RuleFault::TooLong { .. } | RuleFault::TooMany { .. } => "短くしてください。".to_owned(),
+        RuleFault::WithoutDefaults => "チェッカーのルールに追加するだけなら、この属性を削除してください。".to_owned(),
     }
 }
 

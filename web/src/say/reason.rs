@@ -228,6 +228,21 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             ))
             .command_on(node, start())
         }
+        Reason::CheckFailed { resource, detail } if resource.starts_with("module.") => Said::only(both!(
+            lang,
+            "{module} waits on {node} for a module it depends on ({resource}): {detail}.",
+            "{node} の {module} は、依存するモジュール（{resource}）を待っています：{detail}"
+        ))
+        .then(both!(
+            lang,
+            "It starts by itself as soon as that module is in the state it needs.",
+            "そのモジュールが必要な状態になると、自動で起動します。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start that module on {node}, or see on its page why it is not in that state.",
+            "{node} でそのモジュールを起動するか、その状態にならない理由をモジュールのページで確認してください。"
+        )),
         Reason::CheckFailed { resource, detail } => Said::only(both!(
             lang,
             "The checker {resource} of {module} reports a problem on {node}: {detail}.",
@@ -399,6 +414,9 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
         Reason::ScriptFailed { script, .. } => {
             let file = script.file();
             return Some(both!(lang, "{file} failed", "{file} が異常終了"));
+        }
+        Reason::CheckFailed { resource, .. } if resource.starts_with("module.") => {
+            return Some(both!(lang, "waits for {resource}", "{resource} を待機中"));
         }
         Reason::CheckFailed { resource, .. } => return Some(both!(lang, "{resource} down", "{resource} 異常")),
         Reason::WaitingForSource { source } => return Some(both!(lang, "waits for {source}", "{source} を待機中")),

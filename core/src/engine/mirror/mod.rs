@@ -218,6 +218,13 @@ impl Mirror {
         if self.is_mutant(Mutant::IntentInMemory) {
             self.saved.intent = None;
         }
+        // Nothing of a former life serves any more, so the role it had is free: the peer need not wait for it. With a
+        // person as authority it stays that person's decision.
+        let had_role = self.saved.is_owner && self.saved.epoch > Epoch(0) && self.saved.released != Some(self.saved.epoch);
+        if had_role && self.cfg.authority != crate::module::Authority::Manual {
+            self.saved.released = Some(self.saved.epoch);
+            self.save(out);
+        }
         // A former life may have promised something that this one does not remember.
         let must_wait = (self.saved.epoch > Epoch(0) || self.saved.session > Session(0)) && !self.is_mutant(Mutant::NoQuarantine);
         if must_wait {

@@ -63,6 +63,14 @@ impl Mirror {
         out.push(Effect::SetTimer(Timer::Beat, self.cfg.timing.beat));
     }
 
+    /// This node.
+    pub fn me(&self) -> &NodeName {
+        &self.cfg.me
+    }
+    /// The other node.
+    pub fn peer_name(&self) -> &NodeName {
+        &self.cfg.peer
+    }
     /// State shown.
     pub fn state(&self) -> State {
         self.state

@@ -2,14 +2,24 @@
 //!
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
-//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`.
+//! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
+//! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
+//! `fall` and `retry` of all of them, `depends`, `user memory_max= pids_max= cpu_weight=`.
+
+mod check;
 
 use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, NeverDone, NotYet, OtherSystem, TimesOfHeart};
 use crate::markup::schema::{ChildRule, Kind, Rule, needed, read, refused, unused, unused_but};
 use crate::markup::{Unit, UnusedReason};
+use check::{CHECK, DEPENDS, ERRD, FAILOVER};
 
 /// Shortest heartbeat period in milliseconds: below, the scheduler's own delays would count as silence.
 pub(super) const PULSE_MS_MIN: u64 = 10;
+
+/// Least limit of memory in MB: less, and not even a shell starts.
+const MEMORY_MB_MIN: i64 = 16;
+/// Least limit of processes: a script, what it calls, and the pipes between them.
+const PIDS_MIN: i64 = 16;
 
 const SWITCH: Kind = Kind::OneOf(&["on", "off"]);
 const COUNT: Kind = Kind::Number(0, i64::MAX);
@@ -32,7 +42,9 @@ static SERVICE: Rule = Rule {
         read("maxloop", Kind::Number(0, 1_000_000)),
         read("loop_interval", Kind::Time(Unit::H, 0)),
         refused("automatic_reboot", SWITCH, &["off"], Some("the action `stopstart`, which does not restart the machine")),
-        read("authority", Kind::OneOf(&["arbiter", "manual"])),
+        read("authority", Kind::OneOf(&["arbiter", "fence", "manual", "ping", "none"])),
+        read("arbiter", Kind::Name),
+        read("allow_split_brain", Kind::OneOf(&["true", "false"])),
     ],
     children: &[
         ChildRule::One(&HEART),
@@ -41,9 +53,11 @@ static SERVICE: Rule = Rule {
         ChildRule::One(&USER),
         ChildRule::One(&ERRD),
         ChildRule::One(&CHECK),
+        ChildRule::One(&FENCE),
         ChildRule::Refused { name: "farm", instead: None },
         ChildRule::Refused { name: "vhost", instead: Some("the virtual address, or a name that DNS gives it") },
-        ChildRule::Refused { name: "failover", instead: Some("the `action` of each checker") },
+        ChildRule::Text(&FAILOVER),
+        ChildRule::One(&DEPENDS),
     ],
 };
 
@@ -82,7 +96,7 @@ static INTERFACE: Rule = Rule {
     name: "interface",
     attributes: &[
         read("name", Kind::Text),
-        unused_but("check", SWITCH, &["off"], NotYet),
+        read("check", SWITCH),
         unused_but("arpreroute", SWITCH, &["off"], NotYet),
         unused("arpinterval", Kind::Time(Unit::S, 0), NotYet),
         unused("arpelapse", Kind::Time(Unit::S, 0), NotYet),
@@ -164,6 +178,9 @@ static USER: Rule = Rule {
         read("starttimeout", Kind::Time(Unit::S, 1)),
         read("nicestoptimeout", Kind::Time(Unit::S, 1)),
         read("forcestoptimeout", Kind::Time(Unit::S, 1)),
+        read("memory_max", Kind::Number(MEMORY_MB_MIN, 1 << 30)),
+        read("pids_max", Kind::Number(PIDS_MIN, 1 << 22)),
+        read("cpu_weight", Kind::Number(1, 10_000)),
         unused_but("logging", Kind::OneOf(&["userlog", "none"]), &["userlog"], AlwaysDone),
         unused("userlogsize", COUNT, ChosenByItself),
     ],
@@ -172,67 +189,16 @@ static USER: Rule = Rule {
 
 static VAR: Rule = Rule { name: "var", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any)], children: &[] };
 
-static ERRD: Rule = Rule { name: "errd", attributes: &[read("polltimer", Kind::Time(Unit::S, 1))], children: &[ChildRule::Many(&PROC)] };
-
-static PROC: Rule = Rule {
-    name: "proc",
+static FENCE: Rule = Rule {
+    name: "fence",
     attributes: &[
-        needed("name", Kind::Text),
-        refused("service", Kind::OneOf(&["yes", "no"]), &["no"], Some("the name of the service's command")),
-        read("nameregex", Kind::Text),
-        read("argregex", Kind::Text),
-        read("class", Kind::Text),
-        read("action", Kind::Text),
-        refused("restart_services", Kind::Any, &[], None),
-        refused("start_after", COUNT, &["0", "1"], Some("a start script that ends when the processes run")),
-        read("atleast", Kind::Number(-1, 100_000)),
-        read("atmax", Kind::Number(-1, 100_000)),
-    ],
-    children: &[],
-};
-
-static CHECK: Rule = Rule {
-    name: "check",
-    attributes: &[],
-    children: &[
-        ChildRule::Many(&TCP),
-        ChildRule::Many(&IP),
-        ChildRule::Refused { name: "ping", instead: None },
-        ChildRule::Refused { name: "intf", instead: None },
-        ChildRule::Refused { name: "custom", instead: Some("`errd` or a `tcp` checker") },
-        ChildRule::Refused { name: "module", instead: None },
-        ChildRule::Refused { name: "splitbrain", instead: Some("`authority=\"arbiter\"` of `service`, which is the default") },
-    ],
-};
-
-const WHEN: Kind = Kind::OneOf(&["pre", "prim", "second", "both"]);
-
-static TCP: Rule = Rule {
-    name: "tcp",
-    attributes: &[
-        needed("ident", Kind::Name),
-        read("when", WHEN),
-        read("action", Kind::OneOf(&["wait", "restart", "stopstart", "stop", "noaction"])),
-    ],
-    children: &[ChildRule::Needed(&TCP_TO)],
-};
-
-static TCP_TO: Rule = Rule {
-    name: "to",
-    attributes: &[
-        needed("addr", Kind::Host),
-        needed("port", PORT),
-        read("interval", Kind::Time(Unit::S, 1)),
+        read("script", Kind::Text),
+        read("agent", Kind::Text),
+        read("delay", Kind::Time(Unit::S, 0)),
         read("timeout", Kind::Time(Unit::S, 1)),
     ],
-    children: &[],
+    children: &[ChildRule::Many(&FENCE_OPTION)],
 };
 
-static IP: Rule = Rule {
-    name: "ip",
-    attributes: &[needed("ident", Kind::Name), read("when", Kind::OneOf(&["prim"]))],
-    children: &[ChildRule::Needed(&IP_TO)],
-};
-
-static IP_TO: Rule =
-    Rule { name: "to", attributes: &[needed("addr", Kind::Address), read("interval", Kind::Time(Unit::S, 1))], children: &[] };
+static FENCE_OPTION: Rule =
+    Rule { name: "option", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any), read("node", Kind::Name)], children: &[] };

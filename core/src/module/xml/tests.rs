@@ -1,9 +1,11 @@
 use super::*;
 use crate::cluster::xml::parse_cluster;
-use crate::ids::ClusterName;
+use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip, When,
+    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip,
+    When, default_rules,
 };
+use crate::rules::Ruleset;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +17,9 @@ fn cluster() -> ClusterDef {
         <lan name="default"><node name="n1" addr="10.0.0.1"/><node name="n2" addr="10.0.0.2"/></lan>
         <lan name="repl"><node name="n1" addr="10.0.1.1"/><node name="n2" addr="10.0.1.2"/></lan>
         <lan name="office"><node name="n1" addr="192.168.7.1"/></lan>
-    </lans></cluster>"#;
+    </lans><arbiters>
+        <witness name="w1" addr="10.0.0.50"/><witness name="n1" addr="10.0.0.1" own="true"/>
+    </arbiters></cluster>"#;
     parse_cluster(text, &ClusterName::new("lab").unwrap()).def.unwrap()
 }
 
@@ -71,7 +75,7 @@ const WHOLE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
       <virtual_addr addr="%VIP%" where="one_side_alias" netmask="255.255.254.0"/>
       <virtual_addr addr="fd00::9" check="off"/>
     </real_interface></interface></interface_list></vip>
-    <user nicestoptimeout="60" forcestoptimeout="1m" starttimeout="90s"><var name="ADDR" value=" %URL% at 50% "/></user>
+    <user nicestoptimeout="60" forcestoptimeout="1m" starttimeout="90s" memory_max="512" pids_max="200"><var name="ADDR" value=" %URL% at 50% "/></user>
     <errd polltimer="5s">
       <proc name="nginx" atleast="2" atmax="9" class="both" action="restart"/>
       <proc name="jvm" nameregex="^java$" argregex="shop\.jar" atleast="-1"/>
@@ -90,8 +94,9 @@ fn everything_a_module_can_say_is_read() {
     let (cluster, nodes) = (cluster(), nodes());
     let parsed = parse(WHOLE, &ParseContext { cluster: Some(&cluster), nodes: &nodes });
     let vip = "10.0.0.9".parse().unwrap();
-    let check =
-        |name: &str, when, interval: u32, action, probe| Check { name: name.to_owned(), when, interval: SECOND * interval, probe, action };
+    let check = |name: &str, when, interval: u32, action, probe| Check::new(name, when, SECOND * interval, probe, action);
+    let errd =
+        |name: &str, class: &str, when, action, probe| Check { class: Some(class.to_owned()), ..check(name, when, 5, action, probe) };
     let proc = |command: Option<&str>, name_regex: Option<&str>, arg_regex: Option<&str>, at_least, at_most| Probe::Proc {
         command: command.map(str::to_owned),
         name_regex: name_regex.map(str::to_owned),
@@ -110,6 +115,9 @@ fn everything_a_module_can_say_is_read() {
         maxloop: 5,
         loop_interval: SECOND * 86_400,
         authority: Authority::Manual,
+        arbiter: ArbiterName::console(),
+        witnesses: vec![],
+        fence: None,
         heart: Heart {
             port: Some(9000),
             timing: Timing::with_timeout(Profile::Fast, SECOND * 10, Some(SECOND / 2)).unwrap(),
@@ -136,16 +144,20 @@ fn everything_a_module_can_say_is_read() {
             stop_timeout: SECOND * 60,
             force_timeout: SECOND * 60,
             vars: BTreeMap::from([("ADDR".to_owned(), " 10.0.0.9:8080 at 50% ".to_owned())]),
+            limits: Limits { memory_bytes_max: Some(512 << 20), pids_max: Some(200), cpu_weight: None },
         }),
         checks: vec![
-            check("proc.nginx", When::Both, 5, Action::Restart, proc(Some("nginx"), None, None, 2, Some(9))),
-            check("proc.jvm", When::Prim, 5, Action::StopStart, proc(None, Some("^java$"), Some(r"shop\.jar"), 0, None)),
-            check("proc.intruder", When::Prim, 5, Action::Stop, proc(Some("intruder"), None, None, 0, Some(0))),
+            errd("proc.nginx", "both", When::Both, Action::Restart, proc(Some("nginx"), None, None, 2, Some(9))),
+            errd("proc.jvm", "prim", When::Prim, Action::StopStart, proc(None, Some("^java$"), Some(r"shop\.jar"), 0, None)),
+            errd("proc.intruder", "prim", When::Prim, Action::Stop, proc(Some("intruder"), None, None, 0, Some(0))),
             check("tcp.web", When::Prim, 2, Action::Restart, tcp("10.0.0.9", 80, 1)),
             check("tcp.db", When::Pre, 10, Action::Wait, tcp("db.example.com", 5432, 5)),
             check("ip.10.0.0.9", When::Prim, 10, Action::StopStart, Probe::Ip { addr: vip }),
         ],
+        rules: Ruleset::default(),
+        depends: vec![],
     };
+    let expected = ModuleDef { rules: Ruleset { rules: default_rules(&expected.checks), ..Ruleset::default() }, ..expected };
     assert_eq!(parsed, Parsed { def: Some(expected), problems: vec![] });
 }
 
@@ -161,11 +173,22 @@ fn what_is_not_written_has_the_documented_default() {
         maxloop: 3,
         loop_interval: SECOND * 86_400,
         authority: Authority::Arbiter,
+        arbiter: ArbiterName::console(),
+        witnesses: vec![],
+        fence: None,
         heart: Heart { port: None, timing: Timing::of(Profile::Normal), heartbeats: vec![] },
         vips: vec![],
         rfs: None,
-        user: Some(User { start_timeout: SECOND * 120, stop_timeout: SECOND * 300, force_timeout: SECOND * 300, vars: BTreeMap::new() }),
+        user: Some(User {
+            start_timeout: SECOND * 120,
+            stop_timeout: SECOND * 300,
+            force_timeout: SECOND * 300,
+            vars: BTreeMap::new(),
+            limits: Limits::default(),
+        }),
         checks: vec![],
+        rules: Ruleset::default(),
+        depends: vec![],
     };
     assert_eq!(parsed, Parsed { def: Some(expected), problems: vec![] });
 }

@@ -2,6 +2,7 @@
 
 mod order;
 mod show;
+mod watched;
 mod words;
 
 use clap::{Args, Parser, Subcommand};
@@ -111,6 +112,9 @@ enum What {
         /// Why, for the record.
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Says what the order would do, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Shows what happened on this node, oldest first.
     Events {
@@ -128,8 +132,35 @@ enum What {
         /// Only this module.
         module: Option<ModuleName>,
     },
+    /// Sets a resource of a custom checker. For checkers and scripts.
+    Set(watched::SetArgs),
+    /// Shows a resource: `up`, `down`, `init`, or `off` while it is not tested.
+    Get(watched::GetArgs),
+    /// Process monitoring: on and off (over restarts), or one class of processes until the module stops.
+    Errd(watched::ErrdArgs),
+    /// The other checkers: on and off (over restarts), or a list.
+    Checker(watched::CheckerArgs),
+    /// Shows the rules of a module, how their resources stand, and which of them fire.
+    Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
     About,
+    /// For scripts: puts a line into the module's events.
+    Printi(PrintArgs),
+    /// For scripts: puts a warning into the module's events.
+    Printe(PrintArgs),
+}
+
+#[derive(Debug, Args)]
+struct PrintArgs {
+    /// Which module; in a script it is known.
+    #[arg(short, long, env = "SAFEMODULE")]
+    module: ModuleName,
+    /// Name of the script; in a script it is known.
+    #[arg(long, env = "TSUGI_SCRIPT")]
+    script: Option<String>,
+    /// The line.
+    #[arg(required = true)]
+    text: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -145,6 +176,9 @@ struct OrderArgs {
     /// Longest wait for the target state, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = order::WAIT_SECONDS, default_missing_value = "120", num_args = 0..=1, require_equals = true)]
     wait: u64,
+    /// Says what the order would do if nothing fails, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Returns as soon as the order is accepted.
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
@@ -206,9 +240,9 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
         What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
-        What::Maintenance { module, switch, minutes, reason } => {
+        What::Maintenance { module, switch, minutes, reason, dry_run } => {
             let minutes = if switch == Switch::On { minutes } else { 0 };
-            let args = OrderArgs { module, wait: 0, no_wait: true, reason };
+            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason };
             return order(Verb::Maintenance { minutes }, args).await;
         }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
@@ -220,7 +254,14 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
             Reply::Events { events } => events.iter().for_each(|e| println!("{}", show::event(lang, e))),
             other => return Err(agent.unexpected(&other)),
         },
+        What::Set(args) => return watched::set(agent, args).await,
+        What::Get(args) => return watched::get(agent, args).await,
+        What::Errd(args) => return watched::errd(agent, args).await,
+        What::Checker(args) => return watched::checker(agent, args).await,
+        What::Rules(args) => return watched::rules(agent, args).await,
         What::Watch { module } => watch(agent, module).await?,
+        What::Printi(args) => print(agent, args, false).await?,
+        What::Printe(args) => print(agent, args, true).await?,
         What::About => match agent.ask(&Request::About).await? {
             Reply::About { node, version, console, is_console_connected, cluster } => {
                 print!("{}", show::about(lang, &node, &version, console.as_deref(), is_console_connected, cluster.as_deref()));
@@ -229,6 +270,15 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         },
     }
     Ok(0)
+}
+
+async fn print(agent: &Agent, args: PrintArgs, is_error: bool) -> Result<(), Stop> {
+    let text = args.text.join(" ");
+    match agent.ask(&Request::Print { module: args.module.clone(), script: args.script, text, is_error }).await? {
+        Reply::Command { refusal: None } => Ok(()),
+        Reply::Command { .. } => Err(agent.no_module(&args.module)),
+        other => Err(agent.unexpected(&other)),
+    }
 }
 
 /// Prints a line for each module whose appearance changed.

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tsugi_core::command::{Command, Verb};
+use tsugi_core::ids::ModuleName;
 use tsugi_core::state::{Readiness, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 use tsugi_web::{both, say};
@@ -22,6 +23,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 pub async fn run(agent: &Agent, verb: Verb, args: OrderArgs) -> Result<u8, Stop> {
     let before = agent.state(Some(&args.module)).await?.swap_remove(0);
     let command = Command { id: uuid::Uuid::new_v4().to_string(), verb: verb.clone(), by: String::new(), reason: args.reason };
+    if args.dry_run {
+        return rehearse(agent, args.module, command, &before).await;
+    }
     match agent.ask(&Request::Command { module: args.module.clone(), command }).await? {
         Reply::Command { refusal: None } => {}
         Reply::Command { refusal: Some(refusal) } => {
@@ -34,6 +38,23 @@ pub async fn run(agent: &Agent, verb: Verb, args: OrderArgs) -> Result<u8, Stop>
         return Ok(0);
     }
     wait(agent, &verb, &before, Duration::from_secs(args.wait)).await
+}
+
+/// What the order would do: a line per step.
+async fn rehearse(agent: &Agent, module: ModuleName, command: Command, before: &Snapshot) -> Result<u8, Stop> {
+    match agent.ask(&Request::Rehearse { module: module.clone(), command }).await? {
+        Reply::Rehearsal { rehearsal } => {
+            if let Some(refusal) = rehearsal.refusal {
+                let said = say::refusal(agent.lang, &refusal, &module, &before.node);
+                return Err(Stop { text: show::refusal(agent.lang, &said), code: exit::REFUSED });
+            }
+            for (number, step) in rehearsal.steps.iter().enumerate() {
+                println!("{:>3}. {}", number + 1, say::rehearsed(agent.lang, step));
+            }
+            Ok(0)
+        }
+        other => Err(agent.unexpected(&other)),
+    }
 }
 
 async fn wait(agent: &Agent, verb: &Verb, before: &Snapshot, bound: Duration) -> Result<u8, Stop> {

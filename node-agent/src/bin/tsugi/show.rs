@@ -6,7 +6,8 @@ use jiff::tz::TimeZone;
 use std::fmt::Write;
 use tsugi_core::event::EventRecord;
 use tsugi_core::ids::NodeName;
-use tsugi_core::state::{Flag, Readiness, Replication, Snapshot};
+use tsugi_core::module::Authority;
+use tsugi_core::state::{Flag, Health, Readiness, Replication, Snapshot};
 use tsugi_web::say::{self, Mark};
 use tsugi_web::text::{Lang, Text};
 use tsugi_web::{both, fmt};
@@ -60,8 +61,14 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
     for addr in &s.vips_held {
         row(&mut out, words::VIP.in_(lang), &addr.to_string());
     }
-    if let Some(arbiter) = say::arbiter(lang, &s.arbiter) {
-        row(&mut out, words::ARBITER.in_(lang), arbiter);
+    let warnings = say::authority_warnings(lang, &s.authority, &s.arbiter);
+    if s.authority.kind != Authority::Arbiter {
+        row(&mut out, words::GOES_ON_BY.in_(lang), &say::authority(lang, &s.authority));
+    } else if let (Some(arbiter), true) = (say::arbiter(lang, &s.arbiter), warnings.is_empty()) {
+        row(&mut out, words::ARBITER.in_(lang), &format!("{}: {arbiter}", say::authority(lang, &s.authority)));
+    }
+    for warning in warnings {
+        row(&mut out, words::ARBITER.in_(lang), &warning);
     }
     if is_verbose {
         details(&mut out, lang, s);
@@ -76,9 +83,8 @@ fn details(out: &mut String, lang: Lang, s: &Snapshot) {
         row(out, words::NETWORK.in_(lang), &format!("{}: {}{rtt}", n.lan, contact.in_(lang)));
     }
     for r in &s.resources {
-        let (mark, health) = say::resource_health(lang, r.health);
-        let detail = if r.detail.is_empty() { String::new() } else { format!(" — {}", r.detail) };
-        row(out, words::RESOURCE.in_(lang), &format!("{} {}: {health}{detail} ({})", symbol(mark), r.name, say::action(lang, r.action)));
+        let action = format!(" ({})", say::action(lang, r.action));
+        row(out, words::RESOURCE.in_(lang), &checked(lang, r.health, &r.name, &r.detail, &action));
     }
     let possible: Vec<_> = s.allowed.iter().filter(|a| a.refusal.is_none()).map(|a| a.verb.word()).collect();
     row(out, words::ORDERS.in_(lang), &possible.join(" "));
@@ -89,6 +95,13 @@ fn details(out: &mut String, lang: Lang, s: &Snapshot) {
         &format!("epoch {}, in sync {{{}}}, session {}, gen {}", s.epoch, in_sync.join(" "), s.session, s.gen_id),
     );
     row(out, words::CONFIGURATION.in_(lang), &s.config_generation.to_string());
+}
+
+/// A resource in one line; `more` behind it.
+pub fn checked(lang: Lang, health: Health, name: &str, detail: &str, more: &str) -> String {
+    let (mark, health) = say::resource_health(lang, health);
+    let detail = if detail.is_empty() { String::new() } else { format!(" — {detail}") };
+    format!("{} {name}: {health}{detail}{more}", symbol(mark))
 }
 
 /// A module in one line: for `watch` and for progress.

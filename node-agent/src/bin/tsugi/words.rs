@@ -8,6 +8,7 @@ pub const REPLICATION: Text = Text { en: "replication", ja: "複製" };
 pub const RESYNC: Text = Text { en: "resync", ja: "再同期" };
 pub const VIP: Text = Text { en: "address", ja: "仮想 IP" };
 pub const ARBITER: Text = Text { en: "arbiter", ja: "アービター" };
+pub const GOES_ON_BY: Text = Text { en: "goes on by", ja: "続行の条件" };
 pub const SINCE: Text = Text { en: "since", ja: "開始時刻" };
 pub const RUN: Text = Text { en: "to do", ja: "実行" };
 pub const NETWORK: Text = Text { en: "network", ja: "ネットワーク" };
@@ -20,6 +21,16 @@ pub const NO_CONTACT: Text = Text { en: "no contact", ja: "通信なし" };
 pub const NOTHING: Text = Text {
     en: "No module is configured on this node. Remedy: create one on the console and apply it.",
     ja: "このノードにはモジュールがありません。コンソールで作成して適用してください。",
+};
+pub const NO_RESOURCE: Text = Text { en: "This module has no resource", ja: "このモジュールにリソースがありません：" };
+pub const SWITCHED_ON: Text = Text { en: "on", ja: "有効" };
+pub const SWITCHED_OFF: Text = Text { en: "off: nothing of this is watched", ja: "無効：監視していません" };
+pub const GENERATED: Text = Text { en: "of the checker", ja: "チェッカーのルール" };
+pub const WRITTEN: Text = Text { en: "of the configuration", ja: "構成に書かれたルール" };
+pub const AFTER: Text = Text { en: "done after", ja: "実行までの時間" };
+pub const WAKEUP: Text = Text {
+    en: "wakeup (implicit): when no rule with wait() fires any more, the module goes on",
+    ja: "wakeup（暗黙）：wait() のルールがどれも成立しなくなると、モジュールは再開します",
 };
 pub const NODE: Text = Text { en: "node", ja: "ノード" };
 pub const CLUSTER: Text = Text { en: "cluster", ja: "クラスター" };

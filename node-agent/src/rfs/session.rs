@@ -1,0 +1,590 @@
+//! Sessions of the serving side: an offer waits for the peer, brings it level, and then carries the live stream over
+//! as many connections as it takes.
+//!
+//! A connection that breaks while the peer is brought level ends the session. One that breaks later does not: for a
+//! patience the peer may come back, and the stream goes on where it stopped (see [`tsugi_core::replica::rejoin`],
+//! which decides, and [`Stream`], which keeps what was not acknowledged). The agent hears of it only when the session
+//! is over: the patience ran out, the peer is not the one it was, or either side ended it.
+
+use super::control::Agent;
+use super::frame::{Hello, Msg, SyncMsg, VERSION};
+use super::fs::Volume;
+use super::handle::DataConfig;
+use super::link::{HANDSHAKE_MAX, Inbox, Link};
+use super::ship::Ship;
+use super::stream::{Lives, NotRejoined, Stream};
+use super::sync::{Progress, Source};
+use super::tls::Identity;
+use anyhow::{Context, anyhow, bail};
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tsugi_core::ids::{Epoch, LifeId, Lsn, Session};
+use tsugi_core::replica::ReplicaNote;
+use tsugi_core::replica::rejoin::{Asks, Refusal};
+
+/// Binding again while the last listener's port is being freed: this often, so far apart.
+const BIND_TRIES: u32 = 40;
+/// See `BIND_TRIES`; also the pause after a connection that could not be accepted.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that introduce themselves, or wait to be looked at, at the same time: strangers that say nothing must
+/// not keep the peer out while they are waited for.
+const GUESTS_MAX: usize = 8;
+/// Answers of the peer that may wait for the resynchronisation: its window is far smaller.
+const ANSWERS_MAX: usize = 1024;
+
+/// What sessions need of the node that serves.
+pub struct Sessions {
+    config: Arc<DataConfig>,
+    agent: Agent,
+    ship: Arc<Ship>,
+    volumes: Arc<Vec<Arc<Volume>>>,
+    progress: Progress,
+    life: LifeId,
+    offer: Mutex<Option<Offer>>,
+}
+
+struct Offer {
+    shared: Arc<Shared>,
+    news: Sender<News>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    cancel: AtomicBool,
+    /// The connection of a resynchronisation.
+    link: Mutex<Option<Arc<Link>>>,
+    stream: Mutex<Option<Arc<Stream>>>,
+}
+
+/// What a session waits for. At most `GUESTS_MAX` arrivals and one end per connection are under way.
+enum News {
+    /// A connection introduced itself.
+    Arrived(Box<Guest>),
+    /// A connection's receiver has ended.
+    Ended(Arc<Link>),
+    /// The session is not wanted any more.
+    Cancelled,
+}
+
+struct Guest {
+    inbox: Inbox,
+    epoch: u64,
+    session: u64,
+    hello: Hello,
+    _place: Place,
+}
+
+/// How receiving over a connection ended.
+enum Over {
+    /// The line: the session may go on over another one.
+    Broken(anyhow::Error),
+    /// The peer, or what it said: the session is over.
+    Ended(anyhow::Error),
+}
+
+struct Reader {
+    link: Arc<Link>,
+    thread: JoinHandle<Over>,
+}
+
+struct Broken {
+    since: Instant,
+    patience: Duration,
+    why: anyhow::Error,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic ends the process (see `process`), so poison carries no news.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Acquire)
+    }
+
+    fn close(&self, why: &str) {
+        if let Some(link) = lock(&self.link).take() {
+            link.close_saying(&Msg::Refuse { detail: why.to_owned() });
+        }
+        let stream = lock(&self.stream).clone();
+        if let Some(stream) = stream {
+            stream.end(why);
+        }
+    }
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(config: Arc<DataConfig>, agent: Agent, ship: Arc<Ship>, volumes: Arc<Vec<Arc<Volume>>>, life: LifeId) -> Arc<Self> {
+        Arc::new(Self { config, agent, ship, volumes, progress: Progress::default(), life, offer: Mutex::new(None) })
+    }
+
+    /// Progress of a resynchronisation.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The last number sent, and the bytes sent and received in the session.
+    pub fn traffic(&self) -> (u64, u64) {
+        let Some(shared) = self.shared() else { return (0, 0) };
+        if let Some(stream) = &*lock(&shared.stream) {
+            return (stream.last_lsn(), stream.bytes());
+        }
+        (0, lock(&shared.link).as_ref().map_or(0, |l| l.bytes()))
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        lock(&self.offer).as_ref().map(|o| o.shared.clone())
+    }
+
+    /// Lets the peer connect for a session; an earlier one ends.
+    pub fn offer(self: &Arc<Self>, epoch: u64, session: u64) -> anyhow::Result<()> {
+        self.withdraw("another session is offered");
+        let identity = Identity::load(&self.config.identity_dir, self.config.peer.as_str(), &self.config.cluster)?;
+        let (tell, news) = channel();
+        let door = Door::open(listen(self.config.listen)?, Arc::new(identity), self.config.clone(), epoch, session, tell.clone())?;
+        let shared = Arc::new(Shared::default());
+        let one = One { all: self.clone(), epoch, session, shared: shared.clone(), tell: tell.clone(), news };
+        let thread = thread::Builder::new().name("session".into()).spawn(move || {
+            let ended = one.run();
+            // Nobody is let in any more before the end is told.
+            drop(door);
+            one.settle(ended);
+        })?;
+        *lock(&self.offer) = Some(Offer { shared, news: tell, thread });
+        Ok(())
+    }
+
+    /// From now on the end of the session is no news, and its connection is closed: the first step of going alone, so
+    /// that nobody keeps the gate who waits for the peer.
+    pub fn cancel(&self, why: &str) {
+        self.hush();
+        if let Some(shared) = self.shared() {
+            shared.close(why);
+        }
+    }
+
+    /// From now on the end of the session is no news for the agent.
+    pub fn hush(&self) {
+        if let Some(shared) = self.shared() {
+            shared.cancel.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells the peer that nothing more will come. Without any lock while it is sent: a full connection must not
+    /// hold up whoever abandons meanwhile.
+    pub fn say_bye(&self, last: u64) {
+        let link = self.shared().and_then(|shared| lock(&shared.stream).as_ref().and_then(|s| s.link()));
+        if let Some(link) = link {
+            let _ = link.send(last, &Msg::Bye, &[]);
+        }
+    }
+
+    /// Ends the session, without a note.
+    pub fn withdraw(&self, why: &str) {
+        let Some(offer) = lock(&self.offer).take() else { return };
+        offer.shared.cancel.store(true, Ordering::Release);
+        offer.shared.close(why);
+        // The session's thread may have ended by itself.
+        let _ = offer.news.send(News::Cancelled);
+        let _ = offer.thread.join();
+    }
+}
+
+/// The thread of one session.
+struct One {
+    all: Arc<Sessions>,
+    epoch: u64,
+    session: u64,
+    shared: Arc<Shared>,
+    tell: Sender<News>,
+    news: Receiver<News>,
+}
+
+impl One {
+    fn settle(&self, ended: anyhow::Result<()>) {
+        let detail = ended.err().map_or_else(|| "the session ended".to_owned(), |e| format!("{e:#}"));
+        self.shared.close(&detail);
+        self.all.ship.lost(self.session);
+        *lock(&self.all.progress) = None;
+        if !self.shared.is_cancelled() {
+            self.all.agent.note(ReplicaNote::SessionLost { session: Session(self.session), detail });
+        }
+    }
+
+    fn run(&self) -> anyhow::Result<()> {
+        let Some(Guest { inbox, hello, .. }) = self.first()? else { return Ok(()) };
+        let link = inbox.link().clone();
+        let stream = Stream::new(&link, Lives { source: self.all.life, target: hello.life });
+        *lock(&self.shared.link) = Some(link.clone());
+        *lock(&self.shared.stream) = Some(stream.clone());
+        if self.shared.is_cancelled() {
+            return Ok(());
+        }
+        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new() }, &[])?;
+        tracing::info!(session = self.session, "the peer is connected; resynchronisation begins");
+        let (answers, from_peer) = sync_channel(ANSWERS_MAX);
+        let reader = self.receive_from(inbox, &stream, Some(answers))?;
+        let rate = self.all.config.resync_kb_per_s_max.map(|kb| kb * 1024);
+        let level = Source::new(&self.all.volumes, &self.all.ship, &link, &stream, from_peer, self.all.progress.clone(), rate).run();
+        if let Err(e) = level {
+            // A connection that was still whole did not end the resynchronisation: its own error is the cause.
+            let own = !link.is_broken();
+            link.close();
+            let (Over::Broken(cause) | Over::Ended(cause)) = reader.join();
+            return Err(if own { e } else { cause });
+        }
+        *lock(&self.all.progress) = None;
+        lock(&self.shared.link).take();
+        self.all.agent.note(ReplicaNote::Armed { session: Session(self.session) });
+        self.live(&stream, reader)
+    }
+
+    /// The first connection for this session.
+    fn first(&self) -> anyhow::Result<Option<Guest>> {
+        loop {
+            match self.news.recv()? {
+                News::Cancelled => return Ok(None),
+                News::Ended(_) => {}
+                News::Arrived(guest) => {
+                    let theirs = (guest.epoch, guest.session);
+                    if theirs == (self.epoch, self.session) && guest.hello.again.is_none() {
+                        return Ok(Some(*guest));
+                    }
+                    // The peer's late tries of an earlier session do not end an offer.
+                    let (epoch, session) = theirs;
+                    let detail = match guest.hello.again {
+                        None => format!(
+                            "this node offers session {} of epoch {}, the peer wants {session} of {epoch}",
+                            self.session, self.epoch
+                        ),
+                        Some(_) => Refusal::NotArmed.to_string(),
+                    };
+                    refuse(&guest, &detail);
+                }
+            }
+        }
+    }
+
+    /// The peer is level: until the session is over.
+    fn live(&self, stream: &Arc<Stream>, reader: Reader) -> anyhow::Result<()> {
+        let mut reader = Some(reader);
+        let mut broken: Option<Broken> = None;
+        loop {
+            if self.shared.is_cancelled() {
+                return Ok(());
+            }
+            let next = match &broken {
+                None => self.news.recv().ok(),
+                Some(b) => match self.news.recv_timeout(b.patience.saturating_sub(b.since.elapsed())) {
+                    Ok(next) => Some(next),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            match next {
+                None => {
+                    let Some(Broken { patience, why, .. }) = broken else { return Ok(()) };
+                    return Err(why.context(format!("the peer did not come back within {} ms", patience.as_millis())));
+                }
+                Some(News::Cancelled) => return Ok(()),
+                Some(News::Ended(link)) => {
+                    let Some(ended) = reader.take_if(|r| Arc::ptr_eq(&r.link, &link)) else { continue };
+                    broken = Some(self.broke(stream, ended)?);
+                }
+                Some(News::Arrived(guest)) => {
+                    let asks = guest.asks(self.all.life);
+                    if let Err(refusal) = stream.may_rejoin(&asks) {
+                        refuse(&guest, &refusal.to_string());
+                        if !refusal.is_final() {
+                            continue;
+                        }
+                        // What ended it says more than that it is over.
+                        return Err(stream.over().map_or_else(|| refusal.into(), |why| anyhow!(why)));
+                    }
+                    if let Some(earlier) = reader.take() {
+                        // Broken at the other end only. What it had received is received first.
+                        self.broke(stream, earlier)?;
+                    }
+                    (reader, broken) = self.resume(stream, *guest, &asks)?;
+                }
+            }
+        }
+    }
+
+    /// A connection ended: how long its session is kept. An error if the session ended with it.
+    fn broke(&self, stream: &Stream, reader: Reader) -> anyhow::Result<Broken> {
+        stream.detach(Some(&reader.link));
+        let patience = reader.link.patience(self.all.config.patience);
+        match reader.join() {
+            Over::Ended(why) => Err(why),
+            Over::Broken(why) => match stream.over() {
+                Some(detail) => Err(anyhow!(detail)),
+                None => {
+                    tracing::warn!(
+                        session = self.session,
+                        cause = format!("{why:#}"),
+                        patience_ms = patience.as_millis(),
+                        "the replication connection broke; writes wait for the peer to come back"
+                    );
+                    Ok(Broken { since: Instant::now(), patience, why })
+                }
+            },
+        }
+    }
+
+    /// The stream goes on over a new connection.
+    fn resume(&self, stream: &Arc<Stream>, guest: Guest, asks: &Asks) -> anyhow::Result<(Option<Reader>, Option<Broken>)> {
+        let link = guest.inbox.link().clone();
+        // What the peer has applied is acknowledged by that, whether or not it ever said so before.
+        stream.acknowledged(asks.applied.0, &mut Vec::new())?;
+        self.all.ship.acknowledged(self.session, asks.applied.0, &[]);
+        let mut reader = None;
+        let resumed = stream.rejoin(asks, &link, || {
+            reader = Some(self.receive_from(guest.inbox, stream, None)?);
+            Ok(())
+        });
+        match resumed {
+            Ok(resend) => {
+                let again = (resend.last.0 + 1).saturating_sub(resend.first.0);
+                tracing::info!(session = self.session, again, fsyncs = resend.unflushed.len(), "the replication connection is resumed");
+                Ok((reader, None))
+            }
+            Err(NotRejoined::Refused(refusal)) => {
+                link.close_saying(&Msg::Refuse { detail: refusal.to_string() });
+                Err(refusal.into())
+            }
+            Err(NotRejoined::Broke(e)) => match reader {
+                Some(reader) => Ok((None, Some(self.broke(stream, reader)?))),
+                None => {
+                    stream.detach(Some(&link));
+                    let patience = link.patience(self.all.config.patience);
+                    Ok((None, Some(Broken { since: Instant::now(), patience, why: e.into() })))
+                }
+            },
+        }
+    }
+
+    fn receive_from(&self, inbox: Inbox, stream: &Arc<Stream>, answers: Option<SyncSender<SyncMsg>>) -> io::Result<Reader> {
+        let (link, stream, ship, tell) = (inbox.link().clone(), stream.clone(), self.all.ship.clone(), self.tell.clone());
+        let of = link.clone();
+        let thread = thread::Builder::new().name("acks".into()).spawn(move || {
+            let over = receive(inbox, &link, &stream, &ship, answers.as_ref());
+            link.close();
+            let _ = tell.send(News::Ended(link));
+            over
+        })?;
+        Ok(Reader { link: of, thread })
+    }
+}
+
+impl Reader {
+    /// How it ended; the connection is closed, so it ends at once.
+    fn join(self) -> Over {
+        self.link.close();
+        self.thread.join().unwrap_or_else(|_| Over::Ended(anyhow!("the receiving thread panicked")))
+    }
+}
+
+impl Guest {
+    /// One that wants to begin anew asks for what no rule grants in a session that has begun.
+    fn asks(&self, life: LifeId) -> Asks {
+        let again = self.hello.again.as_ref();
+        Asks {
+            epoch: Epoch(self.epoch),
+            session: Session(self.session),
+            source: again.map_or(life, |a| a.source),
+            target: self.hello.life,
+            attempt: again.map_or(0, |a| a.attempt),
+            applied: Lsn(again.map_or(0, |a| a.applied)),
+        }
+    }
+}
+
+fn refuse(guest: &Guest, detail: &str) {
+    tracing::warn!(detail, "a connection was refused");
+    guest.inbox.link().close_saying(&Msg::Refuse { detail: detail.to_owned() });
+}
+
+/// The receiving side of a connection: acknowledgements, and answers to the resynchronisation.
+fn receive(mut inbox: Inbox, link: &Arc<Link>, stream: &Stream, ship: &Ship, answers: Option<&SyncSender<SyncMsg>>) -> Over {
+    let mut applied = 0;
+    let mut durable = Vec::new();
+    loop {
+        let frame = match inbox.receive() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => match link.check_silence() {
+                Ok(()) => continue,
+                Err(e) => return Over::Broken(e),
+            },
+            Err(e) => return Over::Broken(e.into()),
+        };
+        match frame.msg {
+            Msg::Applied => applied = applied.max(frame.lsn),
+            Msg::Durable => durable.push(frame.lsn),
+            Msg::Ping => {
+                if let Err(e) = link.send(0, &Msg::Pong, &[]) {
+                    return Over::Broken(e.into());
+                }
+            }
+            Msg::Pong => {}
+            // A resynchronisation that has ended does not care.
+            Msg::Sync(answer) => drop(answers.map(|a| a.try_send(answer))),
+            Msg::Failed { detail } => return Over::Ended(anyhow!("the peer could not apply an operation: {detail}")),
+            Msg::Bye => return Over::Ended(anyhow!("the peer closed the session")),
+            other => return Over::Ended(anyhow!("an unexpected message from the peer: {other:?}")),
+        }
+        if !inbox.has_more() && (applied > 0 || !durable.is_empty()) {
+            if let Err(e) = stream.acknowledged(applied, &mut durable) {
+                return Over::Ended(e);
+            }
+            ship.acknowledged(stream.session(), applied, &durable);
+            durable.clear();
+        }
+    }
+}
+
+/// Accepts connections while it is open; each introduces itself on a thread of its own.
+struct Door {
+    listener: Arc<TcpListener>,
+    hall: Arc<Hall>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Hall {
+    identity: Arc<Identity>,
+    config: Arc<DataConfig>,
+    epoch: u64,
+    session: u64,
+    tell: Sender<News>,
+    closed: AtomicBool,
+    places: Arc<AtomicUsize>,
+    /// Connections that are introducing themselves, so that closing the door ends that.
+    sockets: Mutex<HashMap<u64, TcpStream>>,
+}
+
+/// One of `GUESTS_MAX`.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(of: &Arc<AtomicUsize>) -> Option<Self> {
+        let taken = of.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < GUESTS_MAX).then_some(n + 1));
+        taken.ok().map(|_| Self(of.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Door {
+    fn open(
+        listener: TcpListener,
+        identity: Arc<Identity>,
+        config: Arc<DataConfig>,
+        epoch: u64,
+        session: u64,
+        tell: Sender<News>,
+    ) -> io::Result<Self> {
+        let (closed, places, sockets) = (AtomicBool::new(false), Arc::default(), Mutex::default());
+        let hall = Arc::new(Hall { identity, config, epoch, session, tell, closed, places, sockets });
+        let listener = Arc::new(listener);
+        let (at, inside) = (listener.clone(), hall.clone());
+        let thread = thread::Builder::new().name("accept".into()).spawn(move || inside.accept(&at))?;
+        Ok(Self { listener, hall, thread: Some(thread) })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.hall.closed.store(true, Ordering::Release);
+        // Wakes the thread that waits in accept.
+        if let Err(e) = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both) {
+            tracing::warn!(error = %e, "the replication listener could not be closed");
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        for socket in lock(&self.hall.sockets).values() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Hall {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut number = 0;
+        loop {
+            let accepted = listener.accept();
+            if self.closed.load(Ordering::Acquire) {
+                return;
+            }
+            let admitted = accepted.and_then(|(socket, _)| {
+                let Some(place) = Place::take(&self.places) else {
+                    return Err(io::Error::other(format!("{GUESTS_MAX} connections are introducing themselves")));
+                };
+                number += 1;
+                lock(&self.sockets).insert(number, socket.try_clone()?);
+                let (hall, number) = (self.clone(), number);
+                thread::Builder::new().name("welcome".into()).spawn(move || hall.greet(number, socket, place))
+            });
+            if let Err(e) = admitted {
+                tracing::warn!(error = %e, "a replication connection could not be accepted");
+                thread::sleep(BIND_PAUSE);
+            }
+        }
+    }
+
+    fn greet(&self, number: u64, socket: TcpStream, place: Place) {
+        let introduced = self.introduce(socket, place);
+        lock(&self.sockets).remove(&number);
+        match introduced {
+            // The session may have ended meanwhile.
+            Ok(guest) => drop(self.tell.send(News::Arrived(Box::new(guest)))),
+            // Strangers do not end an offer.
+            Err(e) => tracing::warn!(error = format!("{e:#}"), "a connection was refused"),
+        }
+    }
+
+    fn introduce(&self, socket: TcpStream, place: Place) -> anyhow::Result<Guest> {
+        let link = Link::accept(socket, &self.identity, self.epoch, self.session)?;
+        let mut inbox = Inbox::new(link.clone());
+        let (epoch, session, msg) = inbox.expect(HANDSHAKE_MAX)?;
+        let Msg::Hello(hello) = msg else { bail!("the peer did not introduce itself") };
+        let refusal = if hello.version != VERSION {
+            format!("this node speaks version {VERSION} of the replication protocol, the peer version {}", hello.version)
+        } else if hello.module != self.config.module.as_str() || usize::from(hello.dirs) != self.config.dirs.len() {
+            "the two nodes have different configurations of this module".to_owned()
+        } else {
+            return Ok(Guest { inbox, epoch, session, hello, _place: place });
+        };
+        link.close_saying(&Msg::Refuse { detail: refusal.clone() });
+        bail!("{refusal}");
+    }
+}
+
+fn listen(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(at) {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => {
+                tries += 1;
+                thread::sleep(BIND_PAUSE);
+            }
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("cannot listen on {at} for the peer; is the address of this node, and is the port free?"));
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What an order would do (`--dry-run`), a line per step.
+
+use super::{gloss, script};
+use crate::both;
+use crate::text::Lang;
+use tsugi_core::engine::Rehearsed;
+
+/// Words one step of a rehearsal.
+pub fn rehearsed(lang: Lang, step: &Rehearsed) -> String {
+    match step {
+        Rehearsed::Script { script: name, forced } => {
+            let (file, what) = (name.file(), script(lang, *name));
+            match forced {
+                true => both!(lang, "run {file} force ({what})", "{file} force を実行（{what}）"),
+                false => both!(lang, "run {file} ({what})", "{file} を実行（{what}）"),
+            }
+        }
+        Rehearsed::Kill => both!(lang, "end what is left of the application", "残っているアプリケーションのプロセスを終了"),
+        Rehearsed::RaiseVips => both!(lang, "set the virtual IP addresses", "仮想 IP アドレスを設定"),
+        Rehearsed::DropVips => both!(lang, "remove the virtual IP addresses", "仮想 IP アドレスを解除"),
+        Rehearsed::Serve => both!(lang, "open the replicated directories for writing", "複製するディレクトリを書き込み可能にする"),
+        Rehearsed::Release => both!(
+            lang,
+            "write everything out, close the directories and give the role to the other node",
+            "すべて書き出してディレクトリを閉じ、もう一方のノードに役割を渡す"
+        ),
+        Rehearsed::Abandon => both!(
+            lang,
+            "close the directories at once; writes that are not confirmed fail",
+            "ディレクトリをすぐに閉じる（未確定の書き込みは失敗する）"
+        ),
+        Rehearsed::CloseSession => both!(lang, "end the replication", "レプリケーションを終了"),
+        Rehearsed::Follow => both!(
+            lang,
+            "take the data of the other node; what is only here is discarded",
+            "もう一方のノードのデータを取り込む（このノードだけにあるデータは破棄）"
+        ),
+        Rehearsed::Claim => both!(lang, "ask the arbiter for the right to serve", "アービターに稼働の権利を要求"),
+        Rehearsed::Force => both!(lang, "override the arbiter's record", "アービターの記録を上書き"),
+        Rehearsed::Enter { state, readiness, reason } => {
+            let (word, gloss) = (state.word(), gloss(lang, *state, *readiness, reason.as_ref()));
+            both!(lang, "→ {word} ({gloss})", "→ {word}（{gloss}）")
+        }
+    }
+}
