@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tsugi_core::event::Event;
 
-/// Connections of the client.
-const CONNECTIONS: usize = 4;
+/// Connections of the client: one, because a second would wait for the first one's dozen round trips.
+const CONNECTIONS: usize = 1;
 /// After the lines are good again everything is green within this time.
 const CALM_BOUND: Duration = Duration::from_secs(120);
 

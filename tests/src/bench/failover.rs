@@ -209,6 +209,7 @@ fn explicit_rows(
     }
     let minutes = if choice.quick { 1.0 } else { 10.0 };
     say(&format!("{name}: {minutes} minutes with {LOSS_PERCENT} % loss and half of every processor taken"));
+    ours.ask_seldom()?;
     for network in Network::ALL {
         ours.pair.lab.net("n1", "n2", network, Quality { loss_percent: LOSS_PERCENT, ..Quality::default() })?;
     }

@@ -1,6 +1,6 @@
 //! A pair with the built-in ledger, and one fault after another: what a client sees, and where the time goes.
 
-use super::probe::{Interruption, Probe, unix_ms};
+use super::probe::{self, Interruption, Probe, unix_ms};
 use super::split::{self, Milestone};
 use crate::api::{PRIM, SECOND};
 use crate::check::{App, Pair};
@@ -127,7 +127,7 @@ impl Ours {
         };
         let pair = Pair::start_edited(lab, App::Ledger, BTreeMap::new(), true, edit)?;
         let vips = VipWatch::start(&pair.lab)?;
-        let probe = Probe::start(pair.client_net(), pair.address())?;
+        let probe = Probe::start(pair.client_net(), pair.address(), probe::EVERY)?;
         probe.wait_steady(TAKEOVER_BOUND)?;
         Ok(Ours { pair, probe, vips, primary: "n1" })
     }
@@ -241,6 +241,12 @@ impl Ours {
             }
         }
         Ok(changes)
+    }
+
+    /// From now on the client asks four times a second only.
+    pub fn ask_seldom(&mut self) -> Result<()> {
+        self.probe = Probe::start(self.pair.client_net(), self.pair.address(), probe::SELDOM)?;
+        self.probe.wait_answers(TAKEOVER_BOUND)
     }
 
     /// The client's longest time without an answer since a moment.

@@ -1,6 +1,6 @@
 //! What the peers have in common: two hosts of a lab of their own, the same application, the same client.
 
-use super::probe::Probe;
+use super::probe::{self, Probe};
 use crate::lab::names::{LEDGER_PORT, VIP};
 use crate::lab::{Lab, Plan};
 use crate::setup::wait_for;
@@ -98,7 +98,7 @@ impl<P: Peer> PeerLab<P> {
             lab.sh(host, "mkdir -p /srv/data/peer && sync /srv/data/peer")?;
             peer.boot(&lab, host)?;
         }
-        let probe = Probe::start(&lab.client_net()?, SocketAddr::from((VIP, LEDGER_PORT)))?;
+        let probe = Probe::start(&lab.client_net()?, SocketAddr::from((VIP, LEDGER_PORT)), probe::EVERY)?;
         Ok(PeerLab { lab, peer, probe })
     }
 

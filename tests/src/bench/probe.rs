@@ -16,6 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// From one request to the next: also the precision of every interruption.
 pub const EVERY: Duration = Duration::from_millis(20);
+/// On a network that loses frames, where a write waits for TCP to send again: more would be more than the ledger can
+/// take, and a queue of requests looks like an interruption.
+pub const SELDOM: Duration = Duration::from_millis(250);
 /// A request without an answer is given up after this long.
 const REQUEST_BOUND: Duration = Duration::from_secs(1);
 /// The service counts as steady when it has answered without a longer pause …
@@ -47,13 +50,13 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Writes an entry to the ledger at `to` every [`EVERY`], from the namespace `net`.
-    pub fn start(net: &OwnedFd, to: SocketAddr) -> Result<Probe> {
+    /// Writes an entry to the ledger at `to`, one after every `every`, from the namespace `net`.
+    pub fn start(net: &OwnedFd, to: SocketAddr, every: Duration) -> Result<Probe> {
         let net = net.try_clone()?;
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (seen, into) = (stop.clone(), answered.clone());
         let thread = std::thread::Builder::new().name("probe".into()).spawn(move || {
-            if let Err(error) = run(&net, to, &seen, &into) {
+            if let Err(error) = run(&net, to, every, &seen, &into) {
                 eprintln!("tsugi-lab: the client ended: {error:#}");
             }
         })?;
@@ -126,12 +129,12 @@ pub fn unix_ms(at: Instant) -> u64 {
     now.saturating_sub(at.elapsed()).as_millis() as u64
 }
 
-fn run(net: &OwnedFd, to: SocketAddr, stop: &AtomicBool, answered: &Arc<Mutex<Vec<Instant>>>) -> Result<()> {
+fn run(net: &OwnedFd, to: SocketAddr, every: Duration, stop: &AtomicBool, answered: &Arc<Mutex<Vec<Instant>>>) -> Result<()> {
     ns::enter(net)?;
     let client = format!("probe-{:016x}", rand::random::<u64>());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
-        let mut tick = tokio::time::interval(EVERY);
+        let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut seq = 0;
         while !stop.load(Ordering::Relaxed) {
