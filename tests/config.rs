@@ -158,6 +158,32 @@ fn a_directory_that_is_missing_on_a_node_is_the_nodes_to_find() {
     assert_eq!(parsed.def.unwrap().rfs.unwrap().replicated[0].dir, "/srv/nowhere");
 }
 
+/// The template with this text behind its heartbeats, in lines of its own from line 19.
+fn refused_with(text: &str) -> Vec<String> {
+    let heart = "<heart profile=\"normal\"/>";
+    refused(heart, &format!("{heart}\n{text}"))
+}
+
+#[test]
+fn a_rule_with_a_slip_is_refused_at_its_character() {
+    assert_eq!(
+        refused_with("<failover><![CDATA[\n a: if (tcp.web = down) then stop();\n]]></failover>"),
+        ["20:17 safe/service/failover: Found `=` where `)` was expected. A rule looks like `label: if (tcp.web == down) then restart();`."]
+    );
+    assert_eq!(
+        refused_with("<failover><![CDATA[--Lua Rules\nRules = Rules + {}]]></failover>"),
+        ["19:20 safe/service/failover: The Lua form of the rules is not read: rules are checked before they are used, and what a program \
+          will do cannot be. Write each rule as `label: if (…) then action();`."]
+    );
+}
+
+#[test]
+fn an_action_that_cannot_follow_while_the_module_waits_is_refused_with_those_that_can() {
+    let found = refused_with("<check><ping ident=\"r\" action=\"restart\"><to addr=\"192.0.2.1\"/></ping></check>");
+    let ours = "19:32 safe/service/check/ping action: Action `restart` cannot be used with when=\"pre\". Write `wait` or `noaction`.";
+    assert!(found.iter().any(|f| f == ours), "{found:#?}");
+}
+
 #[test]
 fn several_slips_are_reported_at_once() {
     let text = userconfig("mirror")

@@ -210,6 +210,7 @@ mod tests {
             resync: None,
             peer: PeerView { node: None, in_contact: true, state: None, networks: Vec::new() },
             arbiter: ArbiterView::Reachable,
+            authority: Default::default(),
             resources: Vec::new(),
             allowed: Vec::new(),
         }

@@ -66,6 +66,21 @@ name_type! {
     /// A set of nodes that know each other.
     ClusterName
 }
+name_type! {
+    /// A keeper of records for modules; unique in its cluster.
+    ArbiterName
+}
+
+impl ArbiterName {
+    /// The console, which every cluster has.
+    pub fn console() -> ArbiterName {
+        ArbiterName("console".to_owned())
+    }
+    /// Whether this is the console.
+    pub fn is_console(&self) -> bool {
+        self.0 == "console"
+    }
+}
 
 macro_rules! number_type {
     ($(#[$doc:meta])* $name:ident) => {

@@ -3,8 +3,8 @@
 //! A [`Snapshot`] is absolute: a reader who missed any number of them is right again after the next one.
 
 use crate::command::{Refusal, Verb};
-use crate::ids::{Epoch, Gen, ModuleName, NodeName, Session};
-use crate::module::ScriptName;
+use crate::ids::{ArbiterName, Epoch, Gen, ModuleName, NodeName, Session};
+use crate::module::{Authority, ScriptName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -252,6 +252,21 @@ pub enum ArbiterView {
     Unreachable,
 }
 
+/// Who lets a node go on without its peer, as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AuthorityView {
+    /// What it is.
+    pub kind: Authority,
+    /// Which arbiter, where it is one.
+    pub arbiter: ArbiterName,
+}
+
+impl Default for AuthorityView {
+    fn default() -> Self {
+        AuthorityView { kind: Authority::Arbiter, arbiter: ArbiterName::console() }
+    }
+}
+
 /// Whether an order would be accepted now. The page's button and the command line read the same row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Allowed {
@@ -298,8 +313,11 @@ pub struct Snapshot {
     pub resync: Option<Resync>,
     /// The other node.
     pub peer: PeerView,
-    /// The arbiter.
+    /// Whether the arbiter (the reference address, the fencing device) answers.
     pub arbiter: ArbiterView,
+    /// Who that is.
+    #[serde(default)]
+    pub authority: AuthorityView,
     /// Checked resources.
     pub resources: Vec<ResourceView>,
     /// Every order, and whether it would be accepted now.

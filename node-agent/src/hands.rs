@@ -3,24 +3,30 @@
 //! One value per module; it owns the doers. Effects that take long only start something, whose end comes back to
 //! the runner's inbox as `Done`; [`Hands::save`] is waited for.
 
-use crate::arbiter::ArbiterClient;
+mod application;
+
+use crate::arbiter::Arbiter;
+use crate::cgroup::Cgroups;
+use crate::clock::boottime_ns;
+use crate::guard::{Guard, Right};
 use crate::link::{Link, LinkConfig, LinkEvent};
 use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
 use crate::runner::Inbox;
 use crate::script::{self, ScriptCall};
 use crate::store::RecordFile;
 use crate::vip::{Conflicts, Raise, Vips};
+use application::Application;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
-use tsugi_core::module::{ModuleDef, ScriptName, User};
+use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::NetworkView;
+use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView};
 use tsugi_core::wire::arbiter::ArbiterRequest;
 use tsugi_core::wire::peer::Status;
 
@@ -51,6 +57,10 @@ pub struct Setting {
     pub run_dir: PathBuf,
     /// This program, to start the data process from.
     pub exe: PathBuf,
+    /// Control groups of this agent.
+    pub cgroups: Cgroups,
+    /// Guard of this node; absent where none can be had.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// The doers of one module.
@@ -59,7 +69,12 @@ pub struct Hands {
     inbox: mpsc::Sender<Inbox>,
     record: RecordFile,
     link: Option<Link>,
-    arbiter: Arc<ArbiterClient>,
+    arbiter: Arbiter,
+    /// Whether it answered when it was last asked.
+    is_answering: watch::Sender<Option<bool>>,
+    /// The look at the arbiter, and the request under way: both end with the module.
+    looking: Option<AbortHandle>,
+    asking: Option<AbortHandle>,
     vips: Vips,
     is_vip_wanted: bool,
     data: Option<DataProcess>,
@@ -68,6 +83,7 @@ pub struct Hands {
     cancels: BTreeMap<JobId, oneshot::Sender<()>>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
+    application: Application,
 }
 
 /// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
@@ -75,13 +91,8 @@ const QUEUE_MAX: usize = 256;
 
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(
-        setting: Setting,
-        inbox: mpsc::Sender<Inbox>,
-        record: RecordFile,
-        arbiter: Arc<ArbiterClient>,
-    ) -> anyhow::Result<Hands> {
-        script::kill_module(&setting.module, &setting.node).await;
+    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
+        let application = Application::take_up(&setting).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
@@ -105,15 +116,47 @@ impl Hands {
             record,
             link: None,
             arbiter,
+            is_answering: watch::channel(None).0,
+            looking: None,
+            asking: None,
             vips,
             is_vip_wanted: false,
             data: None,
             data_events,
             cancels: BTreeMap::new(),
             deadline_ns: Some(0),
+            application,
         };
         hands.open_link().await?;
+        hands.look_at_arbiter();
         Ok(hands)
+    }
+
+    /// Its loss must be seen before it is needed.
+    fn look_at_arbiter(&mut self) {
+        let (arbiter, is_answering) = (self.arbiter.clone(), self.is_answering.clone());
+        let look = tokio::spawn(async move {
+            while let Some(is_ready) = arbiter.is_ready().await {
+                is_answering.send_replace(Some(is_ready));
+                tokio::time::sleep(arbiter.look_every()).await;
+            }
+        });
+        self.looking = Some(look.abort_handle());
+    }
+
+    /// Who lets this node go on without its peer.
+    pub fn authority(&self) -> &AuthorityView {
+        self.arbiter.view()
+    }
+
+    /// Whether it answers. The engine asks only when it needs something; this also looks in between.
+    pub fn arbiter_view(&self, engines: ArbiterView) -> ArbiterView {
+        match (self.arbiter.view().kind, *self.is_answering.borrow()) {
+            (Authority::Manual | Authority::None, _) => ArbiterView::NotNeeded,
+            (_, None) => engines,
+            (_, Some(true)) => ArbiterView::Reachable,
+            (_, Some(false)) => ArbiterView::Unreachable,
+        }
     }
 
     async fn open_link(&mut self) -> anyhow::Result<()> {
@@ -140,6 +183,7 @@ impl Hands {
         let bytes = postcard::to_stdvec(saved)?;
         // A few milliseconds of disk: the runner has nothing else to do before it, and must not do anything else.
         tokio::task::block_in_place(|| self.record.save(&bytes))?;
+        self.arbiter.saved(saved);
         Ok(())
     }
 
@@ -150,6 +194,7 @@ impl Hands {
 
     /// The engine has taken this beat into account.
     pub fn processed(&self, heard: &crate::link::Heard) {
+        self.arbiter.heard(&heard.status);
         if let Some(link) = &self.link {
             link.processed(heard);
         }
@@ -165,9 +210,11 @@ impl Hands {
         self.link.as_ref().map(Link::networks).unwrap_or_default()
     }
 
-    /// Until when the data process may acknowledge; `None` = no promise needed.
+    /// Until when the module may serve: the data process acknowledges nothing after it, and the guard freezes the
+    /// application; `None` = no promise needed.
     pub fn set_deadline(&mut self, until_ns: Option<u64>) {
         self.deadline_ns = until_ns;
+        self.application.set_deadline(until_ns);
         if let Some(data) = &self.data {
             data.set_deadline(until_ns);
         }
@@ -187,6 +234,7 @@ impl Hands {
         };
         let call = self.call(&run, user);
         let module = self.setting.module.clone();
+        let application = self.application.clone();
         self.cancels.retain(|_, cancel| !cancel.is_closed());
         let (cancel, cancelled) = oneshot::channel::<()>();
         self.cancels.insert(job, cancel);
@@ -196,7 +244,14 @@ impl Hands {
                     std::future::pending().await
                 }
             };
-            let end = script::run_until(call, cancelled).await;
+            application.prepare_script().await;
+            let mut end = script::run_until(call, cancelled).await;
+            if run.is_forced
+                && let Err(why) = application.kill_started(run.script).await
+            {
+                // Whatever the script said: what it should have ended is still there.
+                (end.code, end.last_line) = (None, why);
+            }
             if end.code != Some(0) {
                 tracing::warn!(module.name = %module, script = run.script.file(), code = ?end.code, last = %end.last_line, "script {} of module {module} failed: {}", run.script.file(), end.last_line);
             }
@@ -213,41 +268,19 @@ impl Hands {
         }
     }
 
-    /// Ends what is left of the application; the answer is the proof.
+    /// Ends everything the module's scripts started and left; the answer is the proof, or who is left. What an init
+    /// system runs for the module is not among it.
     pub fn kill_application(&self, job: JobId) {
-        let (inbox, module, node) = (self.inbox.clone(), self.setting.module.clone(), self.setting.node.clone());
+        let (inbox, application) = (self.inbox.clone(), self.application.clone());
         tokio::spawn(async move {
-            let ended = script::kill_module(&module, &node).await;
-            let result = match ended.survivors.as_slice() {
-                [] => Ok(()),
-                pids => Err(format!("processes {pids:?} hang in the kernel")),
-            };
+            let result = application.kill().await.map(drop);
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
     }
 
     /// Environment of everything the module's files run in.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        let s = &self.setting;
-        let bin = s.active_dir.join("bin");
-        let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        let mut env: BTreeMap<String, String> =
-            [("PATH", crate::commands::path(&s.run_dir)), ("HOME", "/root".into()), ("LANG", "C.UTF-8".into())]
-                .map(|(name, value)| (name.to_owned(), value))
-                .into();
-        env.extend(s.def.user.iter().flat_map(|u| u.vars.clone()));
-        env.extend([
-            ("SAFEMODULE".into(), s.module.to_string()),
-            ("SAFEUSERBIN".into(), path(bin.clone())),
-            ("SAFEUSERCONF".into(), path(s.active_dir.join("conf"))),
-            ("SAFEUSERVAR".into(), path(s.log_dir.clone())),
-            ("SAFEVAR".into(), path(s.state_dir.clone())),
-            ("TSUGI_MODULE".into(), s.module.to_string()),
-            ("TSUGI_NODE".into(), s.node.to_string()),
-            ("TSUGI_STATE_DIR".into(), path(s.state_dir.clone())),
-            ("TSUGI_RUN".into(), path(s.run_dir.clone())),
-        ]);
-        env
+        application::environment(&self.setting)
     }
 
     fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
@@ -258,47 +291,80 @@ impl Hands {
             args.push("force".into());
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
-        let env = self.environment();
-        let is_stop = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond | ScriptName::Poststop);
-        let timeout = match (is_stop, run.is_forced) {
+        let timeout = match (run.script.is_stop(), run.is_forced) {
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,
         };
-        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone() }
+        ScriptCall {
+            script: run.script,
+            file: bin.join(run.script.file()),
+            args,
+            env: application::environment_of_script(s, run.script),
+            cwd: bin,
+            timeout,
+            log_dir: s.log_dir.clone(),
+            group: self.application.group().cloned(),
+        }
     }
 
-    /// How long the kernel keeps an address without renewal: less than the time after which the peer may take it.
-    fn lifetime(&self) -> Duration {
-        Duration::from_secs(self.setting.def.heart.timing.keep.as_secs().max(2))
+    /// Stops the application where it stands, or lets it go on. For a module without the right to serve, until it has
+    /// it again or its stop scripts run, which let it go on by themselves.
+    pub async fn freeze(&self, is_frozen: bool) {
+        if let Err(why) = self.application.freeze(is_frozen).await {
+            tracing::error!(module.name = %self.setting.module, is_frozen, "module {}: {why}", self.setting.module);
+        }
+    }
+
+    /// How the addresses are raised now.
+    fn raise(&self) -> Raise {
+        Raise { lifetime: Some(self.application.lifetime(self.deadline_ns)), conflicts: Conflicts::Override }
     }
 
     /// Raises or drops the addresses. Done when it returns: the next effect must not begin before.
     pub async fn vip(&mut self, plan: VipPlan) -> Result<Vec<IpAddr>, String> {
         self.is_vip_wanted = plan == VipPlan::Raise;
         let result = match plan {
-            VipPlan::Raise => self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await,
-            VipPlan::Drop => self.vips.drop_all().await,
+            VipPlan::Raise => self.vips.raise(self.raise()).await,
+            VipPlan::Drop => {
+                self.application.forget_addresses().await;
+                self.vips.drop_all().await
+            }
         };
+        if plan == VipPlan::Raise && result.is_ok() {
+            self.application.keep_addresses(&self.vips).await;
+        }
         result.map_err(|e| e.to_string())
     }
 
-    /// Keeps the addresses alive; called about twice a second while they are wanted.
+    /// Looks after the addresses; called about twice a second while they are wanted. The guard keeps them alive; without
+    /// a guard it is done here.
     pub async fn renew_vips(&mut self) {
-        if !self.is_vip_wanted {
+        // A deadline that has passed is not noticed here first: nothing may come back that the guard has taken away.
+        if !self.is_vip_wanted || !Right::of_deadline(self.deadline_ns).holds(boottime_ns()) {
             return;
         }
-        let lifetime = self.lifetime();
-        let is_complete = match self.vips.renew(lifetime).await {
-            Ok(lost) => lost.is_empty(),
-            Err(e) => {
-                tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
-                false
+        let is_complete = if self.application.is_guarded() {
+            let held = self.vips.held().await;
+            self.setting.def.vips.iter().all(|v| held.contains(&v.addr))
+        } else {
+            match self.vips.renew(self.application.lifetime(self.deadline_ns)).await {
+                Ok(lost) => lost.is_empty(),
+                Err(e) => {
+                    tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
+                    false
+                }
             }
         };
-        // This node holds the right to serve, so an address that ran out (a stalled agent) comes back.
-        if !is_complete && let Err(e) = self.vips.raise(Raise { lifetime: Some(lifetime), conflicts: Conflicts::Override }).await {
-            tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+        if is_complete {
+            return;
+        }
+        // This node holds the right to serve, so an address that ran out (a stalled guard) comes back.
+        match self.vips.raise(self.raise()).await {
+            Ok(_) => self.application.keep_addresses(&self.vips).await,
+            Err(e) => {
+                tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+            }
         }
     }
 
@@ -371,10 +437,19 @@ impl Hands {
     }
 
     /// Asks the arbiter; the answer comes as `Done`.
-    pub fn ask(&self, job: JobId, request: ArbiterRequest) {
+    pub fn ask(&mut self, job: JobId, request: ArbiterRequest) {
         let (inbox, arbiter, module) = (self.inbox.clone(), self.arbiter.clone(), self.setting.module.clone());
-        tokio::spawn(async move {
-            let answer = match arbiter.ask(&module, &request).await {
+        let is_answering = self.is_answering.clone();
+        // The engine has one request at a time: of an earlier one nobody wants the answer any more, nor its fencing.
+        if let Some(earlier) = self.asking.take() {
+            earlier.abort();
+        }
+        let asking = tokio::spawn(async move {
+            let answer = arbiter.ask(&request).await;
+            if arbiter.view().kind == Authority::Arbiter {
+                is_answering.send_replace(Some(answer.is_ok()));
+            }
+            let answer = match answer {
                 Ok(answer) => Some(answer),
                 Err(e) => {
                     tracing::warn!(module.name = %module, error = %e, "the arbiter gave no answer for module {module}: {e}");
@@ -383,17 +458,32 @@ impl Hands {
             };
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Arbiter(answer)))).await;
         });
+        self.asking = Some(asking.abort_handle());
     }
 
     /// Leaves service without asking anybody: no acknowledgement, no address, no process of the module.
     pub async fn give_up(&mut self) {
         self.set_deadline(Some(0));
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
         self.forget_data();
         self.is_vip_wanted = false;
+        self.application.forget_addresses().await;
         if let Err(e) = self.vips.drop_all().await {
             tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
         }
-        script::kill_module(&self.setting.module, &self.setting.node).await;
+        if let Err(why) = self.application.kill().await {
+            tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+        }
+    }
+}
+
+impl Drop for Hands {
+    fn drop(&mut self) {
+        for task in [self.looking.take(), self.asking.take()].into_iter().flatten() {
+            task.abort();
+        }
     }
 }
 

@@ -37,9 +37,17 @@ enum What {
         #[arg(long)]
         force: bool,
     },
+    /// Keep the arbiter's record on a third machine, for nodes that must not depend on the console for it.
+    Witness {
+        #[command(flatten)]
+        config: tsugi_agent::witness::WitnessConfig,
+    },
     /// The data process of a module; started by the agent only.
     #[command(hide = true)]
     Data,
+    /// The guard of this node; started by the agent only.
+    #[command(hide = true)]
+    Guard,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -50,6 +58,9 @@ fn main() -> anyhow::Result<()> {
         .init();
     if let What::Data = args.what {
         return tsugi_agent::rfs::process::data_main();
+    }
+    if let What::Guard = args.what {
+        return tsugi_agent::guard::guard_main();
     }
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("the TLS provider was set twice"))?;
     // Two workers: one may wait for the record's disk while the other keeps the beats going.
@@ -65,7 +76,8 @@ fn main() -> anyhow::Result<()> {
                 println!("Next: systemctl enable --now tsugi-agent, then approve the node in the console.");
                 Ok(())
             }
-            What::Data => Ok(()),
+            What::Witness { config } => tsugi_agent::witness::run(config).await,
+            What::Data | What::Guard => Ok(()),
         }
     })
 }

@@ -18,7 +18,8 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::fmt;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -151,6 +152,49 @@ pub async fn dial(addr: &ConsoleAddr, config: Arc<ClientConfig>) -> Result<TlsSt
     let tcp = TcpStream::connect((addr.host.as_str(), addr.port)).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     TlsConnector::from(config).connect(name, tcp).await.map_err(untrusted)
+}
+
+/// Files of somebody else's PKI, PEM.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// CA of the server's certificate.
+    pub ca: Option<&'a str>,
+    /// Our certificate and its key.
+    pub cert: Option<(&'a str, &'a str)>,
+}
+
+/// TLS to a server that is no part of Tsugi, checked as usual: its certificate must be signed by the CA in `files`,
+/// and be that of `name`, or of `addr` where no name is given. The text says what is wrong.
+pub async fn connect_with_files(
+    tcp: TcpStream,
+    files: Files<'_>,
+    name: Option<&str>,
+    addr: std::net::IpAddr,
+) -> Result<TlsStream<TcpStream>, String> {
+    let read = async |path: &str| tokio::fs::read_to_string(path).await.map_err(|e| format!("cannot read {path}: {e}"));
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = files.ca {
+        for ca in crate::config::certificates_of(&read(path).await?).map_err(|e| format!("{path}: {e}"))? {
+            roots.add(ca).map_err(|e| format!("{path}: {e}"))?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots);
+    let config = match files.cert {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let chain = crate::config::certificates_of(&read(cert).await?).map_err(|e| format!("{cert}: {e}"))?;
+            let key = PrivateKeyDer::from_pem_slice(read(key).await?.as_bytes()).map_err(|e| format!("{key}: {e}"))?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| format!("{cert}: {e}"))?
+        }
+    };
+    let name = match name {
+        Some(name) => ServerName::try_from(name.to_owned()).map_err(|e| format!("`{name}`: {e}"))?,
+        None => ServerName::IpAddress(addr.into()),
+    };
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|e| e.to_string())
 }
 
 fn with_own_certificate(identity: &Identity, expected: Expected) -> Result<Arc<ClientConfig>, TlsError> {

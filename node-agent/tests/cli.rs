@@ -39,6 +39,7 @@ fn snapshot(state: State, readiness: Readiness, reason: Option<Reason>, since: u
         resync: None,
         peer: PeerView { node: Some(node("n2")), in_contact: true, state: Some(State::Second), networks: vec![] },
         arbiter: ArbiterView::Unreachable,
+        authority: Default::default(),
         resources: vec![],
         allowed: vec![Allowed { verb: Verb::Stop, refusal: None }, Allowed { verb: Verb::Start, refusal: Some(Refusal::AlreadyStarted) }],
     }

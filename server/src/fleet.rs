@@ -525,6 +525,7 @@ mod tests {
             resync: None,
             peer: PeerView { node: None, in_contact: false, state: None, networks: Vec::new() },
             arbiter: ArbiterView::Reachable,
+            authority: Default::default(),
             resources: Vec::new(),
             allowed: Vec::new(),
         }

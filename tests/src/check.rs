@@ -156,6 +156,25 @@ pub fn interruption_bar(app: App) -> Duration {
 impl Pair {
     /// Three hosts and the console, the module on n1 and n2, n1 PRIM and n2 SECOND.
     pub fn start(lab: &str, app: App, env: BTreeMap<String, String>, quiet: bool) -> Result<Pair> {
+        Pair::start_with(lab, app, env, quiet, |_, _, _| Ok(()))
+    }
+
+    /// The same with a configuration that `edit` makes of the shipped one.
+    pub fn start_edited(lab: &str, app: App, env: BTreeMap<String, String>, quiet: bool, edit: impl Fn(&str) -> String) -> Result<Pair> {
+        Pair::start_with(lab, app, env, quiet, |_, _, files| {
+            files.userconfig = edit(&files.userconfig);
+            Ok(())
+        })
+    }
+
+    /// The same; `prepare` does what is wanted before the module is applied, and may change its files.
+    pub fn start_with(
+        lab: &str,
+        app: App,
+        env: BTreeMap<String, String>,
+        quiet: bool,
+        prepare: impl FnOnce(&Lab, &Api, &mut setup::ModuleFiles) -> Result<()>,
+    ) -> Result<Pair> {
         let begin = Instant::now();
         let say = |text: &str| step(begin, quiet, text);
         let lab = Lab::start(lab, &Plan { hosts: 3, console: true, env, ..Plan::default() })?;
@@ -176,7 +195,8 @@ impl Pair {
             // Nobody but the lab's own client can reach it.
             macros.push(("AUTH", "trust"));
         }
-        let files = setup::read_module(&modules_dir().join(module), &macros)?;
+        let mut files = setup::read_module(&modules_dir().join(module), &macros)?;
+        prepare(&pair.lab, &pair.api, &mut files)?;
         setup::apply_module(&pair.api, module, &["n1", "n2"], &files)?;
         pair.say(&format!("module {module} uploaded and applied on n1 and n2"));
         pair.api.action(CLUSTER, module, "prim", Some("n1"))?;
@@ -206,6 +226,11 @@ impl Pair {
         }
     }
 
+    /// Where the clients are.
+    pub fn client_net(&self) -> &OwnedFd {
+        &self.net
+    }
+
     /// Prints a step.
     pub fn say(&self, text: &str) {
         step(self.begin, self.quiet, text);
@@ -225,6 +250,11 @@ impl Pair {
             App::Ledger => load::read_all(&self.net, self.address()),
             App::Postgresql => sql::read_all(&self.lab, VIP),
         }
+    }
+
+    /// Keeps the logs of all hosts in the system's temporary directory.
+    pub fn keep_logs(&self) {
+        keep_logs(&self.lab);
     }
 
     /// Waits for something of the module.

@@ -255,6 +255,7 @@ phrases! {
     ACK_MEMORY = "when the secondary has received it", "セカンダリが受け取った時点";
     VIP = "Virtual IP", "仮想 IP アドレス";
     ARBITER = "Arbiter", "アービター";
+    GOES_ON_BY = "Goes on without the other node if", "相手なしで続行する条件";
     REACHABLE = "reachable", "通信できます";
     CALM_SECOND = "Follows; takes over by itself if the primary stops.", "セカンダリとして待機中です。プライマリが止まると自動で引き継ぎます。";
     CALM_ALONE = "Serves without a backup.", "予備なしでサービスを提供しています。";

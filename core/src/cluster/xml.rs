@@ -8,6 +8,10 @@
 //!       <node name="n2" addr="192.0.2.12" laddr="10.0.0.12"/>
 //!     </lan>
 //!   </lans>
+//!   <arbiters>
+//!     <witness name="w1" addr="192.0.2.9"/>
+//!     <etcd name="etcd" endpoints="https://192.0.2.21:2379,https://192.0.2.22:2379" ca="/etc/tsugi/etcd-ca.pem"/>
+//!   </arbiters>
 //! </cluster>
 //! ```
 //!
@@ -22,6 +26,8 @@ use crate::markup::{Expected, Place, Problem, ProblemKind, Unit, UnusedReason};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+mod arbiters;
+
 /// What came of a `cluster.xml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedCluster {
@@ -34,7 +40,8 @@ pub struct ParsedCluster {
 const SWITCH: Kind = Kind::OneOf(&["on", "off"]);
 const COUNT: Kind = Kind::Number(1, 1_000_000);
 
-static CLUSTER: Rule = Rule { name: "cluster", attributes: &[], children: &[ChildRule::Needed(&LANS)] };
+static CLUSTER: Rule =
+    Rule { name: "cluster", attributes: &[], children: &[ChildRule::Needed(&LANS), ChildRule::One(&arbiters::ARBITERS)] };
 
 // Membership needs no protocol of its own here: nodes hear each other through their modules' heartbeats, the
 // console hears every node. The values every example carries are therefore passed over in silence.
@@ -85,7 +92,9 @@ pub fn parse_cluster(text: &str, name: &ClusterName) -> ParsedCluster {
         if document.is_whole && problems.iter().all(is_read) {
             common_lan(&root, &lans, &mut problems);
         }
-        def = Some(ClusterDef { name: name.clone(), lans });
+        let mut cluster = ClusterDef { name: name.clone(), lans, arbiters: Vec::new() };
+        cluster.arbiters = arbiters::read(&root, &cluster, &mut problems);
+        def = Some(cluster);
     }
     problems.sort_by_key(|p| (p.place, p.severity));
     problems.dedup();
@@ -179,7 +188,9 @@ pub fn to_xml(def: &ClusterDef) -> String {
         }
         text.push_str("    </lan>\n");
     }
-    text.push_str("  </lans>\n</cluster>\n");
+    text.push_str("  </lans>\n");
+    arbiters::write(&def.arbiters, &mut text);
+    text.push_str("</cluster>\n");
     text
 }
 

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+pub mod authority;
 mod mirror;
 mod rehearse;
 

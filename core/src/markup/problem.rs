@@ -191,6 +191,14 @@ pub enum Expected {
     Program,
     /// Anything but nothing.
     NotEmpty,
+    /// Text without a line break.
+    OneLine,
+    /// Addresses, separated by blanks.
+    Addresses,
+    /// `https://ADDRESS:PORT`, several separated by commas; all of them `https` or all `http`.
+    Endpoints,
+    /// A program of the package `fence-agents`.
+    FenceAgent,
 }
 
 /// An attribute or element that is accepted and has no effect.
@@ -209,6 +217,10 @@ pub enum UnusedReason {
     OtherSystem,
     /// The times of the `heart` element hold for every heartbeat.
     TimesOfHeart,
+    /// It belongs to another `authority` than the module's.
+    OtherAuthority,
+    /// The other way of fencing is given too, and goes before.
+    OtherDriver,
 }
 
 /// What is wrong.
@@ -420,6 +432,28 @@ pub enum ProblemKind {
     FlowWithoutRfs,
     /// No `user` element: no script runs (warning).
     NoScripts,
+    /// An arbiter that is not in `cluster.xml`.
+    UnknownArbiter {
+        /// The name.
+        name: String,
+        /// Arbiters of the cluster.
+        known: Vec<String>,
+    },
+    /// The arbiter runs on a node it may have to decide about. In `cluster.xml` an error until it is said on purpose,
+    /// then (and in a module that uses it) a warning.
+    ArbiterOnNode {
+        /// The arbiter.
+        arbiter: String,
+        /// The node.
+        node: NodeName,
+    },
+    /// With this authority two nodes may serve at once: an error until the configuration accepts it, then a warning.
+    SplitBrainPossible {
+        /// `ping` or `none`.
+        authority: String,
+    },
+    /// A connection to an arbiter that anybody on the line can read and change (warning).
+    NotEncrypted,
     /// A second network with `command="on"`.
     SecondCommandLan {
         /// Where the first stands.

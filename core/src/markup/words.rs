@@ -61,6 +61,16 @@ impl Problem {
             }
             ProblemKind::FlowWithoutRfs => "A heartbeat is marked as replication network, and nothing is replicated.".to_owned(),
             ProblemKind::NoScripts => "Without `user` no script of the module runs.".to_owned(),
+            ProblemKind::UnknownArbiter { name, .. } => format!("The cluster has no arbiter `{name}`."),
+            ProblemKind::ArbiterOnNode { arbiter, node } => {
+                format!("The arbiter `{arbiter}` runs on node `{node}`: when that node fails, the other one cannot take over.")
+            }
+            ProblemKind::SplitBrainPossible { authority } => {
+                format!("With authority=\"{authority}\" both nodes may serve at once, and writes that were confirmed can be lost.")
+            }
+            ProblemKind::NotEncrypted => {
+                "The connection to this arbiter is not encrypted: whoever is on the line can change its answers.".to_owned()
+            }
             ProblemKind::SecondCommandLan { first } => format!("Another network already has command=\"on\" at {first}."),
             ProblemKind::Rule(fault) => rule_message(fault),
             ProblemKind::NeedsOneOf { names } => format!("None of {} is given.", self::names(names)),
@@ -115,6 +125,12 @@ impl Problem {
             ProblemKind::NodeCount { needed, .. } => format!("Choose {needed} nodes."),
             ProblemKind::FlowWithoutRfs => "Remove ident=\"flow\", or add `rfs`.".to_owned(),
             ProblemKind::NoScripts => "Add <user/> if the module has scripts.".to_owned(),
+            ProblemKind::UnknownArbiter { known, .. } => format!("The arbiters of the cluster are: {}.", names(known)),
+            ProblemKind::ArbiterOnNode { .. } => "Run it on a third machine; if there is none, say own=\"true\" at the witness.".to_owned(),
+            ProblemKind::SplitBrainPossible { .. } => {
+                "Use authority=\"arbiter\"; if the risk is accepted, say allow_split_brain=\"true\" at `service`.".to_owned()
+            }
+            ProblemKind::NotEncrypted => "Use https://.".to_owned(),
             ProblemKind::SecondCommandLan { .. } => "Keep it at one network.".to_owned(),
             ProblemKind::Rule(fault) => rule_remedy(fault),
             ProblemKind::NeedsOneOf { names } => format!("Add at least one of {}.", self::names(names)),
@@ -131,6 +147,8 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::NotYet => "it is not in this release, and the module works without it",
         UnusedReason::OtherSystem => "it is meant for another operating system",
         UnusedReason::TimesOfHeart => "the times of `heart` decide",
+        UnusedReason::OtherAuthority => "it belongs to another `authority`",
+        UnusedReason::OtherDriver => "`agent` is given and goes before",
     }
 }
 
@@ -151,11 +169,20 @@ fn expected_words(expected: &Expected) -> String {
         }
         Expected::Url => "Write `http://HOST[:PORT]/PATH` or `https://…`, without user, password or `#`.".to_owned(),
         Expected::StatusCodes => "Write codes from 100 to 599: `200`, `200-399`, or several with commas.".to_owned(),
-        Expected::AbsolutePath => "Write a path from the root: /…".to_owned(),
         Expected::ScriptName => "Write the name of a file in the module's `bin`.".to_owned(),
         Expected::UnitName => "Write the name of a systemd unit, such as `nginx` or `backup.timer`.".to_owned(),
         Expected::Program => "Write the name of a file in the module's `bin`, or an absolute path.".to_owned(),
         Expected::NotEmpty => "Write a value.".to_owned(),
+        Expected::OneLine => "Write it without a line break.".to_owned(),
+        Expected::AbsolutePath => "Write the path from the root: /…".to_owned(),
+        Expected::Addresses => "Write IPv4 or IPv6 addresses with blanks between them; names are not looked up.".to_owned(),
+        Expected::Endpoints => {
+            "Write `https://ADDRESS:PORT`, several separated by commas; addresses, not names, and all of them `https` or all `http`."
+                .to_owned()
+        }
+        Expected::FenceAgent => {
+            "Write the name of a program of the package fence-agents, such as `fence_ipmilan`, or an absolute path.".to_owned()
+        }
     }
 }
 

@@ -79,6 +79,55 @@ impl Authority {
     pub fn is_own_record(self) -> bool {
         self != Authority::Arbiter
     }
+    /// Two nodes may serve at once: never chosen without the configuration saying that this is accepted.
+    pub fn may_split(self) -> bool {
+        matches!(self, Authority::Ping | Authority::None)
+    }
+    /// As written in a configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Authority::Arbiter => "arbiter",
+            Authority::Fence => "fence",
+            Authority::Manual => "manual",
+            Authority::Ping => "ping",
+            Authority::None => "none",
+        }
+    }
+}
+
+/// How the power of the other node is cut (`<fence>`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// What is run.
+    pub driver: FenceDriver,
+    /// What a secondary waits before it fences, so that two nodes that lost each other do not shoot each other.
+    pub delay: Duration,
+    /// Longest run of the driver, the read-back included.
+    pub timeout: Duration,
+    /// What a fence agent reads; in the order of the text.
+    pub options: Vec<FenceOption>,
+}
+
+/// What cuts the power.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceDriver {
+    /// A script, called `off NODE`: exit code 0 is the confirmation. An absolute path; absent = `bin/fence` of the module.
+    Script(Option<String>),
+    /// A program with the convention of the package `fence-agents`: the file name (looked for where that package puts
+    /// it) or an absolute path.
+    Agent(String),
+}
+
+/// `name=value` for a fence agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FenceOption {
+    /// Given only when this node is fenced; absent = always.
+    pub node: Option<crate::ids::NodeName>,
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
 }
 
 /// Times of a mirror, all derived from profile or `heart timeout` (rule: `docs/PROTOCOL.md`, "Time").
@@ -226,6 +275,19 @@ pub struct User {
     pub force_timeout: Duration,
     /// Environment variables.
     pub vars: BTreeMap<String, String>,
+    /// What everything its scripts start may use, all together.
+    pub limits: Limits,
+}
+
+/// What the processes of a module may use, all together. Absent = no limit of the module's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes; beyond it the kernel ends processes of the module, and of nobody else.
+    pub memory_bytes_max: Option<u64>,
+    /// Processes and threads; absent = the agent's own bound, so that no module can fill the machine's table.
+    pub pids_max: Option<u32>,
+    /// Share of the processors when they are short, 1 to 10,000; everybody else has 100.
+    pub cpu_weight: Option<u32>,
 }
 
 /// What a checker does when its resource goes down.
@@ -270,6 +332,8 @@ pub enum ScriptName {
     Poststop,
     /// Each major state change.
     Transition,
+    /// A new configuration was taken up while the module runs.
+    Update,
 }
 
 impl ScriptName {
@@ -287,6 +351,44 @@ impl ScriptName {
             ScriptName::StopSec => "stop_sec",
             ScriptName::Poststop => "poststop",
             ScriptName::Transition => "transition",
+            ScriptName::Update => "update",
+        }
+    }
+
+    /// Every script.
+    pub const ALL: [ScriptName; 12] = [
+        ScriptName::Prestart,
+        ScriptName::StartPrim,
+        ScriptName::StopPrim,
+        ScriptName::StartBoth,
+        ScriptName::StopBoth,
+        ScriptName::StartSecond,
+        ScriptName::StopSecond,
+        ScriptName::StartSec,
+        ScriptName::StopSec,
+        ScriptName::Poststop,
+        ScriptName::Transition,
+        ScriptName::Update,
+    ];
+
+    /// The script whose file has this name.
+    pub fn of_file(file: &str) -> Option<ScriptName> {
+        Self::ALL.into_iter().find(|s| s.file() == file)
+    }
+
+    /// It ends something: the time-outs of stop scripts hold, gentle and with `force`.
+    pub fn is_stop(self) -> bool {
+        self.stops().is_some() || self == ScriptName::Poststop
+    }
+
+    /// The start script whose work this one undoes.
+    pub fn stops(self) -> Option<ScriptName> {
+        match self {
+            ScriptName::StopPrim => Some(ScriptName::StartPrim),
+            ScriptName::StopBoth => Some(ScriptName::StartBoth),
+            ScriptName::StopSecond => Some(ScriptName::StartSecond),
+            ScriptName::StopSec => Some(ScriptName::StartSec),
+            _ => None,
         }
     }
 }
@@ -310,6 +412,12 @@ pub struct ModuleDef {
     pub loop_interval: Duration,
     /// Right to go on without the peer.
     pub authority: Authority,
+    /// Keeper of the record, where the authority is an arbiter.
+    pub arbiter: crate::ids::ArbiterName,
+    /// Reference addresses of `<splitbrain>`, where the authority is `ping`.
+    pub witnesses: Vec<IpAddr>,
+    /// How the peer is fenced, where the authority is `fence`.
+    pub fence: Option<Fence>,
     /// Heartbeats (mirror).
     pub heart: Heart,
     /// Virtual addresses.

@@ -9,7 +9,9 @@
 //! | what | default | why |
 //! | --- | --- | --- |
 //! | `service boot` | `auto` (`ignore` means the same) | what an administrator left running runs again after a power cut |
-//! | `service authority` | `arbiter` | two nodes alone cannot tell a dead peer from a cut cable; `manual`: a person decides, no automatic failover |
+//! | `service authority` | `arbiter`; `ping` with a `splitbrain` checker | two nodes alone cannot tell a dead peer from a cut cable |
+//! | `service arbiter` | `console` | any of `arbiters` in `cluster.xml` |
+//! | `fence delay`, `timeout` | `5s`, `20s` | a secondary fences later than the primary, so that one of the two lives |
 //! | `service maxloop`, `loop_interval` | 3, `24h` | |
 //! | `heart profile` | `normal` | takeover after about 5 s; `timeout` overrides it and is the time a node keeps its promise |
 //! | `heartbeat` | every network of the cluster that holds the module's nodes | |

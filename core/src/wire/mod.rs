@@ -9,5 +9,6 @@
 
 pub mod arbiter;
 pub mod console;
+pub mod kept;
 pub mod local;
 pub mod peer;

@@ -572,6 +572,7 @@ fn snapshot(state: State, readiness: Readiness) -> Snapshot {
         replication: Replication::None,
         resync: None,
         peer: PeerView { node: Some(NodeName::new("n2").unwrap()), in_contact: true, state: Some(State::Second), networks: vec![] },
+        authority: Default::default(),
         arbiter: ArbiterView::NotNeeded,
         resources: vec![],
         allowed: vec![],

@@ -54,6 +54,7 @@ fn snapshot(name: &str, state: State) -> Snapshot {
         resync: None,
         peer: PeerView::default(),
         arbiter: ArbiterView::NotNeeded,
+        authority: Default::default(),
         resources: vec![],
         allowed: vec![],
     }
@@ -160,7 +161,7 @@ async fn hello_says_who_and_which_configurations() {
 async fn everything_the_console_wants_is_handed_on() {
     let mut world = World::new().await;
     let mut conn = world.welcomed().await;
-    let cluster = ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![] };
+    let cluster = ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![], arbiters: vec![] };
     let ids = BTreeMap::from([(module("db"), 1)]);
     conn.send(ConsoleMsg::Cluster { generation: 2, cluster, heartbeat_key: Secret([1; 32]), module_ids: ids.clone() }).await;
     let FromConsole::Cluster(file) = world.want().await else { panic!() };

@@ -157,6 +157,8 @@ impl Following {
             link.as_ref().inspect(|l| l.close_saying(&Msg::Bye)).is_some()
         };
         if let Some(thread) = self.thread.take().filter(|_| connected) {
+            // It may be waiting for this very order after a release; the takeover waits for it.
+            thread.thread().unpark();
             // A thread still connecting is left to its time-out: a claim must not wait for a dead host.
             let _ = thread.join();
         }
@@ -177,7 +179,7 @@ impl Follower {
             Ok(End::Released) => {
                 let begun = Instant::now();
                 while begun.elapsed() < RELEASED_GRACE && !self.stop.load(Ordering::Acquire) {
-                    std::thread::sleep(RETRY);
+                    std::thread::park_timeout(RELEASED_GRACE.saturating_sub(begun.elapsed()));
                 }
                 if !self.stop.load(Ordering::Acquire) {
                     self.agent.note(ReplicaNote::SessionLost { session, detail: "the serving node released the directories".into() });

@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(store.cluster().unwrap(), None);
         let cluster = ClusterFile {
             generation: 4,
-            cluster: ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![] },
+            cluster: ClusterDef { name: ClusterName::new("tokyo").unwrap(), lans: vec![], arbiters: vec![] },
             heartbeat_key: Secret([7; 32]),
             module_ids: BTreeMap::from([(name("db"), 1)]),
         };

@@ -204,6 +204,7 @@ mod tests {
             resync: None,
             peer: PeerView::default(),
             arbiter: ArbiterView::Reachable,
+            authority: Default::default(),
             resources: vec![],
             allowed: vec![],
         }

@@ -111,6 +111,8 @@ pub async fn nodes(app: &App, cluster: &ClusterName) -> Result<Vec<NodeState>> {
     let Some(stored) = app.store.cluster(cluster).await? else { return Ok(Vec::new()) };
     let defined = stored.def.nodes();
     let mut enrolled = app.store.nodes(cluster).await?;
+    // A witness has a certificate of the cluster and is no node of it: it never connects, and nobody has to approve it.
+    enrolled.retain(|n| defined.contains(&n.name) || !stored.def.arbiters.iter().any(|a| a.name.as_str() == n.name.as_str()));
     let mut names: Vec<NodeName> = defined.iter().cloned().chain(enrolled.iter().map(|n| n.name.clone())).collect();
     names.sort();
     names.dedup();

@@ -349,6 +349,7 @@ impl Agent {
             resync: None,
             peer: PeerView { node: Some(peer), in_contact: true, state: None, networks: vec![] },
             arbiter: ArbiterView::Reachable,
+            authority: Default::default(),
             resources: vec![],
             allowed,
         };

@@ -13,7 +13,7 @@ use crate::{both, fmt};
 use askama::Template;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::ids::{ClusterName, ModuleName};
-use tsugi_core::module::{Async, Mode};
+use tsugi_core::module::{Async, Authority, Mode};
 use tsugi_core::state::{ArbiterView, Readiness, State};
 
 #[derive(Template)]
@@ -202,12 +202,18 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
         fact(c.t(p::VIP), format!("{addr} → {on}"), None);
     }
     let arbiters: Vec<_> = m.cells.iter().filter_map(NodeCell::now).map(|s| &s.arbiter).collect();
-    if arbiters.contains(&&ArbiterView::Reachable) && !arbiters.contains(&&ArbiterView::Unreachable) {
-        fact(c.t(p::ARBITER), c.t(p::REACHABLE).to_owned(), Some("c-ready"));
-    }
+    let is_lost = arbiters.contains(&&ArbiterView::Unreachable);
+    let is_there = arbiters.contains(&&ArbiterView::Reachable) && !is_lost;
     let mut warnings = Vec::new();
-    if arbiters.contains(&&ArbiterView::Unreachable) {
-        warnings.extend(say::arbiter(lang, &ArbiterView::Unreachable).map(str::to_owned));
+    if let Some(authority) = m.cells.iter().find_map(NodeCell::now).map(|s| &s.authority) {
+        let who = say::authority(lang, authority);
+        match authority.kind {
+            Authority::Arbiter if is_there => fact(c.t(p::ARBITER), format!("{who}: {}", c.t(p::REACHABLE)), Some("c-ready")),
+            Authority::Arbiter => {}
+            _ => fact(c.t(p::GOES_ON_BY), who, is_there.then_some("c-ready")),
+        }
+        let now = if is_lost { ArbiterView::Unreachable } else { ArbiterView::Unknown };
+        warnings.extend(say::authority_warnings(lang, authority, &now));
     }
     Data {
         title: if resync.is_some() { c.t(p::DATA_RESYNC) } else { c.t(p::DATA) },

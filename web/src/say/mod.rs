@@ -4,6 +4,7 @@
 //! The pattern of a sentence: what is true → what that means or what happens next by itself → what to do, with
 //! the exact command line. No blame, no exclamation marks, never "error" alone. State words (PRIM, WAIT, …) stay as they are.
 
+mod authority;
 mod detail;
 mod event;
 mod health;
@@ -15,6 +16,7 @@ mod state;
 mod steps;
 mod verb;
 
+pub use authority::{authority, authority_warnings};
 pub use detail::{detail, lost_session};
 pub use event::{event, event_mark, level};
 pub use health::{attention, headline, health_hint, health_mark, health_name, never_connected, no_contact};

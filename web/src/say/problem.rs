@@ -84,6 +84,14 @@ fn message(kind: &ProblemKind) -> String {
         ProblemKind::NodeCount { found, needed } => format!("モジュールの配置先は {found} 台ですが、{needed} 台必要です。"),
         ProblemKind::FlowWithoutRfs => "複製用のハートビート経路が指定されていますが、複製するものがありません。".to_owned(),
         ProblemKind::NoScripts => "`user` がないため、モジュールのスクリプトは実行されません。".to_owned(),
+        ProblemKind::UnknownArbiter { name, .. } => format!("クラスターにアービター `{name}` はありません。"),
+        ProblemKind::ArbiterOnNode { arbiter, node } => {
+            format!("アービター `{arbiter}` はノード `{node}` で動きます。このノードが故障すると、もう一方は引き継げません。")
+        }
+        ProblemKind::SplitBrainPossible { authority } => format!(
+            "authority=\"{authority}\" では両方のノードが同時にサービスを提供することがあり、完了した書き込みが失われるおそれがあります。"
+        ),
+        ProblemKind::NotEncrypted => "このアービターとの通信は暗号化されません。経路上の第三者が応答を書き換えられます。".to_owned(),
         ProblemKind::SecondCommandLan { first } => format!("command=\"on\" のネットワークが {first} にもあります。"),
         ProblemKind::Rule(fault) => rule_message(fault),
         ProblemKind::NeedsOneOf { names } => format!("{} のいずれも指定されていません。", self::names(names)),
@@ -142,6 +150,15 @@ fn remedy(kind: &ProblemKind) -> String {
         ProblemKind::NodeCount { needed, .. } => format!("ノードを {needed} 台選んでください。"),
         ProblemKind::FlowWithoutRfs => "ident=\"flow\" を削除するか、`rfs` を追加してください。".to_owned(),
         ProblemKind::NoScripts => "スクリプトがある場合は <user/> を追加してください。".to_owned(),
+        ProblemKind::UnknownArbiter { known, .. } => format!("クラスターのアービター：{}", names(known)),
+        ProblemKind::ArbiterOnNode { .. } => {
+            "3 台目のマシンで動かしてください。ない場合は、`witness` に own=\"true\" と書いてください。".to_owned()
+        }
+        ProblemKind::SplitBrainPossible { .. } => {
+            "authority=\"arbiter\" を使ってください。危険を承知で使う場合は、`service` に allow_split_brain=\"true\" と書いてください。"
+                .to_owned()
+        }
+        ProblemKind::NotEncrypted => "https:// を使ってください。".to_owned(),
         ProblemKind::SecondCommandLan { .. } => "1 つのネットワークだけに残してください。".to_owned(),
         ProblemKind::Rule(fault) => rule_remedy(fault),
         ProblemKind::NeedsOneOf { names } => format!("{} の少なくとも 1 つを追加してください。", self::names(names)),
@@ -157,6 +174,8 @@ fn unused(why: UnusedReason) -> &'static str {
         UnusedReason::NotYet => "この版にはありませんが、モジュールの動作に影響はありません",
         UnusedReason::OtherSystem => "他の OS 用の設定です",
         UnusedReason::TimesOfHeart => "`heart` の時間が使われます",
+        UnusedReason::OtherAuthority => "別の `authority` の設定です",
+        UnusedReason::OtherDriver => "`agent` が優先されます",
     }
 }
 
@@ -174,7 +193,6 @@ fn instead_ja(instead: &str) -> String {
             "`real_interface`; the move of the address is announced to its network",
             "`real_interface`（アドレスの移動はネットワークに通知されます）",
         ),
-        ("`authority=\"arbiter\"` of `service`, which is the default", "`service` の `authority=\"arbiter\"`（既定値）"),
     ];
     let known = KNOWN.iter().find(|(en, _)| *en == instead).map(|(_, ja)| (*ja).to_owned());
     // The rest are lists of code: `a`, `b` or `c`.
@@ -219,6 +237,12 @@ fn expected_words(expected: &Expected) -> String {
         Expected::UnitName => "`nginx` や `backup.timer` のような systemd のユニット名を書いてください。".to_owned(),
         Expected::Program => "モジュールの `bin` にあるファイルの名前か、絶対パスを書いてください。".to_owned(),
         Expected::NotEmpty => "値を書いてください。".to_owned(),
+        Expected::OneLine => "改行を入れずに書いてください。".to_owned(),
+        Expected::Addresses => "IPv4 または IPv6 アドレスを空白で区切って書いてください（名前は使えません）。".to_owned(),
+        Expected::Endpoints => {
+            "`https://アドレス:ポート` の形で、複数はカンマで区切って書いてください（名前は使えません。`https` か `http` のどちらかに揃えます）。".to_owned()
+        }
+        Expected::FenceAgent => "`fence_ipmilan` のような fence-agents パッケージのプログラム名か、絶対パスを書いてください。".to_owned(),
     }
 }
 

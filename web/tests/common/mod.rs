@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord, Level};
-use tsugi_core::ids::{ClusterName, Epoch, Gen, ModuleName, NodeName, Session};
+use tsugi_core::ids::{ArbiterName, ClusterName, Epoch, Gen, ModuleName, NodeName, Session};
 use tsugi_core::module::{
     Action, Async, Authority, Boot, DefaultPrim, Heart, Heartbeat, Mode, ModuleDef, Profile, Replicated, Rfs, ScriptName, Timing, Vip,
 };
@@ -62,6 +62,9 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
         maxloop: 3,
         loop_interval: Duration::from_secs(86_400),
         authority: Authority::Arbiter,
+        arbiter: ArbiterName::console(),
+        witnesses: vec![],
+        fence: None,
         heart: Heart {
             port: None,
             timing: Timing::of(Profile::Normal),
@@ -123,6 +126,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
             networks: ["default", "replication"].map(|lan| NetworkView { lan: lan.to_owned(), is_up: true, rtt_us: Some(420) }).into(),
         },
         arbiter: ArbiterView::Reachable,
+        authority: Default::default(),
         resources: vec![
             resource("proc.postgres", "1 process", Action::Restart),
             resource("tcp.5432", "connected in 3 ms", Action::Restart),

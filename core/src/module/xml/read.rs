@@ -8,10 +8,11 @@ use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value::is_variable_name;
 use crate::markup::{Expected, Place};
-use crate::module::{Authority, Boot, DefaultPrim, Heart, Mode, ModuleDef, Profile, Timing, User};
+use crate::module::{Boot, DefaultPrim, Heart, Limits, Mode, ModuleDef, Profile, Timing, User};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod authority;
 mod checks;
 mod errd;
 mod failover;
@@ -56,6 +57,7 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
     checks.extend(checks::read(&service, &vips, &mut names, ctx, problems));
     let depends = checks::depends(&service, &mut names, &mut checks, problems);
     let rules = failover::read(&service, mode, &checks, problems);
+    let right = authority::read(&service, ctx, problems);
     Some(ModuleDef {
         mode: mode?,
         boot: match service.text("boot") {
@@ -68,7 +70,10 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
         default_prim: default_prim(&service, ctx, problems),
         maxloop: service.number("maxloop").unwrap_or(MAXLOOP),
         loop_interval: service.time("loop_interval").unwrap_or(LOOP_INTERVAL),
-        authority: if service.text("authority") == Some("manual") { Authority::Manual } else { Authority::Arbiter },
+        authority: right.authority,
+        arbiter: right.arbiter,
+        witnesses: right.witnesses,
+        fence: right.fence,
         heart,
         vips,
         rfs,
@@ -133,6 +138,11 @@ fn user(user: &At<'_>, problems: &mut Vec<Problem>) -> User {
         stop_timeout: user.time("nicestoptimeout").unwrap_or(STOP_TIMEOUT),
         force_timeout: user.time("forcestoptimeout").unwrap_or(STOP_TIMEOUT),
         vars,
+        limits: Limits {
+            memory_bytes_max: user.number::<u64>("memory_max").map(|mb| mb * 1024 * 1024),
+            pids_max: user.number("pids_max"),
+            cpu_weight: user.number("cpu_weight"),
+        },
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Element and attribute names are those administrators of mirror clusters already know. Each is *read*,
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
-//! nothing is left out silently. Our own: `service authority=`, `heart profile=`, `user starttimeout=`, the checkers
-//! `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`, `fall` and `retry` of all of them, and `depends`.
+//! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
+//! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
+//! `fall` and `retry` of all of them, `depends`, `user memory_max= pids_max= cpu_weight=`.
 
 mod check;
 
@@ -14,6 +15,11 @@ use check::{CHECK, DEPENDS, ERRD, FAILOVER};
 
 /// Shortest heartbeat period in milliseconds: below, the scheduler's own delays would count as silence.
 pub(super) const PULSE_MS_MIN: u64 = 10;
+
+/// Least limit of memory in MB: less, and not even a shell starts.
+const MEMORY_MB_MIN: i64 = 16;
+/// Least limit of processes: a script, what it calls, and the pipes between them.
+const PIDS_MIN: i64 = 16;
 
 const SWITCH: Kind = Kind::OneOf(&["on", "off"]);
 const COUNT: Kind = Kind::Number(0, i64::MAX);
@@ -36,7 +42,9 @@ static SERVICE: Rule = Rule {
         read("maxloop", Kind::Number(0, 1_000_000)),
         read("loop_interval", Kind::Time(Unit::H, 0)),
         refused("automatic_reboot", SWITCH, &["off"], Some("the action `stopstart`, which does not restart the machine")),
-        read("authority", Kind::OneOf(&["arbiter", "manual"])),
+        read("authority", Kind::OneOf(&["arbiter", "fence", "manual", "ping", "none"])),
+        read("arbiter", Kind::Name),
+        read("allow_split_brain", Kind::OneOf(&["true", "false"])),
     ],
     children: &[
         ChildRule::One(&HEART),
@@ -45,6 +53,7 @@ static SERVICE: Rule = Rule {
         ChildRule::One(&USER),
         ChildRule::One(&ERRD),
         ChildRule::One(&CHECK),
+        ChildRule::One(&FENCE),
         ChildRule::Refused { name: "farm", instead: None },
         ChildRule::Refused { name: "vhost", instead: Some("the virtual address, or a name that DNS gives it") },
         ChildRule::Text(&FAILOVER),
@@ -169,6 +178,9 @@ static USER: Rule = Rule {
         read("starttimeout", Kind::Time(Unit::S, 1)),
         read("nicestoptimeout", Kind::Time(Unit::S, 1)),
         read("forcestoptimeout", Kind::Time(Unit::S, 1)),
+        read("memory_max", Kind::Number(MEMORY_MB_MIN, 1 << 30)),
+        read("pids_max", Kind::Number(PIDS_MIN, 1 << 22)),
+        read("cpu_weight", Kind::Number(1, 10_000)),
         unused_but("logging", Kind::OneOf(&["userlog", "none"]), &["userlog"], AlwaysDone),
         unused("userlogsize", COUNT, ChosenByItself),
     ],
@@ -176,3 +188,17 @@ static USER: Rule = Rule {
 };
 
 static VAR: Rule = Rule { name: "var", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any)], children: &[] };
+
+static FENCE: Rule = Rule {
+    name: "fence",
+    attributes: &[
+        read("script", Kind::Text),
+        read("agent", Kind::Text),
+        read("delay", Kind::Time(Unit::S, 0)),
+        read("timeout", Kind::Time(Unit::S, 1)),
+    ],
+    children: &[ChildRule::Many(&FENCE_OPTION)],
+};
+
+static FENCE_OPTION: Rule =
+    Rule { name: "option", attributes: &[needed("name", Kind::Text), needed("value", Kind::Any), read("node", Kind::Name)], children: &[] };

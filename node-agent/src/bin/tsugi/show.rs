@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use std::fmt::Write;
 use tsugi_core::event::EventRecord;
 use tsugi_core::ids::NodeName;
+use tsugi_core::module::Authority;
 use tsugi_core::state::{Flag, Health, Readiness, Replication, Snapshot};
 use tsugi_web::say::{self, Mark};
 use tsugi_web::text::{Lang, Text};
@@ -60,8 +61,14 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
     for addr in &s.vips_held {
         row(&mut out, words::VIP.in_(lang), &addr.to_string());
     }
-    if let Some(arbiter) = say::arbiter(lang, &s.arbiter) {
-        row(&mut out, words::ARBITER.in_(lang), arbiter);
+    let warnings = say::authority_warnings(lang, &s.authority, &s.arbiter);
+    if s.authority.kind != Authority::Arbiter {
+        row(&mut out, words::GOES_ON_BY.in_(lang), &say::authority(lang, &s.authority));
+    } else if let (Some(arbiter), true) = (say::arbiter(lang, &s.arbiter), warnings.is_empty()) {
+        row(&mut out, words::ARBITER.in_(lang), &format!("{}: {arbiter}", say::authority(lang, &s.authority)));
+    }
+    for warning in warnings {
+        row(&mut out, words::ARBITER.in_(lang), &warning);
     }
     if is_verbose {
         details(&mut out, lang, s);

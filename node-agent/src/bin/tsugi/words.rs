@@ -8,6 +8,7 @@ pub const REPLICATION: Text = Text { en: "replication", ja: "複製" };
 pub const RESYNC: Text = Text { en: "resync", ja: "再同期" };
 pub const VIP: Text = Text { en: "address", ja: "仮想 IP" };
 pub const ARBITER: Text = Text { en: "arbiter", ja: "アービター" };
+pub const GOES_ON_BY: Text = Text { en: "goes on by", ja: "続行の条件" };
 pub const SINCE: Text = Text { en: "since", ja: "開始時刻" };
 pub const RUN: Text = Text { en: "to do", ja: "実行" };
 pub const NETWORK: Text = Text { en: "network", ja: "ネットワーク" };

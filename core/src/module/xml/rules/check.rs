@@ -59,8 +59,19 @@ pub(super) static CHECK: Rule = Rule {
         ChildRule::Many(&MEMORY),
         ChildRule::Many(&DISK),
         ChildRule::Many(&EXEC),
-        ChildRule::Refused { name: "splitbrain", instead: Some("`authority=\"arbiter\"` of `service`, which is the default") },
+        ChildRule::One(&SPLITBRAIN),
     ],
+};
+
+static SPLITBRAIN: Rule = Rule {
+    name: "splitbrain",
+    attributes: &[
+        needed("ident", Kind::Name),
+        read("when", Kind::OneOf(&["pre"])),
+        read("exec", Kind::OneOf(&["ping"])),
+        needed("arg", Kind::Text),
+    ],
+    children: &[],
 };
 
 static TCP: Rule =

@@ -1,72 +1,34 @@
-//! Asking the arbiter for the right to serve.
-//!
-//! Every request has a connection to itself while it is under way: a claim never waits behind anything else, not
-//! even behind another module's claim. Connections are kept for a short while, so that the usual request costs
-//! one round trip.
-//!
-//! A request that gets no answer has an *unknown* outcome: it may have been carried out, or may still be.
+//! Arbiters that speak `POST /arbiter/v1/{module}`: the console and witnesses.
 
+use super::pool::{Dialer, Pool, PostError};
+use super::{ASK_TIME_MAX, ArbiterError, not_reachable, said};
 use crate::config::{ConsoleAddr, Identity};
 use crate::tls::{self, TlsError};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use hyper::StatusCode;
+use std::net::SocketAddr;
 use tokio::time::timeout;
-use tsugi_core::ids::ModuleName;
+use tsugi_core::ids::{ArbiterName, ModuleName, NodeName};
 use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
-
-/// A request has an answer within this time, or none.
-pub const ASK_TIME_MAX: Duration = Duration::from_secs(2);
-/// TCP and TLS take at most this part of it.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
-/// A connection that was idle for longer is not used: a firewall may have forgotten it, which would cost the whole
-/// time-out in the one moment that counts.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
-/// Connections kept: modules of one node that ask at the same time.
-const IDLE_MAX: usize = 16;
-/// Largest answer.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// Why there is no answer to act upon.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArbiterError {
-    /// No answer. The outcome is unknown: the request may have been carried out.
-    #[error("the arbiter does not answer ({detail})")]
-    NotReachable {
-        /// Where it ended; English.
-        detail: String,
-    },
-    /// An answer, but not to the request: the node is not approved, the module does not live on it, …
-    /// Nothing was carried out.
-    #[error("the arbiter refuses the request ({status}): {text}")]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// What it said.
-        text: String,
-    },
-}
-
-type Connection = SendRequest<Full<Bytes>>;
 
 /// Asks the arbiter in the name of this node. Clones share the idle connections.
 #[derive(Clone)]
 pub struct ArbiterClient {
-    addr: ConsoleAddr,
-    tls: Arc<ClientConfig>,
-    idle: Arc<Mutex<Vec<(Instant, Connection)>>>,
+    pool: Pool,
 }
 
 impl ArbiterClient {
     /// A client of the console as arbiter.
     pub fn new(identity: &Identity) -> Result<ArbiterClient, TlsError> {
-        Ok(ArbiterClient { addr: identity.console.clone(), tls: tls::console_client(identity)?, idle: Arc::default() })
+        let dialer = Dialer::Pinned { addr: identity.console.clone(), tls: tls::console_client(identity)? };
+        Ok(ArbiterClient { pool: Pool::new(dialer) })
+    }
+
+    /// A client of the witness `name`, which is what its certificate must say.
+    pub fn witness(identity: &Identity, name: &ArbiterName, addr: SocketAddr) -> Result<ArbiterClient, TlsError> {
+        let node = NodeName::new(name.as_str()).map_err(|e| TlsError::Identity(e.to_string()))?;
+        let addr = ConsoleAddr { host: addr.ip().to_string(), port: addr.port() };
+        let dialer = Dialer::Pinned { addr, tls: tls::peer_client(identity, &node)? };
+        Ok(ArbiterClient { pool: Pool::new(dialer) })
     }
 
     /// Sends `request` and waits at most [`ASK_TIME_MAX`].
@@ -79,84 +41,16 @@ impl ArbiterClient {
 
     async fn ask_untimed(&self, module: &ModuleName, request: &ArbiterRequest) -> Result<ArbiterAnswer, ArbiterError> {
         let body = serde_json::to_vec(request).map_err(|e| not_reachable(format!("the request cannot be written: {e}")))?;
-        let mut http = Request::post(format!("/arbiter/v1/{module}"))
-            .header(HOST, self.addr.authority())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| not_reachable(format!("the request cannot be made: {e}")))?;
-
-        // A kept connection may turn out to be closed. Only a request that hyper hands back unsent is sent again.
-        while let Some(mut connection) = self.take_idle() {
-            match connection.try_send_request(http).await {
-                Ok(response) => return self.finish(connection, response).await,
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => http = unsent,
-                    None => return Err(not_reachable(format!("the connection broke: {}", error.into_error()))),
-                },
-            }
-        }
-        let mut connection = timeout(CONNECT_TIME_MAX, self.connect())
-            .await
-            .map_err(|_| not_reachable(format!("no connection to {} within {} s", self.addr, CONNECT_TIME_MAX.as_secs())))??;
-        let response = connection.send_request(http).await.map_err(|e| not_reachable(format!("the connection broke: {e}")))?;
-        self.finish(connection, response).await
-    }
-
-    async fn connect(&self) -> Result<Connection, ArbiterError> {
-        let stream = tls::dial(&self.addr, self.tls.clone()).await.map_err(|e| not_reachable(e.to_string()))?;
-        let (connection, driver) = handshake(TokioIo::new(stream)).await.map_err(|e| not_reachable(e.to_string()))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection to the arbiter ended");
-            }
-        });
-        Ok(connection)
-    }
-
-    async fn finish(
-        &self,
-        connection: Connection,
-        response: hyper::Response<hyper::body::Incoming>,
-    ) -> Result<ArbiterAnswer, ArbiterError> {
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|e| not_reachable(format!("the answer broke off: {e}")))?
-            .to_bytes();
-        self.keep(connection);
+        let (status, body) = self.pool.post(&format!("/arbiter/v1/{module}"), body).await.map_err(|e| match e {
+            PostError::NotSent(detail) | PostError::Unknown(detail) => not_reachable(detail),
+        })?;
         match status {
             StatusCode::OK => serde_json::from_slice(&body).map_err(|e| not_reachable(format!("the answer is not understood: {e}"))),
-            // The console could not do its part: it may have written the record before it failed.
+            // It could not do its part: it may have written the record before it failed.
             status if status.is_server_error() => Err(not_reachable(format!("{status}: {}", said(&body)))),
             status => Err(ArbiterError::Refused { status: status.as_u16(), text: said(&body) }),
         }
     }
-
-    fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(since, connection)| since.elapsed() < IDLE_TIME_MAX && !connection.is_closed());
-        idle.pop().map(|(_, connection)| connection)
-    }
-
-    fn keep(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
-            idle.push((Instant::now(), connection));
-        }
-    }
-}
-
-fn not_reachable(detail: String) -> ArbiterError {
-    ArbiterError::NotReachable { detail }
-}
-
-/// The sentence in an error body (`{"error", "message"}`), or the body as it is.
-pub(crate) fn said(body: &[u8]) -> String {
-    /// Enough for a sentence; a page of HTML from a proxy is of no use.
-    const TEXT_CHARS_MAX: usize = 500;
-    let message = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|v| v.get("message")?.as_str().map(str::to_owned));
-    message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().chars().take(TEXT_CHARS_MAX).collect())
 }
 
 #[cfg(test)]
@@ -164,7 +58,8 @@ mod tests {
     use super::*;
     use crate::tls::pki::{Pki, https};
     use std::sync::atomic::Ordering;
-    use tsugi_core::ids::{Epoch, LifeId, NodeName};
+    use std::time::{Duration, Instant};
+    use tsugi_core::ids::{Epoch, LifeId};
     use tsugi_core::wire::arbiter::Record;
 
     fn module() -> ModuleName {
@@ -279,7 +174,7 @@ mod tests {
             assert!(answer.is_ok(), "{answer:?}");
             // Until the end of the connection has arrived here; the level that is waited for is the pool's.
             let closed = async {
-                while client.idle.lock().unwrap().iter().any(|(_, c)| !c.is_closed()) {
+                while client.pool.idle.lock().unwrap().iter().any(|(_, c)| !c.is_closed()) {
                     tokio::task::yield_now().await;
                 }
             };
