@@ -33,8 +33,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const RECONNECT_MAX: Duration = Duration::from_millis(300);
 /// The same for each answer of its handshake: a busy machine takes its time for the cipher.
 const REJOIN_ANSWER_MAX: Duration = Duration::from_secs(1);
-/// Round trips of the line that both get in addition.
-const REJOIN_TRIPS: u32 = 3;
+/// Round trips of the line that both get in addition: one, one packet lost and sent again after three, and one to spare.
+const REJOIN_TRIPS: u32 = 5;
 /// After an orderly end by the source, how long the agent has to order what comes next before it is told.
 const RELEASED_GRACE: Duration = Duration::from_secs(2);
 /// Operations applied before the source hears of it while more are here already.

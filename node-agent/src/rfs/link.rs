@@ -34,8 +34,8 @@ pub const TICK: Duration = Duration::from_millis(500);
 /// A peer that says nothing for this long, pinged every tick, is gone or stuck.
 pub const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// Round trips, beyond the module's patience, that a broken connection may take to come back: a new one needs three,
-/// and each may be lost once.
-const PATIENCE_TRIPS: u32 = 6;
+/// and a packet lost on a young connection is sent again after about three more. Three such losses fit.
+const PATIENCE_TRIPS: u32 = 12;
 /// Sending the reason of an end is tried this often, a millisecond apart, while somebody else is sending.
 const LAST_WORD_TRIES: u32 = 10;
 /// Test only: how long frames lie unsent when acknowledgements are not waited for.
