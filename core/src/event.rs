@@ -84,6 +84,8 @@ pub enum Event {
     ResyncDone { session: Session, bytes_copied: u64, files: u64, millis: u64 },
     /// A resource changed.
     Resource { name: String, health: Health, detail: String },
+    /// A rule's action begins that no single checker stands for.
+    RuleFired { label: String, action: crate::rules::RuleAction },
     /// A checker's action begins.
     CheckAction { resource: String, action: crate::module::Action },
     /// The data process failed or its disk did.

@@ -337,6 +337,7 @@ impl Agent {
             timing: setting.def.heart.timing,
             is_failover_on: setting.def.is_failover_on,
             authority: setting.def.authority,
+            rules: setting.def.rules.clone(),
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,

@@ -192,6 +192,7 @@ fn events() -> Vec<Event> {
         Event::Printed { script: Some(ScriptName::StartPrim), text: why(), is_error: false },
         Event::Printed { script: None, text: why(), is_error: true },
         Event::Unexpected { what: why() },
+        Event::RuleFired { label: "my_rule".to_owned(), action: tsugi_core::rules::RuleAction::Swap },
         Event::Reseeded { epoch: Epoch(7) },
         Event::Maintenance { minutes: 30 },
         Event::Maintenance { minutes: 0 },

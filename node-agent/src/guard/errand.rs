@@ -73,6 +73,7 @@ impl Act {
 
 /// Something to do. Plain bytes: handing it over allocates nothing.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::large_enum_variant)] // boxing it would allocate, which the guard's loop must not
 pub enum Errand {
     /// Write it down.
     Note {

@@ -51,6 +51,14 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 on: why.on,
             }
         }
+        Event::RuleFired { label, action } => {
+            let word = action.word();
+            Said::only(both!(
+                lang,
+                "The rule {label} of {module} on {node} asks for {word}.",
+                "{node} の {module} で、ルール {label} により {word} を実行します。"
+            ))
+        }
         Event::Reseeded { epoch } => Said::only(both!(
             lang,
             "{node} wrote the arbiter's record of {module} anew (version {epoch}), because the arbiter's former store is gone.",
