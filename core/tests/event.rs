@@ -9,8 +9,7 @@ use tsugi_core::module::ScriptName;
 
 #[test]
 fn an_event_is_read_back_as_it_was_written() {
-    let acts =
-        [GuardAct::Froze { late_ms: 4 }, GuardAct::Thawed, GuardAct::Killed { count: 2 }, GuardAct::Failed, GuardAct::Starves];
+    let acts = [GuardAct::Froze { late_ms: 4 }, GuardAct::Thawed, GuardAct::Killed { count: 2 }, GuardAct::Failed, GuardAct::Starves];
     let guard = acts.into_iter().map(|act| Event::Guard { act, acted_unix_ms: 7 });
     let printed = [None, Some(ScriptName::Update)].map(|script| Event::Printed { script, text: "done".into(), is_error: true });
     for (seq, event) in (1..).zip(guard.chain(printed)) {
