@@ -143,10 +143,11 @@ const LAYERS: &[Layers] = &[
             &["local", "enroll", "witness"],
             &["runner"],
             &["hands"],
-            // The runner hands snapshots and events to the link to the console, which keeps the latter by the store.
-            &["console"],
-            &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter"],
-            &["tls"],
+            // The runner hands snapshots and events to the link to the console, which keeps the latter by the store. The
+            // guard keeps alive what `vip` raised.
+            &["console", "guard"],
+            &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter", "watchdog"],
+            &["tls", "cgroup"],
             &["config", "clock", "procfs", "commands"],
         ],
         // What the hands did comes back into the runner's inbox.

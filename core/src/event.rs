@@ -70,6 +70,8 @@ pub enum Event {
     ScriptDone { script: ScriptName, code: Option<i32>, millis: u64 },
     /// Output line a script asked to be logged, or the last line of a failed one.
     ScriptSaid { script: ScriptName, text: String },
+    /// The directories are mounted for the application: what was replicated is served from here.
+    DataServed { millis: u64 },
     /// A virtual address was raised and announced.
     VipRaised { addr: std::net::IpAddr },
     /// A virtual address was removed.
@@ -82,6 +84,8 @@ pub enum Event {
     ResyncDone { session: Session, bytes_copied: u64, files: u64, millis: u64 },
     /// A resource changed.
     Resource { name: String, health: Health, detail: String },
+    /// A rule's action begins that no single checker stands for.
+    RuleFired { label: String, action: crate::rules::RuleAction },
     /// A checker's action begins.
     CheckAction { resource: String, action: crate::module::Action },
     /// The data process failed or its disk did.
@@ -90,8 +94,28 @@ pub enum Event {
     LoopLimit { count: u32 },
     /// A new configuration is in force.
     Configured { generation: u64 },
+    /// The node's guard had to act, at this time of the node's wall clock: it is told when the agent is back.
+    Guard { act: GuardAct, acted_unix_ms: u64 },
+    /// A script, or somebody in its place, asked for a line in the log. `script` absent = it did not say which.
+    Printed { script: Option<ScriptName>, text: String, is_error: bool },
     /// Something the engine did not expect; harmless, but worth knowing. English.
     Unexpected { what: String },
+}
+
+/// What a guard does when a module's right to serve has ended and the agent has not reacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "snake_case")]
+pub enum GuardAct {
+    /// Froze the application and removed the addresses, so many milliseconds after the deadline.
+    Froze { late_ms: u64 },
+    /// Let it go on: the right was renewed.
+    Thawed,
+    /// Ended what it had frozen, so many processes.
+    Killed { count: u64 },
+    /// Could not freeze it, end it, or remove an address.
+    Failed,
+    /// Left the watchdog to starve, which restarts the machine.
+    Starves,
 }
 
 impl Event {
@@ -108,6 +132,8 @@ impl Event {
             Event::Frozen | Event::DataFailed { .. } | Event::LoopLimit { .. } | Event::VipFailed { .. } | Event::ClaimRejected { .. } => {
                 Level::Critical
             }
+            Event::Guard { act: GuardAct::Failed | GuardAct::Starves, .. } => Level::Critical,
+            Event::Guard { .. } | Event::Printed { is_error: true, .. } => Level::Warning,
             Event::Forced { .. } | Event::Reseeded { .. } | Event::Maintenance { .. } | Event::Hosting { .. } => Level::Warning,
             Event::Unkillable { .. } => Level::Critical,
             Event::ScriptDone { code: Some(0), .. } => Level::Info,

@@ -361,10 +361,40 @@ fn a_role_is_not_moved_to_a_node_that_is_not_fit() {
     pair.settle();
     assert_eq!(pair.states(), [State::Alone, State::Wait], "{}", pair.describe());
 
-    pair.health(0, "tcp.web", Health::Down, Action::StopStart, false);
+    pair.health(0, "tcp.move", Health::Down, Action::StopStart, false);
     pair.settle();
     assert_eq!(pair.states()[0], State::Alone, "restarted where it is");
     assert_eq!(pair.count(0, ScriptName::StartPrim), 1);
+}
+
+#[test]
+fn an_action_that_is_no_hard_fact_is_done_when_it_has_been_asked_for_long_enough() {
+    let mut pair = Pair::with(Authority::Arbiter, |cfg| cfg.rules.handle_time = std::time::Duration::from_secs(15));
+    pair.health(0, "tcp.web", Health::Down, Action::Restart, false);
+    assert_eq!(pair.count(0, ScriptName::StartPrim), 0);
+    pair.health(0, "tcp.web", Health::Up, Action::Restart, false);
+    assert!(!pair.nodes[0].timers.contains(&Timer::Confirm), "it was up again meanwhile");
+
+    pair.health(0, "tcp.web", Health::Down, Action::Restart, false);
+    pair.fire(0, Timer::Confirm);
+    assert_eq!(pair.count(0, ScriptName::StartPrim), 1);
+}
+
+#[test]
+fn a_rule_may_look_at_the_other_node_and_exchange_the_roles() {
+    let mut pair = Pair::with(Authority::Arbiter, |cfg| {
+        let text = "better: if (tcp.lan == down && remote.tcp.lan == up) then swap();";
+        cfg.rules.rules = tsugi_core::rules::parse(text).0;
+    });
+    pair.health(1, "tcp.lan", Health::Down, Action::NoAction, true);
+    pair.health(0, "tcp.lan", Health::Down, Action::NoAction, true);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Prim, State::Second], "the other one is no better");
+
+    pair.health(1, "tcp.lan", Health::Up, Action::NoAction, true);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Second, State::Prim], "{}", pair.describe());
+    assert!(pair.has_event(0, |e| matches!(e, Event::RuleFired { .. })));
 }
 
 // ---- scripts ----

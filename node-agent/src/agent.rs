@@ -1,10 +1,12 @@
 //! The set of modules of a node: keep, stop, start; and the two who may order, console and command line.
 
 use crate::arbiter::{Arbiter, Arbiters, Place};
+use crate::cgroup::Cgroups;
 use crate::checker::{self, Board};
 use crate::commands;
 use crate::config::{AgentConfig, Identity};
 use crate::console::{ConsoleLink, FromConsole, HelloInfo};
+use crate::guard::{Act, Guard, Note, WatchdogWish};
 use crate::hands::{Hands, Setting};
 use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
@@ -19,11 +21,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::command::Refusal;
 use tsugi_core::engine::{Mirror, MirrorConfig, Rehearsal, Saved};
-use tsugi_core::event::Event;
+use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
 use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext};
-use tsugi_core::module::{Boot, Mode, ModuleDef};
+use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::state::{Flag, Snapshot, State};
 use tsugi_core::wire::console::Deployment;
 use tsugi_core::wire::local::{Reply, Request};
@@ -53,6 +55,8 @@ pub struct Agent {
     board: Board,
     /// Which of them depends on which.
     depends: Dependencies,
+    cgroups: Cgroups,
+    guard: Option<Arc<Guard>>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
@@ -74,6 +78,10 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     if let Some(cluster) = &cluster {
         arbiters.set_cluster(&cluster.cluster);
     }
+    crate::procfs::protect_from_oom();
+    let cgroups = Cgroups::open(&identity.node, &config.state_dir);
+    let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
+    let guard = start_guard(&config, notes_tx).await;
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
     let mut agent = Agent {
         config,
@@ -86,6 +94,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         cluster,
         board: Board::default(),
         depends: Dependencies::new(),
+        cgroups,
+        guard,
     };
     for deployment in agent.store.deployments()? {
         if let Err(e) = agent.start_module(&deployment).await {
@@ -99,6 +109,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         tokio::select! {
             Some(order) = console_rx.recv() => agent.on_console(order).await,
             Some((request, responder)) = local_rx.recv() => agent.on_local(request, responder),
+            Some(note) = notes_rx.recv() => agent.on_guard(note),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -326,6 +337,7 @@ impl Agent {
             timing: setting.def.heart.timing,
             is_failover_on: setting.def.is_failover_on,
             authority: setting.def.authority,
+            rules: setting.def.rules.clone(),
             default_prim: setting.def.default_prim.clone(),
             maxloop: setting.def.maxloop,
             loop_interval: setting.def.loop_interval,
@@ -420,6 +432,8 @@ impl Agent {
             state_dir: self.config.state_dir.clone(),
             run_dir: self.config.run_dir.clone(),
             exe: std::env::current_exe().context("find this program's own file")?,
+            cgroups: self.cgroups.clone(),
+            guard: self.guard.clone(),
             module,
             node: me,
             peer,
@@ -433,6 +447,22 @@ impl Agent {
     fn tell_versions(&self) {
         let modules = self.store.deployments().unwrap_or_default().into_iter().map(|d| (d.module, d.generation)).collect();
         self.console.set_versions(self.cluster.as_ref().map_or(0, |c| c.generation), modules);
+    }
+
+    /// What the guard did, here or in an earlier life of this agent.
+    fn on_guard(&self, note: Note) {
+        tracing::warn!(module.name = note.module, value = note.value, "the guard: {:?} {}", note.act, note.module);
+        let Ok(module) = ModuleName::new(&*note.module) else { return };
+        let act = match note.act {
+            Act::Froze => GuardAct::Froze { late_ms: u64::try_from(note.value).unwrap_or(0) },
+            Act::Thawed => GuardAct::Thawed,
+            Act::Killed => GuardAct::Killed { count: u64::try_from(note.value).unwrap_or(0) },
+            Act::KillFailed | Act::CannotFreeze | Act::CannotDrop => GuardAct::Failed,
+            Act::Starves => GuardAct::Starves,
+            Act::CannotRenew | Act::AgentSilent | Act::AgentBack => return,
+        };
+        self.store.events().add(&self.identity.node, &module, Event::Guard { act, acted_unix_ms: note.at_unix_ms });
+        self.console.event_added();
     }
 
     // ---- command line ----
@@ -466,6 +496,18 @@ impl Agent {
                 };
                 tokio::spawn(async move {
                     let reply = runner.ask(request).await;
+                    responder.send(reply).await
+                });
+            }
+            Request::Print { module, script, text, is_error } => {
+                let runner = self.runners.get(&module).cloned();
+                tokio::spawn(async move {
+                    let script = script.as_deref().and_then(ScriptName::of_file);
+                    let reply = match runner {
+                        None => Reply::Command { refusal: Some(Refusal::NotConfigured) },
+                        Some(runner) if runner.print(script, &text, is_error).await => Reply::Command { refusal: None },
+                        Some(_) => Reply::Error { message: format!("module {module} prints too much: the line is left out") },
+                    };
                     responder.send(reply).await
                 });
             }
@@ -551,7 +593,23 @@ impl Agent {
         if tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_err() {
             tracing::error!("not every module stopped within {} s", SHUTDOWN_MAX.as_secs());
         }
+        if let Some(guard) = &self.guard {
+            guard.end().await;
+        }
         self.store.events().flush();
+    }
+}
+
+/// The agent runs without a guard rather than not at all: it then does itself what it can.
+async fn start_guard(config: &AgentConfig, notes: mpsc::Sender<Note>) -> Option<Arc<Guard>> {
+    let exe = std::env::current_exe().ok()?;
+    let watchdog = config.watchdog.clone().map(|device| WatchdogWish { device, timeout: Duration::from_secs(config.watchdog_timeout) });
+    match Guard::start(&exe, &config.state_dir, &config.run_dir, watchdog, notes).await {
+        Ok(guard) => Some(guard),
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "this node has no guard: nobody freezes modules should the agent die ({error:#})");
+            None
+        }
     }
 }
 

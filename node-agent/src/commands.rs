@@ -16,9 +16,9 @@ verb=${1:-}
 case $verb in
 set | get | errd | checker | rules) exec tsugi "$verb" "$@" ;;
 printi | printe)
-    # A script's own output is kept; the last line of a failed one is an event.
-    [ "${1:-}" = -m ] && shift 2
-    echo "$*"
+    [ "${1:-}" = -m ] && SAFEMODULE=${2:-} && shift 2
+    # Into the module's events; should the agent not take it, the script's own output is kept.
+    tsugi "$verb" -m "${SAFEMODULE:-}" -- "$*" || echo "$*"
     exit 0
     ;;
 start | stop | restart | stopstart | swap | state | prim | second) ;;
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(said(&["stopstart", "-i", "custom.a", "-m", "AM"]), "stopstart AM --no-wait --reason custom.a");
         assert_eq!(said(&["restart"]), "restart own --no-wait");
         assert_eq!(said(&["state", "-lq", "-m", "AM"]), "state -q AM");
-        assert_eq!(said(&["printi", "-m", "AM", "hello there"]), "hello there");
+        assert_eq!(said(&["printi", "-m", "AM", "hello there"]), "printi -m AM -- hello there");
         assert!(said(&["dance"]).contains("not known here"));
     }
 }

@@ -28,6 +28,13 @@ pub struct AgentConfig {
     /// Directory for what need not: the socket of the command line.
     #[arg(long = "run", env = "TSUGI_RUN", default_value = RUN_DIR, value_name = "DIR")]
     pub run_dir: PathBuf,
+    /// Watchdog that restarts the machine if a module that may not serve can be neither frozen nor ended, for example
+    /// /dev/watchdog. Off when not given. All modules of the node fall with it.
+    #[arg(long, env = "TSUGI_WATCHDOG", value_name = "DEVICE")]
+    pub watchdog: Option<PathBuf>,
+    /// Seconds after which the watchdog restarts the machine.
+    #[arg(long, env = "TSUGI_WATCHDOG_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=600))]
+    pub watchdog_timeout: u64,
 }
 
 impl AgentConfig {

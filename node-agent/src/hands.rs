@@ -3,17 +3,23 @@
 //! One value per module; it owns the doers. Effects that take long only start something, whose end comes back to
 //! the runner's inbox as `Done`; [`Hands::save`] is waited for.
 
+mod application;
+
 use crate::arbiter::Arbiter;
+use crate::cgroup::Cgroups;
+use crate::clock::boottime_ns;
+use crate::guard::{Guard, Right};
 use crate::link::{Link, LinkConfig, LinkEvent};
 use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
 use crate::runner::Inbox;
 use crate::script::{self, ScriptCall};
 use crate::store::RecordFile;
 use crate::vip::{Conflicts, Raise, Vips};
+use application::Application;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
@@ -51,6 +57,10 @@ pub struct Setting {
     pub run_dir: PathBuf,
     /// This program, to start the data process from.
     pub exe: PathBuf,
+    /// Control groups of this agent.
+    pub cgroups: Cgroups,
+    /// Guard of this node; absent where none can be had.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// The doers of one module.
@@ -73,6 +83,7 @@ pub struct Hands {
     cancels: BTreeMap<JobId, oneshot::Sender<()>>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
+    application: Application,
 }
 
 /// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
@@ -81,7 +92,7 @@ const QUEUE_MAX: usize = 256;
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
     pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
-        script::kill_module(&setting.module, &setting.node).await;
+        let application = Application::take_up(&setting).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
@@ -114,6 +125,7 @@ impl Hands {
             data_events,
             cancels: BTreeMap::new(),
             deadline_ns: Some(0),
+            application,
         };
         hands.open_link().await?;
         hands.look_at_arbiter();
@@ -198,9 +210,11 @@ impl Hands {
         self.link.as_ref().map(Link::networks).unwrap_or_default()
     }
 
-    /// Until when the data process may acknowledge; `None` = no promise needed.
+    /// Until when the module may serve: the data process acknowledges nothing after it, and the guard freezes the
+    /// application; `None` = no promise needed.
     pub fn set_deadline(&mut self, until_ns: Option<u64>) {
         self.deadline_ns = until_ns;
+        self.application.set_deadline(until_ns);
         if let Some(data) = &self.data {
             data.set_deadline(until_ns);
         }
@@ -220,6 +234,7 @@ impl Hands {
         };
         let call = self.call(&run, user);
         let module = self.setting.module.clone();
+        let application = self.application.clone();
         self.cancels.retain(|_, cancel| !cancel.is_closed());
         let (cancel, cancelled) = oneshot::channel::<()>();
         self.cancels.insert(job, cancel);
@@ -229,7 +244,14 @@ impl Hands {
                     std::future::pending().await
                 }
             };
-            let end = script::run_until(call, cancelled).await;
+            application.prepare_script().await;
+            let mut end = script::run_until(call, cancelled).await;
+            if run.is_forced
+                && let Err(why) = application.kill_started(run.script).await
+            {
+                // Whatever the script said: what it should have ended is still there.
+                (end.code, end.last_line) = (None, why);
+            }
             if end.code != Some(0) {
                 tracing::warn!(module.name = %module, script = run.script.file(), code = ?end.code, last = %end.last_line, "script {} of module {module} failed: {}", run.script.file(), end.last_line);
             }
@@ -246,41 +268,19 @@ impl Hands {
         }
     }
 
-    /// Ends what is left of the application; the answer is the proof.
+    /// Ends everything the module's scripts started and left; the answer is the proof, or who is left. What an init
+    /// system runs for the module is not among it.
     pub fn kill_application(&self, job: JobId) {
-        let (inbox, module, node) = (self.inbox.clone(), self.setting.module.clone(), self.setting.node.clone());
+        let (inbox, application) = (self.inbox.clone(), self.application.clone());
         tokio::spawn(async move {
-            let ended = script::kill_module(&module, &node).await;
-            let result = match ended.survivors.as_slice() {
-                [] => Ok(()),
-                pids => Err(format!("processes {pids:?} hang in the kernel")),
-            };
+            let result = application.kill().await.map(drop);
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
     }
 
     /// Environment of everything the module's files run in.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        let s = &self.setting;
-        let bin = s.active_dir.join("bin");
-        let path = |p: PathBuf| p.to_string_lossy().into_owned();
-        let mut env: BTreeMap<String, String> =
-            [("PATH", crate::commands::path(&s.run_dir)), ("HOME", "/root".into()), ("LANG", "C.UTF-8".into())]
-                .map(|(name, value)| (name.to_owned(), value))
-                .into();
-        env.extend(s.def.user.iter().flat_map(|u| u.vars.clone()));
-        env.extend([
-            ("SAFEMODULE".into(), s.module.to_string()),
-            ("SAFEUSERBIN".into(), path(bin.clone())),
-            ("SAFEUSERCONF".into(), path(s.active_dir.join("conf"))),
-            ("SAFEUSERVAR".into(), path(s.log_dir.clone())),
-            ("SAFEVAR".into(), path(s.state_dir.clone())),
-            ("TSUGI_MODULE".into(), s.module.to_string()),
-            ("TSUGI_NODE".into(), s.node.to_string()),
-            ("TSUGI_STATE_DIR".into(), path(s.state_dir.clone())),
-            ("TSUGI_RUN".into(), path(s.run_dir.clone())),
-        ]);
-        env
+        application::environment(&self.setting)
     }
 
     fn call(&self, run: &ScriptRun, user: &User) -> ScriptCall {
@@ -291,47 +291,80 @@ impl Hands {
             args.push("force".into());
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
-        let env = self.environment();
-        let is_stop = matches!(run.script, ScriptName::StopPrim | ScriptName::StopBoth | ScriptName::StopSecond | ScriptName::Poststop);
-        let timeout = match (is_stop, run.is_forced) {
+        let timeout = match (run.script.is_stop(), run.is_forced) {
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,
         };
-        ScriptCall { script: run.script, file: bin.join(run.script.file()), args, env, cwd: bin, timeout, log_dir: s.log_dir.clone() }
+        ScriptCall {
+            script: run.script,
+            file: bin.join(run.script.file()),
+            args,
+            env: application::environment_of_script(s, run.script),
+            cwd: bin,
+            timeout,
+            log_dir: s.log_dir.clone(),
+            group: self.application.group().cloned(),
+        }
     }
 
-    /// How long the kernel keeps an address without renewal: less than the time after which the peer may take it.
-    fn lifetime(&self) -> Duration {
-        Duration::from_secs(self.setting.def.heart.timing.keep.as_secs().max(2))
+    /// Stops the application where it stands, or lets it go on. For a module without the right to serve, until it has
+    /// it again or its stop scripts run, which let it go on by themselves.
+    pub async fn freeze(&self, is_frozen: bool) {
+        if let Err(why) = self.application.freeze(is_frozen).await {
+            tracing::error!(module.name = %self.setting.module, is_frozen, "module {}: {why}", self.setting.module);
+        }
+    }
+
+    /// How the addresses are raised now.
+    fn raise(&self) -> Raise {
+        Raise { lifetime: Some(self.application.lifetime(self.deadline_ns)), conflicts: Conflicts::Override }
     }
 
     /// Raises or drops the addresses. Done when it returns: the next effect must not begin before.
     pub async fn vip(&mut self, plan: VipPlan) -> Result<Vec<IpAddr>, String> {
         self.is_vip_wanted = plan == VipPlan::Raise;
         let result = match plan {
-            VipPlan::Raise => self.vips.raise(Raise { lifetime: Some(self.lifetime()), conflicts: Conflicts::Override }).await,
-            VipPlan::Drop => self.vips.drop_all().await,
+            VipPlan::Raise => self.vips.raise(self.raise()).await,
+            VipPlan::Drop => {
+                self.application.forget_addresses().await;
+                self.vips.drop_all().await
+            }
         };
+        if plan == VipPlan::Raise && result.is_ok() {
+            self.application.keep_addresses(&self.vips).await;
+        }
         result.map_err(|e| e.to_string())
     }
 
-    /// Keeps the addresses alive; called about twice a second while they are wanted.
+    /// Looks after the addresses; called about twice a second while they are wanted. The guard keeps them alive; without
+    /// a guard it is done here.
     pub async fn renew_vips(&mut self) {
-        if !self.is_vip_wanted {
+        // A deadline that has passed is not noticed here first: nothing may come back that the guard has taken away.
+        if !self.is_vip_wanted || !Right::of_deadline(self.deadline_ns).holds(boottime_ns()) {
             return;
         }
-        let lifetime = self.lifetime();
-        let is_complete = match self.vips.renew(lifetime).await {
-            Ok(lost) => lost.is_empty(),
-            Err(e) => {
-                tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
-                false
+        let is_complete = if self.application.is_guarded() {
+            let held = self.vips.held().await;
+            self.setting.def.vips.iter().all(|v| held.contains(&v.addr))
+        } else {
+            match self.vips.renew(self.application.lifetime(self.deadline_ns)).await {
+                Ok(lost) => lost.is_empty(),
+                Err(e) => {
+                    tracing::warn!(module.name = %self.setting.module, error = %e, "the addresses could not be renewed");
+                    false
+                }
             }
         };
-        // This node holds the right to serve, so an address that ran out (a stalled agent) comes back.
-        if !is_complete && let Err(e) = self.vips.raise(Raise { lifetime: Some(lifetime), conflicts: Conflicts::Override }).await {
-            tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+        if is_complete {
+            return;
+        }
+        // This node holds the right to serve, so an address that ran out (a stalled guard) comes back.
+        match self.vips.raise(self.raise()).await {
+            Ok(_) => self.application.keep_addresses(&self.vips).await,
+            Err(e) => {
+                tracing::error!(module.name = %self.setting.module, error = %e, "an address of module {} could not be raised: {e}", self.setting.module);
+            }
         }
     }
 
@@ -436,10 +469,13 @@ impl Hands {
         }
         self.forget_data();
         self.is_vip_wanted = false;
+        self.application.forget_addresses().await;
         if let Err(e) = self.vips.drop_all().await {
             tracing::error!(module.name = %self.setting.module, error = %e, "an address could not be removed; the kernel drops it at the end of its lifetime");
         }
-        script::kill_module(&self.setting.module, &self.setting.node).await;
+        if let Err(why) = self.application.kill().await {
+            tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+        }
     }
 }
 

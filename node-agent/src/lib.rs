@@ -10,6 +10,8 @@
 //! | [`rfs`] | data process: file system, replication stream, resynchronisation |
 //! | [`link`] | heartbeats between the agents of a mirror |
 //! | [`script`] [`vip`] [`checker`] | scripts, virtual addresses, checkers |
+//! | [`cgroup`] | control groups: what a module started, as a whole |
+//! | [`guard`] [`watchdog`] | the process that acts when this one cannot, and the machine's own timer |
 //! | [`store`] | state directory: record, configurations, events |
 //! | [`console`] [`arbiter`] [`local`] [`enroll`] | console connection, arbiters, command line's socket, enrolment |
 //! | [`witness`] | a program of its own: the arbiter's record on a third machine |
@@ -19,12 +21,14 @@
 
 pub mod agent;
 pub mod arbiter;
+pub mod cgroup;
 pub mod checker;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod console;
 pub mod enroll;
+pub mod guard;
 pub mod hands;
 pub mod link;
 pub mod local;
@@ -35,4 +39,5 @@ pub mod script;
 pub mod store;
 pub mod tls;
 pub mod vip;
+pub mod watchdog;
 pub mod witness;

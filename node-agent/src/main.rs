@@ -45,6 +45,9 @@ enum What {
     /// The data process of a module; started by the agent only.
     #[command(hide = true)]
     Data,
+    /// The guard of this node; started by the agent only.
+    #[command(hide = true)]
+    Guard,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,6 +58,9 @@ fn main() -> anyhow::Result<()> {
         .init();
     if let What::Data = args.what {
         return tsugi_agent::rfs::process::data_main();
+    }
+    if let What::Guard = args.what {
+        return tsugi_agent::guard::guard_main();
     }
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("the TLS provider was set twice"))?;
     // Two workers: one may wait for the record's disk while the other keeps the beats going.
@@ -71,7 +77,7 @@ fn main() -> anyhow::Result<()> {
                 Ok(())
             }
             What::Witness { config } => tsugi_agent::witness::run(config).await,
-            What::Data => Ok(()),
+            What::Data | What::Guard => Ok(()),
         }
     })
 }

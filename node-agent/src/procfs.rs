@@ -45,6 +45,12 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     })
 }
 
+/// It waits in the kernel and takes no signal, not even SIGKILL (state D).
+pub fn is_uninterruptible(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    String::from_utf8_lossy(&stat).rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
+}
+
 /// Every process that is there now, zombies included.
 pub fn all() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -106,6 +112,16 @@ pub fn signal(process: &Process, signal: i32) -> io::Result<bool> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+}
+
+/// The kernel's choice when memory runs out: this program after nearly everything else.
+const OOM_SCORE: &str = "-900";
+
+/// Asks the kernel to end nearly everything else before this process. Refused, that is logged.
+pub fn protect_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        tracing::warn!(%error, "this process is not protected from the kernel's choice when memory runs out; it needs CAP_SYS_RESOURCE (root outside of containers)");
+    }
 }
 
 #[cfg(test)]

@@ -10,13 +10,15 @@ use crate::link::Heard;
 use crate::store::EventLog;
 use checks::Watching;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Rehearsal, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
+use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
-use tsugi_core::replica::{ReplicaFigures, ReplicaNote};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 
@@ -28,6 +30,11 @@ const TICK: Duration = Duration::from_millis(500);
 const FIGURES_MAX: Duration = Duration::from_millis(20);
 /// Ids of orders remembered, so that a repeated one is answered and not carried out again.
 const ORDERS_REMEMBERED: usize = 64;
+
+/// Lines that the scripts of a module may print within a minute.
+const LINES_PER_MINUTE: u32 = 60;
+/// Longest line.
+const LINE_CHARS_MAX: usize = 500;
 
 /// What reaches the loop.
 pub enum Inbox {
@@ -52,6 +59,15 @@ pub enum Inbox {
     Checked(CheckerEvent),
     /// A question or switch of the command line about what is watched.
     Ask(Request, oneshot::Sender<Reply>),
+    /// A line that a script wants in the event log.
+    Print {
+        /// Which, if it said so.
+        script: Option<ScriptName>,
+        /// The line.
+        text: String,
+        /// A warning.
+        is_error: bool,
+    },
     /// Stop the module (if asked so), then end the loop.
     End {
         /// Stop in order first: the host shuts down.
@@ -64,6 +80,8 @@ pub enum Inbox {
 pub struct RunnerHandle {
     inbox: mpsc::Sender<Inbox>,
     snapshot: watch::Receiver<Option<Snapshot>>,
+    /// Minute of the clock, and lines printed in it.
+    printed: Arc<Mutex<(u64, u32)>>,
 }
 
 impl RunnerHandle {
@@ -83,6 +101,20 @@ impl RunnerHandle {
             return gone();
         }
         rx.await.unwrap_or_else(|_| gone())
+    }
+    /// A line for the event log. `false` = there were too many within a minute, or the module is gone: a script in a
+    /// loop must not push everything else out of the log.
+    pub async fn print(&self, script: Option<ScriptName>, text: &str, is_error: bool) -> bool {
+        {
+            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            let minute = boottime_ns() / 60_000_000_000;
+            *printed = if printed.0 == minute { (minute, printed.1 + 1) } else { (minute, 1) };
+            if printed.1 > LINES_PER_MINUTE {
+                return false;
+            }
+        }
+        let text = text.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+        self.inbox.send(Inbox::Print { script, text, is_error }).await.is_ok()
     }
     /// What an order would do; `None` when the module is being taken down.
     pub async fn rehearse(&self, command: Command) -> Option<Rehearsal> {
@@ -137,6 +169,8 @@ pub struct Runner {
     /// The record cannot be written: the module has left service.
     failure: Option<String>,
     is_ending: bool,
+    /// The order to serve that is under way, and since when.
+    serving: Option<(JobId, Instant)>,
 }
 
 impl Runner {
@@ -150,7 +184,7 @@ impl Runner {
     ) -> (Runner, RunnerHandle) {
         let (snapshot, seen) = watch::channel(None);
         let (to_inbox, inbox) = channel;
-        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen };
+        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen, printed: Arc::default() };
         let around = Runner::surroundings(&hands, reports.board.clone());
         let switches = hands.setting().log_dir.with_file_name("switches.json");
         let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
@@ -171,6 +205,7 @@ impl Runner {
             snapshot,
             failure: None,
             is_ending: false,
+            serving: None,
         };
         (runner, handle)
     }
@@ -224,6 +259,11 @@ impl Runner {
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
                 }
+                if let Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { .. })) = &input
+                    && let Some((_, since)) = self.serving.take_if(|(serving, _)| serving == job)
+                {
+                    self.report(Event::DataServed { millis: since.elapsed().as_millis() as u64 });
+                }
                 self.step(input).await;
             }
             Inbox::Heard(heard) => {
@@ -258,6 +298,7 @@ impl Runner {
                 let reply = self.on_ask(request).await;
                 let _ = answer.send(reply);
             }
+            Inbox::Print { script, text, is_error } => self.report(Event::Printed { script, text, is_error }),
             Inbox::End { .. } => {}
         }
     }
@@ -327,8 +368,8 @@ impl Runner {
                 Effect::Run(job, run) => self.hands.run(job, run),
                 Effect::Cancel(job) => self.hands.cancel(job),
                 Effect::Kill(job) => self.hands.kill_application(job),
-                // The data process answers nobody and the address is gone: the application does no harm meanwhile.
-                Effect::Freeze | Effect::Thaw => {}
+                Effect::Freeze => self.hands.freeze(true).await,
+                Effect::Thaw => self.hands.freeze(false).await,
                 Effect::Vip(job, plan) => {
                     let result = self.hands.vip(plan).await;
                     let addrs = result.clone().unwrap_or_default();
@@ -343,7 +384,12 @@ impl Runner {
                     let inbox = self.to_inbox.clone();
                     tokio::spawn(async move { inbox.send(Inbox::Input(Input::Done(job, outcome))).await });
                 }
-                Effect::Replica(job, order) => self.hands.replica(job, order).await,
+                Effect::Replica(job, order) => {
+                    if matches!(order, ReplicaOrder::Serve { .. }) {
+                        self.serving = Some((job, Instant::now()));
+                    }
+                    self.hands.replica(job, order).await;
+                }
                 Effect::Ask(job, request) => self.hands.ask(job, request),
                 Effect::Report(event) => self.report(event),
             }

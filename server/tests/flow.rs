@@ -158,12 +158,13 @@ async fn the_arbiter_answers_the_modules_own_nodes_only() {
         let (to, dir, certificate) = (console.running.agents, console.dir.path().to_owned(), agent.certificate.clone());
         async move { agents_call(to, &dir, Some(&certificate), &format!("/arbiter/v1/{module}"), body).await }
     };
-    let history = "0000000000000000000000000000000a";
-    let (status, answer) = ask(&n1, "files", json!({"op": "force", "expected": 0, "gen_id": history, "by": "root"})).await;
+    let (any, history) = ("00000000000000000000000000000000", "0000000000000000000000000000000a");
+    let (status, answer) =
+        ask(&n1, "files", json!({"op": "force", "store": any, "expected": 0, "floor": 0, "gen_id": history, "by": "root"})).await;
     assert_eq!((status, &answer["is_accepted"], &answer["record"]["owner"]), (200, &json!(true), &json!("n1")), "{answer}");
-    let (_, answer) = ask(&n1, "files", json!({"op": "grow", "expected": 1, "with": "n2"})).await;
+    let (_, answer) = ask(&n1, "files", json!({"op": "grow", "store": any, "expected": 1, "with": "n2"})).await;
     assert_eq!(answer["record"]["in_sync"], json!(["n1", "n2"]));
-    let claim = json!({"op": "claim", "expected": 2, "gen_id": history});
+    let claim = json!({"op": "claim", "store": any, "expected": 2, "gen_id": history});
     let (a, b) = tokio::join!(ask(&n1, "files", claim.clone()), ask(&n2, "files", claim));
     let accepted = [&a, &b].iter().filter(|(_, answer)| answer["is_accepted"] == true).count();
     assert_eq!(accepted, 1, "{a:?} {b:?}");

@@ -1,6 +1,15 @@
 //! Figures as rows: what it is, what it may be, whether that holds. `./dev bench NAME --json` prints one object a
 //! line.
 
+pub mod failover;
+mod keepalived;
+mod load;
+mod ours;
+mod pacemaker;
+mod peer;
+mod probe;
+mod split;
+
 use crate::check::{self, App, CheckPlan, Scenario};
 use crate::lab::{CONSOLE, Lab, ns};
 use crate::setup::CLUSTER;
@@ -39,6 +48,23 @@ pub struct Row {
     pub holds: bool,
     /// Every run.
     pub runs: Vec<f64>,
+    /// Least and greatest of each peer's runs, and how many there were.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers_range: BTreeMap<String, Range>,
+    /// Where the time goes: medians in milliseconds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts_ms: BTreeMap<String, f64>,
+}
+
+/// Extent of a peer's runs.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Range {
+    /// Least.
+    pub min: f64,
+    /// Greatest.
+    pub max: f64,
+    /// How many.
+    pub runs: usize,
 }
 
 impl Row {
@@ -56,6 +82,38 @@ impl Row {
             bar: Some(bar),
             holds,
             runs,
+            peers_range: BTreeMap::new(),
+            parts_ms: BTreeMap::new(),
+        }
+    }
+
+    /// Puts the peers' runs beside ours.
+    fn beside(mut self, peers: &BTreeMap<String, Vec<f64>>) -> Row {
+        for (name, runs) in peers.iter().filter(|(_, runs)| !runs.is_empty()) {
+            let (min, max) = runs.iter().fold((f64::MAX, f64::MIN), |(min, max), v| (min.min(*v), max.max(*v)));
+            self.peers.insert(name.clone(), median(runs));
+            self.peers_range.insert(name.clone(), Range { min, max, runs: runs.len() });
+        }
+        self.ratio = self.peers.values().copied().min_by(f64::total_cmp).map(|best| self.ours / best);
+        self
+    }
+
+    /// A line of the table, and lines below it for parts and peers.
+    fn print(&self) {
+        let bar = self.bar.map(|b| format!(" (bar {b:.2})")).unwrap_or_default();
+        let verdict = if self.holds { "holds" } else { "DOES NOT HOLD" };
+        let worst = self.runs.iter().copied().fold(self.ours, f64::max);
+        let spread = if self.runs.len() > 1 { format!(", worst of {} {worst:.2}", self.runs.len()) } else { String::new() };
+        println!("{:<58} {:>8.2} {:<4}{spread}{bar} {verdict}", self.row, self.ours, self.unit);
+        if !self.parts_ms.is_empty() {
+            let mut parts: Vec<_> = self.parts_ms.iter().collect();
+            parts.sort_by_key(|(name, _)| split::order(name));
+            let words: Vec<String> = parts.into_iter().map(|(name, ms)| format!("{name} {ms:.0}")).collect();
+            println!("    ms: {}", words.join(" · "));
+        }
+        for (name, median) in &self.peers {
+            let range = self.peers_range.get(name).map(|r| format!(" ({:.2} to {:.2}, {} runs)", r.min, r.max, r.runs)).unwrap_or_default();
+            println!("    {name}: {median:.2}{range}, ours is {:.2} of it", self.ours / median);
         }
     }
 }
@@ -67,22 +125,40 @@ pub fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Runs a bench; `json` prints objects, otherwise a table. True if every row holds.
-pub fn run(name: &str, json: bool) -> Result<bool> {
-    let rows = match name {
-        "demo" => demo(json)?,
-        _ => bail!("there is no bench `{name}`: demo"),
-    };
-    for row in &rows {
-        if json {
-            println!("{}", serde_json::to_string(row)?);
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct BenchPlan {
+    /// `demo`, `failover`.
+    pub name: String,
+    /// One object a line.
+    pub json: bool,
+    /// The choices of `failover`.
+    pub failover: failover::Choice,
+}
+
+/// Runs a bench; every row is printed when it is there. True if every row holds.
+pub fn run(plan: &BenchPlan) -> Result<bool> {
+    let mut is_good = true;
+    let mut put = |row: Row| -> Result<()> {
+        is_good &= row.holds;
+        if plan.json {
+            println!("{}", serde_json::to_string(&row)?);
         } else {
-            let bar = row.bar.map(|b| format!(" (bar {b})")).unwrap_or_default();
-            let verdict = if row.holds { "holds" } else { "DOES NOT HOLD" };
-            println!("{:<44} {:>10.2} {:<4}{bar} {verdict}", row.row, row.ours, row.unit);
+            row.print();
         }
+        Ok(())
+    };
+    match plan.name.as_str() {
+        "demo" => demo(plan.json)?.into_iter().try_for_each(&mut put)?,
+        "failover" => failover::run(&plan.failover, &mut put)?,
+        other => bail!("there is no bench `{other}`: demo, failover"),
     }
-    Ok(rows.iter().all(|r| r.holds))
+    Ok(is_good)
+}
+
+/// Progress, for people who wait.
+fn say(text: &str) {
+    eprintln!("bench: {text}");
 }
 
 fn demo(quiet: bool) -> Result<Vec<Row>> {

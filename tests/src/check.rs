@@ -159,6 +159,14 @@ impl Pair {
         Pair::start_with(lab, app, env, quiet, |_, _, _| Ok(()))
     }
 
+    /// The same with a configuration that `edit` makes of the shipped one.
+    pub fn start_edited(lab: &str, app: App, env: BTreeMap<String, String>, quiet: bool, edit: impl Fn(&str) -> String) -> Result<Pair> {
+        Pair::start_with(lab, app, env, quiet, |_, _, files| {
+            files.userconfig = edit(&files.userconfig);
+            Ok(())
+        })
+    }
+
     /// The same; `prepare` does what is wanted before the module is applied, and may change its files.
     pub fn start_with(
         lab: &str,
@@ -218,6 +226,11 @@ impl Pair {
         }
     }
 
+    /// Where the clients are.
+    pub fn client_net(&self) -> &OwnedFd {
+        &self.net
+    }
+
     /// Prints a step.
     pub fn say(&self, text: &str) {
         step(self.begin, self.quiet, text);
@@ -237,6 +250,11 @@ impl Pair {
             App::Ledger => load::read_all(&self.net, self.address()),
             App::Postgresql => sql::read_all(&self.lab, VIP),
         }
+    }
+
+    /// Keeps the logs of all hosts in the system's temporary directory.
+    pub fn keep_logs(&self) {
+        keep_logs(&self.lab);
     }
 
     /// Waits for something of the module.

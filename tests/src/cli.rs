@@ -103,6 +103,8 @@ enum Verb {
         #[arg(long, default_value_t = 4)]
         connections: usize,
     },
+    /// Run seeds of the simulator: the engines in virtual time under every fault. Needs no lab.
+    Sim(crate::sim::run::SimArgs),
     /// Run the main job unattended; exit status 0 when nothing confirmed was lost and the interruption is in its bar.
     Check {
         #[arg(long, value_enum, default_value = "ledger")]
@@ -125,6 +127,8 @@ enum Verb {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        failover: crate::bench::failover::Choice,
     },
     /// Set the main job up and keep it running until Ctrl-C.
     Demo {
@@ -205,6 +209,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             }
         }
         Verb::Heal => open()?.heal()?,
+        Verb::Sim(args) => crate::sim::run::main(&args)?,
         Verb::Check { app, scenario, without, times, entries } => {
             for turn in 1..=times {
                 if times > 1 {
@@ -225,8 +230,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 }
             }
         }
-        Verb::Bench { name, json } => {
-            if !crate::bench::run(&name, json)? {
+        Verb::Bench { name, json, failover } => {
+            if !crate::bench::run(&crate::bench::BenchPlan { name, json, failover })? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -10,7 +10,11 @@
 //! | [`load`] | a client that writes at full speed and remembers every acknowledged entry |
 //! | [`sql`] | the same against a real PostgreSQL |
 //! | [`check`] | the main job from set-up to verification, one line per step |
+//! | [`rough`] | a pair on networks that are all bad at once |
+//! | [`events`] | the nodes' own event logs |
 //! | [`bench`] | figures as rows |
+//! | [`vips`] | who holds the virtual address, sampled in every host and asked for on the network |
+//! | [`sim`] | the engine in virtual time under every fault, from a seed |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
 //! | [`cli`] | command line of `tsugi-lab` |
 
@@ -18,9 +22,13 @@ pub mod api;
 pub mod bench;
 pub mod check;
 pub mod cli;
+pub mod events;
 pub mod lab;
 pub mod ledger;
 pub mod load;
+pub mod rough;
 pub mod setup;
+pub mod sim;
 pub mod sql;
+pub mod vips;
 pub mod world;

@@ -19,10 +19,22 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A connection attempt is given up after this long: while nobody has the address, nobody answers at all.
-const CONNECT_BOUND: Duration = Duration::from_millis(500);
-/// An answer is given up after this long, and the connection with it.
-const ANSWER_BOUND: Duration = Duration::from_secs(2);
+/// When a client gives up.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A connection attempt: while nobody has the address, nobody answers at all.
+    pub connect: Duration,
+    /// An answer, and the connection with it.
+    pub answer: Duration,
+}
+
+impl Patience {
+    /// On a good network.
+    pub const USUAL: Patience = Patience { connect: Duration::from_millis(500), answer: Duration::from_secs(2) };
+    /// Where a round trip takes a second and every tenth frame is lost.
+    pub const GREAT: Patience = Patience { connect: Duration::from_secs(20), answer: Duration::from_secs(60) };
+}
+
 /// Between attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Entries asked for at the end are asked for this long.
@@ -57,6 +69,11 @@ pub struct Load {
 impl Load {
     /// Writes from the namespace `net` to the ledger at `to` with `connections` at once.
     pub fn start(net: &OwnedFd, to: SocketAddr, connections: usize) -> Result<Load> {
+        Load::start_patient(net, to, connections, Patience::USUAL)
+    }
+
+    /// The same, giving up when it is said.
+    pub fn start_patient(net: &OwnedFd, to: SocketAddr, connections: usize, patience: Patience) -> Result<Load> {
         let net = net.try_clone()?;
         Load::start_with(move |stop, acked| {
             ns::enter(&net)?;
@@ -66,7 +83,7 @@ impl Load {
                 let mut tasks = Vec::new();
                 for number in 0..connections {
                     let name = format!("load-{run:016x}-{number}");
-                    tasks.push(tokio::spawn(write_on(to, name, stop.clone(), acked.clone())));
+                    tasks.push(tokio::spawn(write_on(to, name, patience, stop.clone(), acked.clone())));
                 }
                 for task in tasks {
                     task.await?;
@@ -145,13 +162,13 @@ impl Drop for Load {
     }
 }
 
-async fn write_on(to: SocketAddr, client: String, stop: Arc<AtomicBool>, acked: Arc<Mutex<Vec<Acked>>>) {
+async fn write_on(to: SocketAddr, client: String, patience: Patience, stop: Arc<AtomicBool>, acked: Arc<Mutex<Vec<Acked>>>) {
     let mut seq = 1;
     let mut sender = None;
     while !stop.load(Ordering::Relaxed) {
         let entry = NewEntry { text: format!("entry {seq} of {client}"), client: client.clone(), seq };
         let Ok(body) = serde_json::to_vec(&entry) else { return };
-        match post(&mut sender, to, body).await {
+        match post(&mut sender, to, body, patience).await {
             Ok(()) => {
                 let at = Instant::now();
                 if let Ok(mut acked) = acked.lock() {
@@ -169,18 +186,18 @@ async fn write_on(to: SocketAddr, client: String, stop: Arc<AtomicBool>, acked: 
 
 type Sender = SendRequest<Full<Bytes>>;
 
-async fn connect(to: SocketAddr) -> Result<Sender> {
-    let stream = tokio::time::timeout(CONNECT_BOUND, tokio::net::TcpStream::connect(to)).await??;
+async fn connect(to: SocketAddr, bound: Duration) -> Result<Sender> {
+    let stream = tokio::time::timeout(bound, tokio::net::TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
 }
 
-async fn post(kept: &mut Option<Sender>, to: SocketAddr, body: Vec<u8>) -> Result<()> {
+async fn post(kept: &mut Option<Sender>, to: SocketAddr, body: Vec<u8>, patience: Patience) -> Result<()> {
     let mut sender = match kept.take() {
         Some(sender) => sender,
-        None => connect(to).await?,
+        None => connect(to, patience.connect).await?,
     };
     let request = hyper::Request::post("/entries")
         .header("host", to.to_string())
@@ -193,7 +210,7 @@ async fn post(kept: &mut Option<Sender>, to: SocketAddr, body: Vec<u8>) -> Resul
         let body = answer.into_body().collect().await?.to_bytes();
         anyhow::Ok((status, body))
     };
-    let (status, body) = tokio::time::timeout(ANSWER_BOUND, exchange).await??;
+    let (status, body) = tokio::time::timeout(patience.answer, exchange).await??;
     if status != hyper::StatusCode::CREATED {
         bail!("{status}: {}", String::from_utf8_lossy(&body));
     }
@@ -232,7 +249,7 @@ pub fn read_all(net: &OwnedFd, to: SocketAddr) -> Result<Vec<Entry>> {
 async fn get(kept: &mut Option<Sender>, to: SocketAddr, path: &str) -> Result<Vec<Entry>> {
     let mut sender = match kept.take() {
         Some(sender) => sender,
-        None => connect(to).await?,
+        None => connect(to, Patience::USUAL.connect).await?,
     };
     let request = hyper::Request::get(path).header("host", to.to_string()).body(Full::new(Bytes::new()))?;
     let exchange = async {

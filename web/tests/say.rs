@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::engine::Rehearsed;
-use tsugi_core::event::{Event, Level};
+use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
 use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
@@ -173,6 +173,7 @@ fn events() -> Vec<Event> {
         Event::ScriptDone { script: ScriptName::StartPrim, code: Some(2), millis: 1200 },
         Event::ScriptDone { script: ScriptName::StartPrim, code: None, millis: 120_000 },
         Event::ScriptSaid { script: ScriptName::StartPrim, text: why() },
+        Event::DataServed { millis: 12 },
         Event::VipRaised { addr },
         Event::VipDropped { addr },
         Event::VipFailed { detail: why() },
@@ -183,7 +184,15 @@ fn events() -> Vec<Event> {
         Event::DataFailed { detail: why() },
         Event::LoopLimit { count: 4 },
         Event::Configured { generation: 3 },
+        Event::Guard { act: GuardAct::Froze { late_ms: 4 }, acted_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Thawed, acted_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Killed { count: 3 }, acted_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Failed, acted_unix_ms: 1_700_000_000_000 },
+        Event::Guard { act: GuardAct::Starves, acted_unix_ms: 1_700_000_000_000 },
+        Event::Printed { script: Some(ScriptName::StartPrim), text: why(), is_error: false },
+        Event::Printed { script: None, text: why(), is_error: true },
         Event::Unexpected { what: why() },
+        Event::RuleFired { label: "my_rule".to_owned(), action: tsugi_core::rules::RuleAction::Swap },
         Event::Reseeded { epoch: Epoch(7) },
         Event::Maintenance { minutes: 30 },
         Event::Maintenance { minutes: 0 },

@@ -146,6 +146,7 @@ mod tests {
             is_fit: true,
             wants_role: false,
             is_taken: false,
+            resources: Default::default(),
         }
     }
     const HEARD: PeerWord = PeerWord { is_heard: true, is_out: false };

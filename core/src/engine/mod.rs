@@ -54,6 +54,8 @@ pub struct MirrorConfig {
     pub maxloop: u32,
     /// That interval; zero = not counted.
     pub loop_interval: Duration,
+    /// What is done when resources go down.
+    pub rules: crate::rules::Ruleset,
     /// Durability on the secondary; decides the flag a follower may set.
     pub ack: Async,
     /// Rules left out on purpose, to prove that the model checker sees it.
@@ -73,6 +75,7 @@ impl MirrorConfig {
             default_prim: DefaultPrim::Alone,
             maxloop: 3,
             loop_interval: Duration::from_secs(24 * 3600),
+            rules: crate::rules::Ruleset::default(),
             ack: Async::None,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -171,6 +174,8 @@ pub enum Timer {
     Backoff,
     /// An automatic action is `loop_interval` old and counts no more.
     LoopExpire(u32),
+    /// The action that rules ask for has been asked for long enough.
+    Confirm,
     /// Try the step again that must succeed before the next one.
     StepRetry,
     /// Maintenance is over.

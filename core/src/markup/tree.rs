@@ -150,8 +150,9 @@ impl<'t> Places<'t> {
 
 /// Reads `text`, adding what is not XML to `problems`.
 pub(crate) fn read(text: &str, problems: &mut Vec<Problem>) -> Document {
-    // A byte order mark is no character of the text.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // A byte order mark is no character of the text. All of them: the reader below would take another one off without
+    // counting it, and every offset would be wrong by it.
+    let text = text.trim_start_matches('\u{feff}');
     if text.len() > BYTES_MAX {
         let fault = Fault::TooLong { bytes: text.len(), most: BYTES_MAX };
         problems.push(Problem::error(Place::START, String::new(), None, ProblemKind::Malformed(fault)));

@@ -275,6 +275,19 @@ pub struct User {
     pub force_timeout: Duration,
     /// Environment variables.
     pub vars: BTreeMap<String, String>,
+    /// What everything its scripts start may use, all together.
+    pub limits: Limits,
+}
+
+/// What the processes of a module may use, all together. Absent = no limit of the module's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes; beyond it the kernel ends processes of the module, and of nobody else.
+    pub memory_bytes_max: Option<u64>,
+    /// Processes and threads; absent = the agent's own bound, so that no module can fill the machine's table.
+    pub pids_max: Option<u32>,
+    /// Share of the processors when they are short, 1 to 10,000; everybody else has 100.
+    pub cpu_weight: Option<u32>,
 }
 
 /// What a checker does when its resource goes down.
@@ -319,6 +332,8 @@ pub enum ScriptName {
     Poststop,
     /// Each major state change.
     Transition,
+    /// A new configuration was taken up while the module runs.
+    Update,
 }
 
 impl ScriptName {
@@ -336,6 +351,44 @@ impl ScriptName {
             ScriptName::StopSec => "stop_sec",
             ScriptName::Poststop => "poststop",
             ScriptName::Transition => "transition",
+            ScriptName::Update => "update",
+        }
+    }
+
+    /// Every script.
+    pub const ALL: [ScriptName; 12] = [
+        ScriptName::Prestart,
+        ScriptName::StartPrim,
+        ScriptName::StopPrim,
+        ScriptName::StartBoth,
+        ScriptName::StopBoth,
+        ScriptName::StartSecond,
+        ScriptName::StopSecond,
+        ScriptName::StartSec,
+        ScriptName::StopSec,
+        ScriptName::Poststop,
+        ScriptName::Transition,
+        ScriptName::Update,
+    ];
+
+    /// The script whose file has this name.
+    pub fn of_file(file: &str) -> Option<ScriptName> {
+        Self::ALL.into_iter().find(|s| s.file() == file)
+    }
+
+    /// It ends something: the time-outs of stop scripts hold, gentle and with `force`.
+    pub fn is_stop(self) -> bool {
+        self.stops().is_some() || self == ScriptName::Poststop
+    }
+
+    /// The start script whose work this one undoes.
+    pub fn stops(self) -> Option<ScriptName> {
+        match self {
+            ScriptName::StopPrim => Some(ScriptName::StartPrim),
+            ScriptName::StopBoth => Some(ScriptName::StartBoth),
+            ScriptName::StopSecond => Some(ScriptName::StartSecond),
+            ScriptName::StopSec => Some(ScriptName::StartSec),
+            _ => None,
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Request {
     Rules { module: ModuleName },
     /// Who this agent is.
     About,
+    /// A line for the module's event log, from one of its scripts (`script`: file name) or from a person.
+    Print { module: ModuleName, script: Option<String>, text: String, is_error: bool },
 }
 
 /// Answered by the agent.
@@ -46,7 +48,7 @@ pub enum Request {
 pub enum Reply {
     /// To `State`, `Watch`.
     State { snapshots: Vec<Snapshot> },
-    /// To `Command`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
+    /// To `Command` and `Print`; absent = accepted. "Accepted" is not "done": that is only said by a snapshot.
     Command { refusal: Option<Refusal> },
     /// To `Rehearse`.
     Rehearsal { rehearsal: Rehearsal },

@@ -5,9 +5,10 @@
 //! sends on every network, and never hands on out of order.
 
 use crate::ids::{Epoch, Gen, LifeId, ModuleName, NodeName, Session};
+use crate::rules::Value;
 use crate::state::{Flag, Readiness, State};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version log. 1: first.
 pub const PROTOCOL: u16 = 1;
@@ -78,7 +79,11 @@ pub struct Status {
     pub wants_role: bool,
     /// The sender took the role from the receiver (see [`crate::engine::Saved::is_taken`]).
     pub is_taken: bool,
+    /// Resources of the sender that the receiver's rules look at, at most [`RESOURCES_SENT_MAX`].
+    pub resources: BTreeMap<String, Value>,
 }
 
+/// Resources carried in a beat.
+pub const RESOURCES_SENT_MAX: usize = 8;
 /// Ancestors carried in a beat; the full lineage (32) stays in the record.
 pub const LINEAGE_SENT_MAX: usize = 16;

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tsugi_core::command::{Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, MirrorConfig, Outcome, Saved, ScriptRun, Ticket, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::{Epoch, LifeId, Lsn, NodeName, Session};
 use tsugi_core::module::{Action, Authority, ScriptName};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::rules::{Ruleset, parse};
 use tsugi_core::state::{Health, Readiness, Reason, State};
 use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest, OWN_STORE, Record};
 
@@ -54,6 +56,7 @@ impl Pair {
         let node = |me: &str, peer: &str| {
             let mut cfg = MirrorConfig::new(name(me), name(peer));
             cfg.authority = authority;
+            cfg.rules = rules();
             change(&mut cfg);
             Node {
                 engine: Mirror::new(cfg, Saved::default(), u128::from(me.as_bytes()[0])),
@@ -290,6 +293,17 @@ impl Pair {
     pub fn count(&self, node: usize, script: ScriptName) -> usize {
         self.nodes[node].scripts.iter().filter(|run| run.script == script).count()
     }
+}
+
+/// Resources by name: `tcp.web` restarts, `tcp.move` stops and starts, `ping.gateway` waits; all at once.
+fn rules() -> Ruleset {
+    let (rules, problems) = parse(
+        "a: if (tcp.web == down) then restart();
+         b: if (tcp.move == down) then stopstart();
+         c: if (ping.gateway == down) then wait();",
+    );
+    assert!(problems.is_empty());
+    Ruleset { handle_time: Duration::ZERO, rules }
 }
 
 /// In order: what the scripts of a node were called with.

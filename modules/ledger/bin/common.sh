@@ -20,16 +20,17 @@ ledger_pid() {
     echo "$pid"
 }
 
-# ledger_end SIGNAL TENTHS: sends the signal and waits until the process is gone.
+# ledger_end SIGNAL SECONDS: sends the signal and waits until the process is gone. Looked for some fifty times a second:
+# clients wait meanwhile.
 ledger_end() {
     pid=$(ledger_pid) || { rm -f "$pid_file"; return 0; }
     echo "$name: SIG$1 to process $pid"
     kill -s "$1" "$pid" 2>/dev/null
-    tenths=0
+    looks=0
     while ledger_pid >/dev/null; do
-        [ "$tenths" -lt "$2" ] || return 1
-        tenths=$((tenths + 1))
-        sleep 0.1
+        [ "$looks" -lt $(($2 * 50)) ] || return 1
+        looks=$((looks + 1))
+        sleep 0.02
     done
     rm -f "$pid_file"
 }

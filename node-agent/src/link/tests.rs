@@ -35,6 +35,7 @@ fn status(epoch: u64) -> Status {
         is_fit: true,
         wants_role: false,
         is_taken: false,
+        resources: Default::default(),
     }
 }
 

@@ -33,8 +33,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const RECONNECT_MAX: Duration = Duration::from_millis(300);
 /// The same for each answer of its handshake: a busy machine takes its time for the cipher.
 const REJOIN_ANSWER_MAX: Duration = Duration::from_secs(1);
-/// Round trips of the line that both get in addition.
-const REJOIN_TRIPS: u32 = 3;
+/// Round trips of the line that both get in addition: one, one packet lost and sent again after three, and one to spare.
+const REJOIN_TRIPS: u32 = 5;
 /// After an orderly end by the source, how long the agent has to order what comes next before it is told.
 const RELEASED_GRACE: Duration = Duration::from_secs(2);
 /// Operations applied before the source hears of it while more are here already.
@@ -157,6 +157,8 @@ impl Following {
             link.as_ref().inspect(|l| l.close_saying(&Msg::Bye)).is_some()
         };
         if let Some(thread) = self.thread.take().filter(|_| connected) {
+            // It may be waiting for this very order after a release; the takeover waits for it.
+            thread.thread().unpark();
             // A thread still connecting is left to its time-out: a claim must not wait for a dead host.
             let _ = thread.join();
         }
@@ -177,7 +179,7 @@ impl Follower {
             Ok(End::Released) => {
                 let begun = Instant::now();
                 while begun.elapsed() < RELEASED_GRACE && !self.stop.load(Ordering::Acquire) {
-                    std::thread::sleep(RETRY);
+                    std::thread::park_timeout(RELEASED_GRACE.saturating_sub(begun.elapsed()));
                 }
                 if !self.stop.load(Ordering::Acquire) {
                     self.agent.note(ReplicaNote::SessionLost { session, detail: "the serving node released the directories".into() });

@@ -22,6 +22,11 @@ use std::time::Duration;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(4);
 /// On a long line each retransmission waits for at least a round trip, so that fewer fit: this many round trips more.
 const TCP_USER_TIMEOUT_TRIPS: u32 = 4;
+/// Longest time until TCP sends a lost frame again (milliseconds). Its own rule doubles the time with each loss, which
+/// is for networks that are overloaded; this connection mostly carries one small operation at a time.
+const RESEND_MS_MAX: libc::c_int = 2000;
+/// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels refuse it, and `TCP_THIN_LINEAR_TIMEOUTS` has to do.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// A handshake is two round trips; a peer that does not take part in it for this long is not waited for.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a receiver sleeps before it looks at silence and pings.
@@ -29,8 +34,8 @@ pub const TICK: Duration = Duration::from_millis(500);
 /// A peer that says nothing for this long, pinged every tick, is gone or stuck.
 pub const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// Round trips, beyond the module's patience, that a broken connection may take to come back: a new one needs three,
-/// and each may be lost once.
-const PATIENCE_TRIPS: u32 = 6;
+/// and a packet lost on a young connection is sent again after about three more. Three such losses fit.
+const PATIENCE_TRIPS: u32 = 12;
 /// Sending the reason of an end is tried this often, a millisecond apart, while somebody else is sending.
 const LAST_WORD_TRIES: u32 = 10;
 /// Test only: how long frames lie unsent when acknowledgements are not waited for.
@@ -91,6 +96,11 @@ impl Link {
         reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
         let alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1)).with_retries(3);
         reference.set_tcp_keepalive(&alive)?;
+        for (option, value) in [(libc::TCP_THIN_LINEAR_TIMEOUTS, 1), (TCP_RTO_MAX_MS, RESEND_MS_MAX)] {
+            if let Err(error) = set_tcp(&socket, option, value) {
+                tracing::debug!(option, %error, "the kernel does not take this option of TCP");
+            }
+        }
         tls.set_buffer_limit(None);
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).context("the TLS handshake failed")?;
@@ -263,6 +273,14 @@ impl Link {
         }
         self.send(0, &Msg::Ping, &[]).context("the connection broke")
     }
+}
+
+fn set_tcp(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and length describe one integer, which outlives the call.
+    let rc = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size_of_val(&value) as libc::socklen_t)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The kernel's smoothed measurement; `None` where it has none.

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -284,10 +284,7 @@ impl One {
             }
             let next = match &broken {
                 None => self.news.recv().ok(),
-                Some(b) => match self.news.recv_timeout(b.patience.saturating_sub(b.since.elapsed())) {
-                    Ok(next) => Some(next),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                },
+                Some(b) => self.news.recv_timeout(b.patience.saturating_sub(b.since.elapsed())).ok(),
             };
             match next {
                 None => {

@@ -18,8 +18,10 @@ pub const LOG_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const LOG_BYTES_KEPT: u64 = LOG_BYTES_MAX / 2;
 /// Newest files kept in a directory; those still written to are kept besides.
 pub const LOGS_KEPT: usize = 20;
-/// How often the file of something left in the background is measured.
-const KEEP_EVERY: Duration = Duration::from_secs(2);
+/// How often a file is measured while something writes to it …
+const LOOK_SELDOM: Duration = Duration::from_millis(250);
+/// … and right after it had to be cut: whoever fills 2 MiB in no time will do so again. It grows for this long at most.
+pub const LOOK_SOON: Duration = Duration::from_millis(10);
 /// Where the last line is looked for, from the end.
 const TAIL_BYTES: u64 = 8 * 1024;
 /// Longest last line, for a status line on a screen.
@@ -73,20 +75,34 @@ fn list(dir: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ulog")).collect()
 }
 
-/// Cuts a file that became too large down to its newest half. Lines written at this very moment may be lost.
-pub fn shrink(path: &Path) -> io::Result<()> {
+/// Keeps a file within its size, and says when to look again.
+pub fn bound(path: &Path) -> Duration {
+    match shrink(path) {
+        Ok(true) => LOOK_SOON,
+        Ok(false) => LOOK_SELDOM,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "a script log could not be kept to its size");
+            LOOK_SELDOM
+        }
+    }
+}
+
+/// Cuts a file that became too large down to its newest half; whether it had to. Lines written at this very moment may
+/// be lost.
+pub fn shrink(path: &Path) -> io::Result<bool> {
     let mut file = OpenOptions::new().read(true).append(true).open(path)?;
     let size = file.metadata()?.size();
     if size <= LOG_BYTES_MAX {
-        return Ok(());
+        return Ok(false);
     }
     file.seek(SeekFrom::Start(size - LOG_BYTES_KEPT))?;
     let mut tail = Vec::new();
     (&file).take(LOG_BYTES_KEPT).read_to_end(&mut tail)?;
     let from = tail.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
     file.set_len(0)?;
-    file.write_all(b"[older output was dropped here: this file is limited to 2 MiB]\n")?;
-    file.write_all(&tail[from..])
+    file.write_all(b"[cut: older output was dropped here, this file is limited to 2 MiB]\n")?;
+    file.write_all(&tail[from..])?;
+    Ok(true)
 }
 
 /// Last line with something in it, without control characters; empty when there is none.
@@ -114,10 +130,7 @@ pub fn keep(dir: &Path) {
         }
         tokio::spawn(async move {
             while is_in_use(&path) {
-                if let Err(error) = shrink(&path) {
-                    tracing::warn!(file = %path.display(), %error, "a script log could not be kept to its size");
-                }
-                tokio::time::sleep(KEEP_EVERY).await;
+                tokio::time::sleep(bound(&path)).await;
             }
             KEPT.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
         });
@@ -159,7 +172,7 @@ mod tests {
         file.write_all(b"and on\n").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!((text.len() as u64) < LOG_BYTES_MAX);
-        assert!(text.starts_with("[older output") && text.ends_with("line 299999\nand on\n"));
+        assert!(text.starts_with("[cut: older output") && text.ends_with("line 299999\nand on\n"));
         assert!(text.lines().skip(1).all(|l| l.starts_with("line ") || l == "and on"));
     }
 

@@ -1,15 +1,17 @@
 //! Runs a module's scripts, and ends what they leave behind.
 //!
-//! A script gets a session of its own, an environment of its own, nothing to read, and a file to write to. Its end is
-//! the end of its own process: a daemon it leaves in the background goes on ([`kill_module`] ends those). When its
-//! time runs out, its whole tree is ended, and that nothing of it is left is checked, not assumed.
+//! A script gets a session, a control group and an environment of its own, nothing to read, and a file to write to.
+//! Its end is the end of its own process: a daemon it leaves in the background goes on ([`kill_module`] and
+//! [`end_runs`] end those). When its time runs out, everything it started is ended, and that nothing of it is left is
+//! checked, not assumed.
 
 mod end;
 mod log;
 
-pub use end::{Ended, kill_module};
+pub use end::{Marks, end_runs, kill_module};
 pub use log::{LOG_BYTES_MAX, LOGS_KEPT, keep as keep_logs};
 
+use crate::cgroup::{Ended, Group, Run, Survivor};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -21,8 +23,6 @@ use tsugi_core::module::ScriptName;
 
 /// Time a script gets between SIGTERM and SIGKILL when its time ran out.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often the size of the output is checked while a script runs.
-const MEASURE_EVERY: Duration = Duration::from_millis(100);
 /// A script just written may still be open in a child that another thread is starting; that takes microseconds.
 const BUSY_TRIES: u32 = 25;
 const BUSY_WAIT: Duration = Duration::from_millis(20);
@@ -50,6 +50,8 @@ pub struct ScriptCall {
     pub timeout: Duration,
     /// Where the output file goes; made when absent.
     pub log_dir: PathBuf,
+    /// Control group of the module; the run gets one of its own in it. Absent = the machine has none.
+    pub group: Option<Group>,
 }
 
 /// How a script ended.
@@ -64,7 +66,7 @@ pub struct ScriptEnd {
     /// Its time ran out.
     pub timed_out: bool,
     /// Processes of a timed-out script that could not be killed. Empty = none of it is left.
-    pub survivors: Vec<i32>,
+    pub survivors: Vec<Survivor>,
 }
 
 /// Runs a script to its end. If the future is dropped, the script goes on by itself.
@@ -90,30 +92,53 @@ pub async fn run_until(call: ScriptCall, cancelled: impl Future<Output = ()>) ->
             return end(Some(CANNOT_START), why, false, Vec::new());
         }
     }
-    let (mut child, log_path) = match start(&call).await {
-        Ok(started) => started,
-        Err(why) => {
-            tracing::error!(script = call.script.file(), reason = why, "a script cannot be run");
-            return end(Some(CANNOT_START), why, false, Vec::new());
+    let group = call.group.as_ref().and_then(|group| match group.run(call.script.file()) {
+        Ok(run) => Some(run),
+        Err(error) => {
+            tracing::error!(script = call.script.file(), %error, "no control group can be made for a script; what it starts is found by its environment only");
+            None
+        }
+    });
+    // A full disk must not keep an application from being stopped: without a file it runs all the same.
+    let (log_path, output) = match log::create(&call.log_dir, call.script.file()) {
+        Ok((path, file)) => (Some(path), Some(file)),
+        Err(error) => {
+            tracing::error!(dir = %call.log_dir.display(), %error, "no output file can be made for a script; its output is lost");
+            (None, None)
         }
     };
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let mut child = None;
+    // The start counts, too: a group that is frozen this very moment holds it up.
+    let work = tokio::time::timeout(call.timeout, async {
+        let child = child.insert(start(&call, output, group.as_ref()).await?);
+        Ok::<_, String>(wait_measuring(child, log_path.as_deref()).await)
+    });
     let finished = tokio::select! {
-        finished = tokio::time::timeout(call.timeout, wait_measuring(&mut child, log_path.as_deref())) => finished.ok(),
+        finished = work => finished.ok(),
         () = cancelled => None,
     };
-    let (code, timed_out, survivors) = match (finished, pid) {
-        (Some(Ok(status)), _) => (status.code(), false, Vec::new()),
-        (Some(Err(error)), _) => {
+    let (code, timed_out, survivors) = match finished {
+        Some(Ok(Ok(status))) => (status.code(), false, Vec::new()),
+        Some(Ok(Err(error))) => {
             tracing::error!(script = call.script.file(), %error, "the end of a script could not be observed");
             (None, false, Vec::new())
         }
-        (None, Some(pid)) => {
-            let ended = end::end_script(pid, GRACE).await;
-            let _ = tokio::time::timeout(COLLECT_BOUND, child.wait()).await;
+        Some(Err(why)) => {
+            tracing::error!(script = call.script.file(), reason = why, "a script cannot be run");
+            return end(Some(CANNOT_START), why, false, Vec::new());
+        }
+        None => {
+            let pid = child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
+            let ended = match (&group, pid) {
+                (Some(run), _) => run.group().end(GRACE).await,
+                (None, Some(pid)) => end::end_script(pid, GRACE).await,
+                (None, None) => Ended::default(),
+            };
+            if let Some(child) = &mut child {
+                let _ = tokio::time::timeout(COLLECT_BOUND, child.wait()).await;
+            }
             (None, true, ended.survivors)
         }
-        (None, None) => (None, true, Vec::new()),
     };
     let mut last_line = String::new();
     if let Some(path) = &log_path {
@@ -124,8 +149,11 @@ pub async fn run_until(call: ScriptCall, cancelled: impl Future<Output = ()>) ->
     if timed_out {
         tracing::warn!(script = call.script.file(), timeout = ?call.timeout, ?survivors, "a script ran out of time and was killed");
     }
-    if !survivors.is_empty() {
-        last_line = format!("processes {survivors:?} hang in the kernel and cannot be killed: restart this machine");
+    if let Err(why) = (Ended { killed: 0, survivors: survivors.clone() }).proof() {
+        last_line = why;
+    }
+    if let Some(group) = &call.group {
+        group.sweep();
     }
     end(code, last_line, timed_out, survivors)
 }
@@ -146,15 +174,7 @@ fn check(file: &Path) -> Result<bool, String> {
     Ok(true)
 }
 
-async fn start(call: &ScriptCall) -> Result<(Child, Option<PathBuf>), String> {
-    // A full disk must not keep an application from being stopped: without a file it runs all the same.
-    let (log_path, output) = match log::create(&call.log_dir, call.script.file()) {
-        Ok((path, file)) => (Some(path), Some(file)),
-        Err(error) => {
-            tracing::error!(dir = %call.log_dir.display(), %error, "no output file can be made for a script; its output is lost");
-            (None, None)
-        }
-    };
+async fn start(call: &ScriptCall, output: Option<std::fs::File>, group: Option<&Run>) -> Result<Child, String> {
     let stdio = || match output.as_ref().map(std::fs::File::try_clone) {
         Some(Ok(file)) => Stdio::from(file),
         Some(Err(_)) | None => Stdio::null(),
@@ -164,9 +184,17 @@ async fn start(call: &ScriptCall) -> Result<(Child, Option<PathBuf>), String> {
     command.envs(&call.env).current_dir(&call.cwd).stdin(Stdio::null()).stdout(stdio()).stderr(stdio()).kill_on_drop(false);
     // SAFETY: `detach` makes only async-signal-safe system calls and allocates nothing.
     unsafe { command.pre_exec(detach) };
+    if let Some(run) = group {
+        // SAFETY: only writes to descriptors that `run` keeps open until the child has started.
+        unsafe { command.pre_exec(run.way_in()) };
+    }
     for attempt in 0.. {
-        match command.spawn() {
-            Ok(child) => return Ok((child, log_path)),
+        // Returns only when the child has called exec, which takes as long as its group is frozen.
+        let started = tokio::task::spawn_blocking(move || (command.spawn(), command)).await;
+        let (result, again) = started.map_err(|e| format!("{} cannot be started: {e}", call.file.display()))?;
+        command = again;
+        match result {
+            Ok(child) => return Ok(child),
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && attempt < BUSY_TRIES => {
                 tokio::time::sleep(BUSY_WAIT).await;
             }
@@ -208,12 +236,13 @@ fn detach() -> io::Result<()> {
 
 /// Waits for the end of the script's own process, keeping its output within bounds meanwhile.
 async fn wait_measuring(child: &mut Child, log_path: Option<&Path>) -> io::Result<ExitStatus> {
+    let mut pause = log::LOOK_SOON;
     loop {
         tokio::select! {
             status = child.wait() => return status,
-            () = tokio::time::sleep(MEASURE_EVERY) => {
-                if let Some(Err(error)) = log_path.map(log::shrink) {
-                    tracing::debug!(%error, "a script log could not be measured");
+            () = tokio::time::sleep(pause) => {
+                if let Some(path) = log_path {
+                    pause = log::bound(path);
                 }
             }
         }

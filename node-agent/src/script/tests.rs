@@ -1,10 +1,13 @@
 //! Real processes.
 
 use super::*;
+use crate::cgroup::Cgroups;
 use crate::procfs;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 use tsugi_core::ids::{ModuleName, NodeName};
+use tsugi_core::module::Limits;
 
 /// Bound of every wait.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -12,11 +15,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Bench {
     dir: TempDir,
     module: String,
+    group: Option<Group>,
 }
 
 impl Bench {
     fn new(module: &str) -> Bench {
-        Bench { dir: tempfile::tempdir().unwrap(), module: format!("{module}-{}", std::process::id()) }
+        Bench { dir: tempfile::tempdir().unwrap(), module: format!("{module}-{}", std::process::id()), group: None }
+    }
+    /// With a control group, as this machine has them.
+    fn grouped(module: &str, limits: Limits) -> Bench {
+        let mut bench = Bench::new(module);
+        let groups = Cgroups::open(&NodeName::new("n1").unwrap(), bench.dir.path());
+        let group = groups.group(&ModuleName::new(&*bench.module).unwrap(), &limits).unwrap();
+        bench.group = Some(group.expect("these tests need mounted control groups"));
+        bench
     }
     fn call(&self, text: &str) -> ScriptCall {
         let file = self.dir.path().join("start_prim");
@@ -31,6 +43,7 @@ impl Bench {
             cwd: self.dir.path().to_owned(),
             timeout: PATIENCE,
             log_dir: self.dir.path().join("log"),
+            group: self.group.clone(),
         }
     }
     fn pid(&self, file: &str) -> i32 {
@@ -38,7 +51,15 @@ impl Bench {
         text.trim().parse().unwrap()
     }
     async fn kill(&self) -> Ended {
-        kill_module(&ModuleName::new(&*self.module).unwrap(), &NodeName::new("n1").unwrap()).await
+        kill_module(&ModuleName::new(&*self.module).unwrap(), &NodeName::new("n1").unwrap(), self.group.as_ref(), Marks::Too).await
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(group) = &self.group {
+            group.remove();
+        }
     }
 }
 
@@ -92,7 +113,7 @@ async fn a_time_out_ends_the_whole_tree() {
         echo waiting\nsleep 1000\n";
     let end = run(ScriptCall { timeout: Duration::from_millis(700), ..bench.call(text) }).await;
     assert_eq!((end.code, end.timed_out, end.last_line.as_str()), (None, true, "waiting"));
-    assert_eq!(end.survivors, Vec::<i32>::new());
+    assert_eq!(end.survivors, vec![]);
     assert!(!is_alive(bench.pid("grandchild")) && !is_alive(bench.pid("other_group")));
     assert!(end.millis >= 700 + 2000, "the grandchild ignores SIGTERM and gets its 2 s");
     // What left the tree by itself is a daemon, and found by its mark.
@@ -123,7 +144,7 @@ async fn a_daemon_outlives_its_script_until_the_module_is_killed() {
     let pids = ["daemon", "child", "plain"].map(|f| bench.pid(f));
     assert!(pids.iter().all(|p| is_alive(*p)), "the script ended, its daemons did not");
 
-    let other = kill_module(&ModuleName::new(&*bench.module).unwrap(), &NodeName::new("n2").unwrap()).await;
+    let other = kill_module(&ModuleName::new(&*bench.module).unwrap(), &NodeName::new("n2").unwrap(), None, Marks::Too).await;
     assert_eq!(other, Ended::default(), "another node's processes");
     assert!(pids.iter().all(|p| is_alive(*p)));
     let ended = bench.kill().await;
@@ -162,4 +183,82 @@ async fn a_signalled_script_has_no_code() {
     let bench = Bench::new("signal");
     let end = run(bench.call("#!/bin/sh\nkill -9 $$\n")).await;
     assert_eq!((end.code, end.timed_out), (None, false));
+}
+
+/// What no look at parents, sessions and environments finds: forked twice, in a session of its own, its environment
+/// cleared, deaf to SIGTERM.
+const HIDDEN: &str = "setsid env -i DIR=\"$DIR\" /bin/bash -c '(trap \"\" TERM; echo $BASHPID > $DIR/hidden; exec env -i /bin/sleep 1000) & exit'\n\
+     while [ ! -s hidden ]; do sleep 0.01; done\n";
+
+#[tokio::test]
+async fn a_time_out_ends_even_what_hides() {
+    let bench = Bench::grouped("hides", Limits::default());
+    let before = run(bench.call("#!/bin/bash\nsleep 1000 & echo $! > earlier\n")).await;
+    assert_eq!(before.code, Some(0));
+    let call = bench.call(&format!("#!/bin/bash\n{HIDDEN}echo waiting\nsleep 1000\n"));
+    let end = run(ScriptCall { timeout: Duration::from_millis(500), ..call }).await;
+    assert_eq!((end.timed_out, end.last_line.as_str(), end.survivors), (true, "waiting", vec![]));
+    assert!(!is_alive(bench.pid("hidden")));
+    // The daemon of an earlier run is no part of this one.
+    assert!(is_alive(bench.pid("earlier")));
+    assert!(bench.kill().await.killed >= 1);
+    assert!(!is_alive(bench.pid("earlier")) && !bench.group.as_ref().unwrap().is_populated());
+}
+
+#[tokio::test]
+async fn a_hidden_daemon_survives_a_good_start_and_nothing_survives_the_stop() {
+    let bench = Bench::grouped("good", Limits::default());
+    let group = bench.group.clone().unwrap();
+    let end = run(bench.call(&format!("#!/bin/bash\n{HIDDEN}exit 0\n"))).await;
+    assert_eq!(end.code, Some(0));
+    let pid = bench.pid("hidden");
+    assert!(is_alive(pid) && group.is_populated());
+    assert_eq!(end_runs(&group, &["start_both"]).await, Ended::default());
+    assert!(is_alive(pid), "another script's daemons");
+    let ended = end_runs(&group, &["start_prim"]).await;
+    assert!(ended.killed >= 1 && ended.proof().is_ok() && !is_alive(pid) && !group.is_populated(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_bounded_and_ended_with_its_time() {
+    let bench = Bench::grouped("bomb", Limits { pids_max: Some(60), ..Limits::default() });
+    let call = bench.call("#!/bin/bash\nb() { b | b & }; b 2>/dev/null; sleep 1000\n");
+    let end = run(ScriptCall { timeout: Duration::from_millis(700), ..call }).await;
+    assert!(end.timed_out && end.survivors.is_empty(), "{end:?}");
+    assert!(!bench.group.as_ref().unwrap().is_populated());
+}
+
+#[tokio::test]
+async fn a_frozen_group_holds_a_script_up_but_not_the_agent() {
+    let bench = Bench::grouped("frozen", Limits::default());
+    let group = bench.group.clone().unwrap();
+    group.freeze().unwrap();
+    let end = run(ScriptCall { timeout: Duration::from_millis(300), ..bench.call("#!/bin/sh\necho never > ran\n") }).await;
+    assert!(end.timed_out && end.code.is_none() && end.survivors.is_empty(), "{end:?}");
+    bench.kill().await;
+    assert!(!bench.dir.path().join("ran").exists() && !group.is_freezing(), "the next life is not frozen");
+}
+
+#[tokio::test]
+async fn a_script_that_writes_without_end_does_not_fill_the_disk() {
+    let bench = Bench::grouped("flood", Limits::default());
+    let call = bench.call("#!/bin/sh\nexec cat /dev/zero\n");
+    let log = call.log_dir.clone();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let watcher = std::thread::spawn(move || {
+        let mut largest = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let size =
+                fs::read_dir(&log).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok()).map(|m| m.blocks()).sum::<u64>() * 512;
+            largest = largest.max(size);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        largest
+    });
+    let end = run(ScriptCall { timeout: Duration::from_secs(2), ..call }).await;
+    drop(stop);
+    let largest = watcher.join().unwrap();
+    assert!(end.timed_out && end.survivors.is_empty());
+    assert!(largest < 500 << 20, "{} MiB", largest >> 20);
+    eprintln!("largest size of the log: {} MiB", largest >> 20);
 }

@@ -8,6 +8,7 @@ mod net;
 mod packet;
 mod reset;
 
+pub use net::PROTOCOL as ADDRESS_MARK;
 use net::{Interface, Netlink, World, is_same_subnet};
 use packet::mac_text;
 use std::collections::BTreeSet;
@@ -171,6 +172,13 @@ impl Vips {
                 Vec::new()
             }
         }
+    }
+
+    /// Where the addresses that are ours stand now: address, prefix length, number of the interface.
+    pub async fn standing(&self) -> Result<Vec<(IpAddr, u8, u32)>, VipError> {
+        let world = Netlink::open()?.look().await?;
+        let ours = self.vips.iter().flat_map(|v| world.holders(v.addr)).filter(|a| a.is_ours);
+        Ok(ours.map(|a| (a.addr, a.prefix, a.index)).collect())
     }
 
     /// Tells the neighbours where the addresses are: at once, then after 0.5, 1, 2 and 5 s. To be called too when a

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The kernel answers at once; a netlink request that takes this long will not be answered at all.
 const NETLINK_BOUND: Duration = Duration::from_secs(2);
 /// Marks addresses of ours in the kernel (`proto` in `ip address`), since 5.18; older kernels ignore it.
-const PROTOCOL: u8 = 0x75;
+pub const PROTOCOL: u8 = 0x75;
 /// "For ever" in an address's lifetime.
 const FOREVER: u32 = u32::MAX;
 /// In place of "for ever" (ten years): on kernels without marks, having an end at all shows that an address is ours.

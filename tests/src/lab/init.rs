@@ -196,6 +196,7 @@ fn build_root(config: &HostConfig) -> Result<()> {
     }
     mount_at(Some("proc"), &root.join("proc"), Some("proc"), none, NO_SOURCE)?;
     mount_at(Some("sysfs"), &root.join("sys"), Some("sysfs"), none, NO_SOURCE)?;
+    super::groups::bind(&root, &config.dir)?;
     for (dir, mode) in [("run", "mode=0755"), ("tmp", "mode=1777"), ("dev", "mode=0755")] {
         mount_at(Some("tmpfs"), &root.join(dir), Some("tmpfs"), none, Some(mode))?;
     }

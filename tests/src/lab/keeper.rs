@@ -505,6 +505,7 @@ fn services_of(host: &str) -> Vec<ServiceConfig> {
 
 /// Removes a lab's directory, whatever a crash left in it.
 pub fn remove_dir(dir: &Path) -> Result<()> {
+    super::groups::remove(dir);
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("{}", dir.display())),
         _ => Ok(()),

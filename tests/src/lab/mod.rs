@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub mod disk;
 pub mod forward;
+mod groups;
 pub mod init;
 pub mod keeper;
 pub mod names;

@@ -42,6 +42,9 @@ impl Hasher for AsIs {
 /// How a state was reached: from which, by the how-manieth of its actions.
 type Parents = HashMap<u128, (u128, u16), BuildHasherDefault<AsIs>>;
 
+/// A state found: its fingerprint, how it was reached, and the world itself.
+type Found = (u128, (u128, u16), World);
+
 /// Worlds worked on at a time by each thread.
 const CHUNK: usize = 2_000;
 
@@ -66,7 +69,7 @@ pub fn explore(start: &World, states_max: usize) -> Seen {
             }
         }
         let known = &parents;
-        let found: Vec<Vec<(u128, (u128, u16), World)>> = std::thread::scope(|scope| {
+        let found: Vec<Vec<Found>> = std::thread::scope(|scope| {
             let part = batch.len().div_ceil(threads).max(1);
             let workers: Vec<_> = batch.chunks(part).map(|worlds| scope.spawn(move || successors(worlds, known))).collect();
             workers.into_iter().map(|w| w.join().expect("an explorer's thread")).collect()
@@ -87,7 +90,7 @@ pub fn explore(start: &World, states_max: usize) -> Seen {
     seen
 }
 
-fn successors(worlds: &[World], known: &Parents) -> Vec<(u128, (u128, u16), World)> {
+fn successors(worlds: &[World], known: &Parents) -> Vec<Found> {
     let mut found = Vec::new();
     for world in worlds {
         let from = world.fingerprint();

@@ -464,6 +464,7 @@ fn config(node: usize, setting: &Setting) -> MirrorConfig {
         timing: Timing::of(Profile::Normal),
         is_failover_on: true,
         authority: Authority::Arbiter,
+        rules: Default::default(),
         default_prim: DefaultPrim::Alone,
         maxloop: 3,
         loop_interval: std::time::Duration::ZERO,

@@ -4,7 +4,7 @@ use super::{Mark, Said, action, gloss, reason, refusal, resource_health, script,
 use crate::both;
 use crate::fmt;
 use crate::text::{Lang, Text};
-use tsugi_core::event::{Event, Level};
+use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::state::{Health, Readiness, State};
 
@@ -50,6 +50,14 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 command: why.command,
                 on: why.on,
             }
+        }
+        Event::RuleFired { label, action } => {
+            let word = action.word();
+            Said::only(both!(
+                lang,
+                "The rule {label} of {module} on {node} asks for {word}.",
+                "{node} の {module} で、ルール {label} により {word} を実行します。"
+            ))
         }
         Event::Reseeded { epoch } => Said::only(both!(
             lang,
@@ -169,6 +177,20 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             let file = script(lang, *name);
             Said::only(both!(lang, "{module} on {node}, {file}: {text}", "{node} の {module}、{file}：{text}"))
         }
+        Event::Printed { script: Some(name), text, .. } => {
+            let file = script(lang, *name);
+            Said::only(both!(lang, "{module} on {node}, {file}: {text}", "{node} の {module}、{file}：{text}"))
+        }
+        Event::Printed { script: None, text, .. } => Said::only(both!(lang, "{module} on {node}: {text}", "{node} の {module}：{text}")),
+        Event::Guard { act, acted_unix_ms } => guard(lang, *act, *acted_unix_ms, module, node),
+        Event::DataServed { millis } => {
+            let took = fmt::duration(lang, *millis);
+            Said::only(both!(
+                lang,
+                "{module} on {node}: the replicated directories are served from here ({took}).",
+                "{node} の {module}：複製ディレクトリーをこのノードから提供し始めました（{took}）。"
+            ))
+        }
         Event::VipRaised { addr } => {
             Said::only(both!(lang, "{node} holds the virtual IP address {addr}.", "{node} に仮想 IP アドレス {addr} を設定しました。"))
         }
@@ -232,6 +254,44 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             lang,
             "{module} on {node} noted something unexpected: {what}",
             "{node} の {module} が想定外の状況を記録しました：{what}"
+        )),
+    }
+}
+
+/// What a guard did while the agent could not tell.
+fn guard(lang: Lang, act: GuardAct, at_unix_ms: u64, module: &ModuleName, node: &NodeName) -> Said {
+    let at = fmt::rfc3339(at_unix_ms);
+    match act {
+        GuardAct::Froze { late_ms } => Said::only(both!(
+            lang,
+            "The guard of {node} froze {module} and removed its virtual IP addresses at {at}, {late_ms} ms after its right to serve ended: \
+             the agent did not react.",
+            "{node} のガードが {module} を凍結し、仮想 IP アドレスを外しました（{at}、サービスの権利が切れてから {late_ms} ms 後）。エージェントが反応しなかったためです。"
+        )),
+        GuardAct::Thawed => Said::only(both!(
+            lang,
+            "The guard of {node} let {module} go on at {at}: its right to serve was renewed.",
+            "{node} のガードが {module} の凍結を解除しました（{at}）。サービスの権利が更新されたためです。"
+        )),
+        GuardAct::Killed { count } => Said::only(both!(
+            lang,
+            "The guard of {node} ended {module} at {at} (processes: {count}): it had been frozen too long.",
+            "{node} のガードが {module} を終了しました（{at}、プロセス数 {count}）。凍結が長く続いたためです。"
+        )),
+        GuardAct::Failed => Said::only(both!(
+            lang,
+            "The guard of {node} could not stop {module} wholly at {at}.",
+            "{node} のガードは {module} を完全には停止できませんでした（{at}）。"
+        ))
+        .then(both!(
+            lang,
+            "If this node still answers for {module}, switch it off.",
+            "このノードがまだ {module} として応答する場合は、電源を切ってください。"
+        )),
+        GuardAct::Starves => Said::only(both!(
+            lang,
+            "The guard of {node} let the watchdog restart the machine at {at}: {module} had lost its right to serve and could not be stopped.",
+            "{node} のガードがウォッチドッグによりマシンを再起動させました（{at}）。サービスの権利を失った {module} を停止できなかったためです。"
         )),
     }
 }

@@ -7,6 +7,7 @@
 //! Two locks keep a node from serving old data: the arbiter's record (is it in the in-sync set?) and its own
 //! flag (is this copy up to date?). Neither is ever trusted alone.
 
+mod act;
 mod follow;
 mod order;
 mod plan;
@@ -138,6 +139,8 @@ pub struct Mirror {
     /// `start_sec` has run and `stop_sec` has not.
     is_sec_up: bool,
     resources: BTreeMap<String, Resource>,
+    /// The action that rules ask for and that must be asked for a while longer.
+    steady: crate::rules::Steady,
     /// Numbers of the running [`Timer::LoopExpire`]; as many as actions count.
     loop_slots: BTreeSet<u32>,
     last_sent: Option<Box<Status>>,
@@ -190,6 +193,7 @@ impl Mirror {
             is_both_up: false,
             is_sec_up: false,
             resources: BTreeMap::new(),
+            steady: crate::rules::Steady::default(),
             loop_slots: BTreeSet::new(),
             last_sent: None,
         }
@@ -265,6 +269,7 @@ impl Mirror {
                 self.saved.loop_count = self.loop_slots.len() as u32;
                 self.save(out);
             }
+            Timer::Confirm => self.on_confirmed(out),
             Timer::StepRetry => self.on_step_retry(out),
             Timer::Maintenance => self.end_maintenance(out),
             Timer::Failback => self.on_failback(out),
@@ -340,7 +345,7 @@ impl Mirror {
             Phase::Following => self.watch(out),
             Phase::Leaving => self.tend(out),
         }
-        self.act_on_health(out);
+        self.act_on_rules(out);
     }
 
     /// The one door through which the visible state changes.
@@ -420,11 +425,6 @@ impl Mirror {
             Flag::Volatile => self.is_volatile_mine,
             Flag::Unknown | Flag::Inconsistent | Flag::Stale => false,
         }
-    }
-
-    /// All pre-checkers are up or not known yet.
-    fn first_unfit(&self) -> Option<(&String, &Resource)> {
-        self.resources.iter().find(|(_, r)| r.is_pre && r.health == Health::Down && r.action != crate::module::Action::NoAction)
     }
 
     /// A rule is left out on purpose (model checker only).

@@ -2,11 +2,10 @@
 
 use super::plan::Goal;
 use super::{Force, Mirror, Phase, Resource};
-use crate::command::{BY_MAXLOOP, Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
+use crate::command::{Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Epoch;
-use crate::module::Action;
 use crate::state::{Flag, Health, Readiness, Reason, State};
 use std::time::Duration;
 
@@ -147,7 +146,7 @@ impl Mirror {
         self.start_plan(steps, Goal::Idle, out);
     }
 
-    fn stop(&mut self, by: String, out: &mut Vec<Effect>) {
+    pub(super) fn stop(&mut self, by: String, out: &mut Vec<Effect>) {
         self.force = None;
         self.blocked = None;
         self.is_waiting_for_handover = false;
@@ -177,13 +176,13 @@ impl Mirror {
         }
     }
 
-    fn restart(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn restart(&mut self, out: &mut Vec<Effect>) {
         self.enter(self.state, Readiness::Transient, Some(Reason::Starting), out);
         let steps = self.steps_restart();
         self.start_plan(steps, Goal::Serving, out);
     }
 
-    fn stop_start(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn stop_start(&mut self, out: &mut Vec<Effect>) {
         match self.phase {
             Phase::Serving if self.is_swappable() => {
                 let steps = self.steps_out("stopstart", State::Wait, true);
@@ -213,70 +212,5 @@ impl Mirror {
         }
         let is_acted = before == Some(Health::Down) && self.resources.get(&name).is_some_and(|r| r.is_acted);
         self.resources.insert(name, Resource { is_acted, ..resource });
-    }
-
-    /// Level-triggered: a resource that is down and has not been acted upon.
-    pub(super) fn act_on_health(&mut self, out: &mut Vec<Effect>) {
-        if !matches!(self.phase, Phase::Serving | Phase::Following) || self.is_maintained {
-            return;
-        }
-        let is_steady = self.readiness == Readiness::Ready && !self.is_planning();
-        let is_due = |r: &Resource| r.health == Health::Down && !r.is_acted && r.action != Action::NoAction && (is_steady || r.is_pre);
-        let Some((name, resource)) = self.resources.iter_mut().find(|(_, r)| is_due(r)) else { return };
-        resource.is_acted = true;
-        let (name, resource) = (name.clone(), resource.clone());
-        // A role is not left for a node that would not do better.
-        let is_peer_worse = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_started && !p.is_fit);
-        let is_moving = matches!(resource.action, Action::StopStart | Action::Stop) && self.phase == Phase::Serving;
-        let action = if is_moving && is_peer_worse { Action::Restart } else { resource.action };
-        if !self.count_loop(out) {
-            return;
-        }
-        out.push(Effect::Report(Event::CheckAction { resource: name.clone(), action }));
-        let reason = Reason::CheckFailed { resource: name, detail: resource.detail };
-        match action {
-            Action::NoAction => {}
-            Action::Restart if self.phase == Phase::Serving => self.restart(out),
-            Action::Restart | Action::StopStart => self.stop_start(out),
-            Action::Stop => self.stop(format!("checker: {}", checked_name(&reason)), out),
-            Action::Wait => {
-                let goal = Goal::Blocked { reason, is_retried: true };
-                let steps = match self.phase {
-                    Phase::Following => self.steps_unfollow("stopwait", State::Wait),
-                    _ => self.steps_out("stopwait", State::Wait, true),
-                };
-                self.leave(steps, "stopwait", goal, out);
-            }
-        }
-    }
-
-    /// One more automatic action: is it allowed? Over the limit the module stops.
-    pub(super) fn count_loop(&mut self, out: &mut Vec<Effect>) -> bool {
-        if self.cfg.loop_interval.is_zero() {
-            return true;
-        }
-        let slot = (1..).find(|slot| !self.loop_slots.contains(slot)).unwrap_or(1);
-        self.loop_slots.insert(slot);
-        self.saved.loop_count = self.loop_slots.len() as u32;
-        out.push(Effect::SetTimer(Timer::LoopExpire(slot), self.cfg.loop_interval));
-        self.save(out);
-        if self.saved.loop_count <= self.cfg.maxloop {
-            return true;
-        }
-        out.push(Effect::Report(Event::LoopLimit { count: self.cfg.maxloop }));
-        self.stop(BY_MAXLOOP.into(), out);
-        false
-    }
-
-    fn forget_loops(&mut self, out: &mut Vec<Effect>) {
-        out.extend(std::mem::take(&mut self.loop_slots).into_iter().map(|slot| Effect::StopTimer(Timer::LoopExpire(slot))));
-        self.saved.loop_count = 0;
-    }
-}
-
-fn checked_name(reason: &Reason) -> &str {
-    match reason {
-        Reason::CheckFailed { resource, .. } => resource,
-        _ => "",
     }
 }

@@ -180,6 +180,10 @@ impl Mirror {
         }
         let is_grown = self.is_peer_recorded() && self.saved.intent.is_none();
         if is_grown {
+            // Also when the outcome of the request was only read off a later answer.
+            if self.state == State::Alone && !self.is_frozen && !self.is_store_lost {
+                self.on_grown(out);
+            }
             return;
         }
         let is_peer_level = peer.is_some_and(|p| p.level == Some(session) && matches!(p.flag, Flag::UpToDate | Flag::Volatile));
@@ -247,6 +251,9 @@ impl Mirror {
             self.enter(self.state, self.readiness, None, out);
         }
         let had_version = self.saved.epoch;
+        // An earlier request whose answer was lost: its outcome is read off this one.
+        let settled = self.saved.intent.clone().filter(|i| self.is_claim_ours(i, &record));
+        let request = settled.as_ref().unwrap_or(request);
         self.saved.epoch = record.version;
         self.saved.in_sync = record.in_sync.clone();
         match request {

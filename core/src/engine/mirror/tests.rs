@@ -136,6 +136,7 @@ fn primary(session: u64) -> Status {
         is_fit: true,
         wants_role: false,
         is_taken: false,
+        resources: Default::default(),
     }
 }
 

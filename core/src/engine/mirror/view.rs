@@ -45,9 +45,10 @@ impl Mirror {
             level: if self.is_level { self.following } else { None },
             is_promise: self.is_bound && self.can_promise(),
             released: if is_serving { None } else { self.released_epoch() },
-            is_fit: self.first_unfit().is_none() && !matches!(self.blocked, Some((_, false))) && self.hosting.is_none(),
+            is_fit: self.unfit().is_none() && !matches!(self.blocked, Some((_, false))) && self.hosting.is_none(),
             wants_role: self.saved.wants_role,
             is_taken: self.saved.is_taken,
+            resources: self.resources_told(),
         }
     }
 

@@ -29,8 +29,7 @@ impl Mirror {
         if self.is_planning() || matches!(self.blocked, Some((_, false))) {
             return;
         }
-        if let Some((name, resource)) = self.first_unfit() {
-            let reason = Reason::CheckFailed { resource: name.clone(), detail: resource.detail.clone() };
+        if let Some(reason) = self.unfit() {
             return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
         }
         let peer = self.peer.clone().filter(|_| self.is_contact);

@@ -8,7 +8,7 @@ use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value::is_variable_name;
 use crate::markup::{Expected, Place};
-use crate::module::{Boot, DefaultPrim, Heart, Mode, ModuleDef, Profile, Timing, User};
+use crate::module::{Boot, DefaultPrim, Heart, Limits, Mode, ModuleDef, Profile, Timing, User};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -138,6 +138,11 @@ fn user(user: &At<'_>, problems: &mut Vec<Problem>) -> User {
         stop_timeout: user.time("nicestoptimeout").unwrap_or(STOP_TIMEOUT),
         force_timeout: user.time("forcestoptimeout").unwrap_or(STOP_TIMEOUT),
         vars,
+        limits: Limits {
+            memory_bytes_max: user.number::<u64>("memory_max").map(|mb| mb * 1024 * 1024),
+            pids_max: user.number("pids_max"),
+            cpu_weight: user.number("cpu_weight"),
+        },
     }
 }
 

@@ -4,7 +4,7 @@
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
 //! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
 //! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
-//! `fall` and `retry` of all of them, and `depends`.
+//! `fall` and `retry` of all of them, `depends`, `user memory_max= pids_max= cpu_weight=`.
 
 mod check;
 
@@ -15,6 +15,11 @@ use check::{CHECK, DEPENDS, ERRD, FAILOVER};
 
 /// Shortest heartbeat period in milliseconds: below, the scheduler's own delays would count as silence.
 pub(super) const PULSE_MS_MIN: u64 = 10;
+
+/// Least limit of memory in MB: less, and not even a shell starts.
+const MEMORY_MB_MIN: i64 = 16;
+/// Least limit of processes: a script, what it calls, and the pipes between them.
+const PIDS_MIN: i64 = 16;
 
 const SWITCH: Kind = Kind::OneOf(&["on", "off"]);
 const COUNT: Kind = Kind::Number(0, i64::MAX);
@@ -173,6 +178,9 @@ static USER: Rule = Rule {
         read("starttimeout", Kind::Time(Unit::S, 1)),
         read("nicestoptimeout", Kind::Time(Unit::S, 1)),
         read("forcestoptimeout", Kind::Time(Unit::S, 1)),
+        read("memory_max", Kind::Number(MEMORY_MB_MIN, 1 << 30)),
+        read("pids_max", Kind::Number(PIDS_MIN, 1 << 22)),
+        read("cpu_weight", Kind::Number(1, 10_000)),
         unused_but("logging", Kind::OneOf(&["userlog", "none"]), &["userlog"], AlwaysDone),
         unused("userlogsize", COUNT, ChosenByItself),
     ],

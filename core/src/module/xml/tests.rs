@@ -2,8 +2,8 @@ use super::*;
 use crate::cluster::xml::parse_cluster;
 use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip, When,
-    default_rules,
+    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip,
+    When, default_rules,
 };
 use crate::rules::Ruleset;
 use proptest::prelude::*;
@@ -75,7 +75,7 @@ const WHOLE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
       <virtual_addr addr="%VIP%" where="one_side_alias" netmask="255.255.254.0"/>
       <virtual_addr addr="fd00::9" check="off"/>
     </real_interface></interface></interface_list></vip>
-    <user nicestoptimeout="60" forcestoptimeout="1m" starttimeout="90s"><var name="ADDR" value=" %URL% at 50% "/></user>
+    <user nicestoptimeout="60" forcestoptimeout="1m" starttimeout="90s" memory_max="512" pids_max="200"><var name="ADDR" value=" %URL% at 50% "/></user>
     <errd polltimer="5s">
       <proc name="nginx" atleast="2" atmax="9" class="both" action="restart"/>
       <proc name="jvm" nameregex="^java$" argregex="shop\.jar" atleast="-1"/>
@@ -144,6 +144,7 @@ fn everything_a_module_can_say_is_read() {
             stop_timeout: SECOND * 60,
             force_timeout: SECOND * 60,
             vars: BTreeMap::from([("ADDR".to_owned(), " 10.0.0.9:8080 at 50% ".to_owned())]),
+            limits: Limits { memory_bytes_max: Some(512 << 20), pids_max: Some(200), cpu_weight: None },
         }),
         checks: vec![
             errd("proc.nginx", "both", When::Both, Action::Restart, proc(Some("nginx"), None, None, 2, Some(9))),
@@ -178,7 +179,13 @@ fn what_is_not_written_has_the_documented_default() {
         heart: Heart { port: None, timing: Timing::of(Profile::Normal), heartbeats: vec![] },
         vips: vec![],
         rfs: None,
-        user: Some(User { start_timeout: SECOND * 120, stop_timeout: SECOND * 300, force_timeout: SECOND * 300, vars: BTreeMap::new() }),
+        user: Some(User {
+            start_timeout: SECOND * 120,
+            stop_timeout: SECOND * 300,
+            force_timeout: SECOND * 300,
+            vars: BTreeMap::new(),
+            limits: Limits::default(),
+        }),
         checks: vec![],
         rules: Ruleset::default(),
         depends: vec![],

@@ -46,6 +46,7 @@ fn status(state: State, flag: Flag) -> Status {
         is_fit: true,
         wants_role: false,
         is_taken: false,
+        resources: Default::default(),
     }
 }
 fn claim() -> ArbiterRequest {

@@ -144,6 +144,23 @@ enum What {
     Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
     About,
+    /// For scripts: puts a line into the module's events.
+    Printi(PrintArgs),
+    /// For scripts: puts a warning into the module's events.
+    Printe(PrintArgs),
+}
+
+#[derive(Debug, Args)]
+struct PrintArgs {
+    /// Which module; in a script it is known.
+    #[arg(short, long, env = "SAFEMODULE")]
+    module: ModuleName,
+    /// Name of the script; in a script it is known.
+    #[arg(long, env = "TSUGI_SCRIPT")]
+    script: Option<String>,
+    /// The line.
+    #[arg(required = true)]
+    text: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -243,6 +260,8 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Checker(args) => return watched::checker(agent, args).await,
         What::Rules(args) => return watched::rules(agent, args).await,
         What::Watch { module } => watch(agent, module).await?,
+        What::Printi(args) => print(agent, args, false).await?,
+        What::Printe(args) => print(agent, args, true).await?,
         What::About => match agent.ask(&Request::About).await? {
             Reply::About { node, version, console, is_console_connected, cluster } => {
                 print!("{}", show::about(lang, &node, &version, console.as_deref(), is_console_connected, cluster.as_deref()));
@@ -251,6 +270,15 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         },
     }
     Ok(0)
+}
+
+async fn print(agent: &Agent, args: PrintArgs, is_error: bool) -> Result<(), Stop> {
+    let text = args.text.join(" ");
+    match agent.ask(&Request::Print { module: args.module.clone(), script: args.script, text, is_error }).await? {
+        Reply::Command { refusal: None } => Ok(()),
+        Reply::Command { .. } => Err(agent.no_module(&args.module)),
+        other => Err(agent.unexpected(&other)),
+    }
 }
 
 /// Prints a line for each module whose appearance changed.
