@@ -28,7 +28,8 @@ fn files(inside: &str, scripts: &[(&str, String)]) -> ModuleFiles {
 }
 
 fn database() -> ModuleFiles {
-    let start = "setsid sleep 100001 >/dev/null 2>&1 &\necho $! >\"$TSUGI_STATE_DIR/db.pid\"";
+    let start = "setsid sleep 100001 >/dev/null 2>&1 &\necho $! >\"$TSUGI_STATE_DIR/db.pid\"\n\
+                 until [ \"$(cat /proc/$!/comm)\" = sleep ]; do sleep 0.01; done";
     let stop = "kill -9 $(cat \"$TSUGI_STATE_DIR/db.pid\") 2>/dev/null || true";
     files(
         "<errd polltimer=\"30s\"><proc name=\"sleep\" argregex=\"100001\" action=\"restart\"/></errd>",

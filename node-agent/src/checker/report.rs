@@ -4,7 +4,7 @@ use super::CheckerEvent;
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tsugi_core::module::Check;
+use tsugi_core::module::{Check, Probe};
 use tsugi_core::state::Health;
 
 /// Shortest interval between two tests: a typing error in a configuration must not become a busy loop.
@@ -23,6 +23,8 @@ pub struct Reporter {
     run: u64,
     rise: u32,
     fall: u32,
+    /// Of the very first results.
+    first_fall: u32,
     interval: Duration,
     retry: Duration,
     shown: Option<Health>,
@@ -39,6 +41,8 @@ impl Reporter {
             run,
             rise: check.rise.max(1),
             fall: check.fall.max(1),
+            // A process that is not there yet is none that has ended: a start script may return a moment too early.
+            first_fall: check.fall.max(if matches!(check.probe, Probe::Proc { .. } | Probe::Service { .. }) { 2 } else { 1 }),
             interval: check.interval.max(INTERVAL_MIN),
             retry: check.retry.max(RETRY_MIN),
             shown: None,
@@ -64,6 +68,7 @@ impl Reporter {
         self.against += 1;
         // Where nothing is shown yet, a good result counts at once: a start must not wait for a second one.
         let needed = match (health, self.shown) {
+            (Health::Down, None) => self.first_fall,
             (Health::Down, _) => self.fall,
             (_, None) => 1,
             _ => self.rise,
