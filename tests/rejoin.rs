@@ -66,12 +66,6 @@ fn resumed(pair: &Pair) -> usize {
     std::fs::read_to_string(log).unwrap().matches("the replication connection is resumed").count()
 }
 
-/// Ends the replication connection as a firewall does that has forgotten it.
-fn reset(pair: &Pair, host: &str) {
-    let killed = pair.lab.sh(host, &format!("ss -K '( sport = :{PORT} or dport = :{PORT} )'")).unwrap();
-    assert!(killed.contains(&PORT.to_string()), "there was no connection to reset: {killed}");
-}
-
 fn settled(pair: &Pair, load: &Load) -> i64 {
     load.wait_for_more(200, BOUND).unwrap();
     events(pair, 0).1
@@ -84,9 +78,10 @@ fn resets_and_short_cuts_of_the_replication_line_go_unnoticed() {
     let since = settled(&pair, &load);
     let begun = Instant::now();
     for n in 1..=TIMES {
-        // On one side or the other.
+        // On one side or the other, as a firewall does that has forgotten the connection.
         let host = if n % 2 == 0 { "n1" } else { "n2" };
-        reset(&pair, host);
+        let killed = pair.lab.sh(host, &format!("ss -K '( sport = :{PORT} or dport = :{PORT} )'")).unwrap();
+        assert!(killed.contains(&PORT.to_string()), "there was no connection to reset: {killed}");
         load.wait_for_more(50, BOUND).unwrap();
         assert!(resumed(&pair) >= n, "the connection was not resumed");
     }
@@ -120,33 +115,13 @@ fn a_line_that_loses_a_tenth_and_takes_a_second_there_and_back_costs_no_role() {
     let bad = Quality { loss_percent: 10.0, delay_ms: 500.0, ..Quality::default() };
     pair.lab.net("n1", "n2", Network::Private, bad).unwrap();
     let before = resumed(&pair);
-    let write = |time: Duration| {
-        let lines = pair.lab.sh("n1", &format!("python3 -c '{WRITER}' {}/lines {}", pair.data_dir(), time.as_secs())).unwrap();
-        lines.parse::<u64>().unwrap()
-    };
-    let lines = write(BAD_LINE);
+    let lines = pair.lab.sh("n1", &format!("python3 -c '{WRITER}' {}/lines {}", pair.data_dir(), BAD_LINE.as_secs())).unwrap();
     println!("{BAD_LINE:?}: {lines} lines flushed on both nodes, {} breaks bridged", resumed(&pair) - before);
     assert_quiet(&pair, since);
-    assert!(lines > 5, "hardly anything got through: {lines}");
-
-    // And a break: a new connection takes longer than the patience of a short line.
-    let slow = Quality { delay_ms: 500.0, ..Quality::default() };
-    pair.lab.net("n1", "n2", Network::Private, slow).unwrap();
-    let (before, begun) = (resumed(&pair), Instant::now());
-    let lines = std::thread::scope(|all| {
-        let more = all.spawn(|| write(BAD_LINE / 3));
-        reset(&pair, "n2");
-        while resumed(&pair) == before {
-            assert!(begun.elapsed() < BOUND, "the connection was not resumed");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        println!("resumed after {:?} with a second there and back", begun.elapsed());
-        lines + more.join().unwrap()
-    });
-    assert_quiet(&pair, since);
+    assert!(lines.parse::<u64>().unwrap() > 5, "hardly anything got through: {lines}");
     // What was flushed is on the other node's disk, while the line is as it is.
     let there = std::fs::read_to_string(pair.lab.path_in("n2", "/srv/host/data/ledger/lines").unwrap()).unwrap();
-    assert_eq!(there.lines().count() as u64, lines);
+    assert_eq!(there.lines().count().to_string(), lines);
     pair.lab.heal().unwrap();
     let load = pair.load().unwrap();
     load.wait_for_more(200, BOUND).unwrap();
