@@ -117,7 +117,7 @@ const LAYERS: &[Layers] = &[
         folder: "core",
         layers: &[
             &["engine", "replica", "share", "health"],
-            &["command", "event", "state", "wire"],
+            &["command", "event", "rehearsal", "state", "wire"],
             &["module", "cluster"],
             &["rules"],
             &["markup"],
@@ -125,6 +125,9 @@ const LAYERS: &[Layers] = &[
         ],
         // One vocabulary in several files: an event speaks of states, a state of refusals, the wire of all of them.
         sideways: &[
+            ("rehearsal", "command"),
+            ("rehearsal", "state"),
+            ("wire", "rehearsal"),
             ("event", "command"),
             ("event", "state"),
             ("state", "command"),

@@ -10,13 +10,13 @@
 //! | [`rules`] | the language of `<failover>`: what is done when resources go up and down |
 //! | [`cluster`] | which nodes, on which networks |
 //! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
-//! | [`state`] [`event`] [`command`] | what a node says of a module, what happened, what may be ordered |
+//! | [`state`] [`event`] [`command`] [`rehearsal`] | what a node says of a module, what happened, what may be ordered, what an order would do |
 //! | [`health`] | one word for a module over all its nodes |
 //! | [`wire`] | messages between agents, and between agent and console |
 //! | [`engine`] | the state machines: `Engine::step(input, effects)` |
 //! | [`replica`] | orders and notes between engine and data process; the stream's format |
 //!
-//! Order of imports, top may import below: engine, replica → command, event, state, wire → module → cluster → rules → markup → ids.
+//! Order of imports, top may import below: engine, replica → command, event, rehearsal, state, wire → module → cluster → rules → markup → ids.
 
 pub mod cluster;
 pub mod command;
@@ -26,6 +26,7 @@ pub mod health;
 pub mod ids;
 pub mod markup;
 pub mod module;
+pub mod rehearsal;
 pub mod replica;
 pub mod rules;
 pub mod state;

@@ -5,10 +5,11 @@ mod common;
 
 use common::{Pair, calls, name};
 use tsugi_core::command::{Command, Refusal, Verb};
-use tsugi_core::engine::{Input, Rehearsed, Timer};
+use tsugi_core::engine::{Input, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::LifeId;
 use tsugi_core::module::{Action, Authority, DefaultPrim, ScriptName};
+use tsugi_core::rehearsal::Rehearsed;
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
 use tsugi_core::wire::arbiter::{ArbiterRequest, Record};

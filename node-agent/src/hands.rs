@@ -92,6 +92,10 @@ const QUEUE_MAX: usize = 256;
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
     pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
+        // The engine begins by giving its former role up: nothing of that life may be left to acknowledge anything.
+        if let Some(data) = &setting.data {
+            DataProcess::clear(data).await?;
+        }
         let application = Application::take_up(&setting).await;
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {

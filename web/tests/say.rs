@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
-use tsugi_core::engine::Rehearsed;
 use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
+use tsugi_core::rehearsal::Rehearsed;
 use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
 use tsugi_web::fleet::HealthView;
 use tsugi_web::say::{self, Said};

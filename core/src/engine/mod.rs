@@ -30,7 +30,6 @@ mod mirror;
 mod rehearse;
 
 pub use mirror::Mirror;
-pub use rehearse::{Rehearsal, Rehearsed};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;

@@ -3,10 +3,10 @@
 //! (`SO_PEERCRED`): root, or a member of group `tsugi`.
 
 use crate::command::{Command, Refusal};
-use crate::engine::Rehearsal;
 use crate::event::EventRecord;
 use crate::ids::{ModuleName, NodeName};
 use crate::module::When;
+use crate::rehearsal::Rehearsal;
 use crate::rules::{Rule, Value};
 use crate::state::{Health, Snapshot};
 use serde::{Deserialize, Serialize};

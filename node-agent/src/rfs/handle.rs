@@ -82,10 +82,15 @@ pub struct DataProcess {
 }
 
 impl DataProcess {
+    /// Ends what an earlier life left: its process and its mounts. `Err` = it is still there.
+    pub async fn clear(config: &DataConfig) -> anyhow::Result<()> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || clear_leftovers(&config)).await.context("the clean-up panicked")?
+    }
+
     /// Clears what an earlier life left, then runs `exe data`.
     pub async fn spawn(exe: &Path, config: DataConfig, events: mpsc::Sender<DataEvent>) -> anyhow::Result<Self> {
-        let cleared = config.clone();
-        tokio::task::spawn_blocking(move || clear_leftovers(&cleared)).await.context("the clean-up panicked")??;
+        Self::clear(&config).await?;
         let deadline = Deadline::create().context("cannot make the shared page for the deadline")?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket pair")?;
         ours.set_nonblocking(true)?;

@@ -3,7 +3,7 @@
 use super::{gloss, script};
 use crate::both;
 use crate::text::Lang;
-use tsugi_core::engine::Rehearsed;
+use tsugi_core::rehearsal::Rehearsed;
 
 /// Words one step of a rehearsal.
 pub fn rehearsed(lang: Lang, step: &Rehearsed) -> String {

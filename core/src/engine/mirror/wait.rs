@@ -380,8 +380,7 @@ impl Mirror {
         // … and only by a node that cannot be behind: one that never knew another record, was the only one in it, or
         // agrees with the other node.
         let is_blank = self.saved.arbiter == LifeId(0) && self.saved.epoch == Epoch(0);
-        let is_new = (record.version == Epoch(0) || !self.is_own_store(&record))
-            && (is_blank || self.is_flag_good() && (self.is_alone_in_record() || self.is_agreed()));
+        let is_new = record.version == Epoch(0) && (is_blank || self.is_flag_good() && (self.is_alone_in_record() || self.is_agreed()));
         // Where the record is this node's own, what it names proves nothing, and the proof may be what is missing.
         let is_unproven = self.cfg.authority.is_own_record();
         let is_forcing = |f: &super::Force| f.overrides_flag || f.accepts_loss && is_unproven || !is_known && (f.accepts_loss || is_new);
