@@ -138,6 +138,7 @@ impl World {
         self.hosts[h].life = life;
         self.hosts[h].agent_stops = 0;
         for (m, s) in self.units_of(h) {
+            self.kill_orphans(m, s);
             let now = self.local(h);
             let entropy = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
             let lans = self.lans;
