@@ -54,7 +54,7 @@ pub fn data_main() -> anyhow::Result<()> {
             Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
         }
     }
-    tracing::warn!("the agent is gone; unmounting and ending");
+    tracing::warn!("the agent is gone; ending");
     process.end();
     Ok(())
 }
@@ -318,7 +318,7 @@ impl Process {
 
     fn end(&mut self) {
         match std::mem::replace(&mut self.role, Role::Idle) {
-            Role::Serving(serving) => drop(serving.abandon()),
+            Role::Serving(serving) => serving.end(),
             Role::Following(following) => {
                 if let Err(e) = following.close() {
                     tracing::warn!(error = format!("{e:#}"), "the last operations could not be flushed");

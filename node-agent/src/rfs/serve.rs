@@ -169,6 +169,14 @@ impl Serving {
         last
     }
 
+    /// Ends at once, and leaves the mount: it is dead with this process. The application may still run, and must not get
+    /// at the directory below, where it would write for itself only.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.ship.end();
+        self.sessions.withdraw("the serving node has ended");
+    }
+
     fn unmount(&self) {
         self.ending.store(true, Ordering::Release);
         self.ship.end();
