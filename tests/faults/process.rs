@@ -6,6 +6,7 @@ use tsugi_core::event::Event;
 use tsugi_core::state::{Readiness, State};
 use tsugi_tests::api::ALONE;
 use tsugi_tests::events;
+use tsugi_tests::lab::CONSOLE;
 
 /// Long enough to be taken over from, and far longer than that.
 const PAUSES: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(30)];
@@ -114,6 +115,69 @@ fn a_data_process_or_a_guard_that_is_killed_leaves_one_node_serving_and_nothing_
     bench.goes_on();
     println!("without its guard for a moment: the client waited {:.1} s at most", bench.gap_since(since));
     assert_eq!(bench.wait_pair(), prim, "a guard that is restarted is no reason to move the service");
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_data_process_that_stands_still_on_the_secondary_costs_the_second_copy_and_not_the_service() {
+    let bench = Bench::start("t-f-stopdata");
+    let begin = Instant::now();
+    bench.sh("n2", "kill -STOP $(pgrep -f 'tsugi-agent dat[a]')");
+    bench.wait("the primary alone", |v| v.state("n1") == ALONE);
+    bench.goes_on();
+    println!("the client waited {:.1} s", bench.gap_since(begin));
+    rest_of(PAUSES[0], begin);
+    bench.sh("n2", "kill -CONT $(pgrep -f 'tsugi-agent dat[a]') || true");
+    bench.wait_roles("n1", "n2");
+    // A guard that stands still costs nothing as long as nothing else is wrong.
+    let begin = Instant::now();
+    bench.sh("n1", "kill -STOP $(pgrep -f 'tsugi-agent guar[d]')");
+    while begin.elapsed() < PAUSES[0] {
+        bench.goes_on();
+    }
+    bench.sh("n1", "kill -CONT $(pgrep -f 'tsugi-agent guar[d]') || true");
+    bench.goes_on();
+    assert_eq!(bench.wait_pair(), "n1");
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_data_process_or_application_that_stands_still_on_the_primary_loses_nothing() {
+    let bench = Bench::start("t-f-stopapp");
+    for process in ["tsugi-agent dat[a]", "tsugi-ledge[r]"] {
+        let prim = bench.wait_pair();
+        let begin = Instant::now();
+        bench.sh(prim, &format!("kill -STOP $(pgrep -f '{process}')"));
+        rest_of(PAUSES[0], begin);
+        // It may have been ended meanwhile, for good reason.
+        bench.sh(prim, &format!("kill -CONT $(pgrep -f '{process}') || true"));
+        bench.goes_on();
+        println!("{process} on {prim}: the client waited {:.1} s", bench.gap_since(begin));
+        bench.wait_pair();
+    }
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn an_arbiter_that_stands_still_delays_a_take_over_and_no_more() {
+    let bench = Bench::start("t-f-stoparb");
+    bench.lab().pause(CONSOLE).unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < PAUSES[0] {
+        bench.goes_on();
+    }
+    bench.lab().kill("n1").unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < PAUSES[0] {
+        let there = bench.snapshot("n2").unwrap();
+        assert!(!there.state.is_serving() && there.vips_held.is_empty(), "{there:?}");
+    }
+    bench.lab().resume(CONSOLE).unwrap();
+    bench.wait_said("n2", "n2 to take over", |s| s.state == State::Alone);
+    bench.goes_on();
+    bench.lab().boot("n1").unwrap();
+    bench.wait_roles("n2", "n1");
+    bench.goes_on();
     bench.finish(&["n1", "n2"]);
 }
 
