@@ -180,7 +180,9 @@ impl Bench {
 
     /// Takes the last byte of the file system at this place; [`Bench::empty`] gives it back.
     pub fn fill(&self, host: &str, place: &str) {
-        let line = format!("dd if=/dev/zero of={place}/ballast bs=64k 2>/dev/null; dd if=/dev/zero of={place}/ballast2 bs=512 2>/dev/null; ! echo more >{place}/ballast3 2>/dev/null || [ ! -s {place}/ballast3 ]");
+        let line = format!(
+            "dd if=/dev/zero of={place}/ballast bs=64k 2>/dev/null; dd if=/dev/zero of={place}/ballast2 bs=512 2>/dev/null; ! echo more >{place}/ballast3 2>/dev/null || [ ! -s {place}/ballast3 ]"
+        );
         self.sh(host, &line);
     }
 

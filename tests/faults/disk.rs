@@ -32,7 +32,11 @@ fn post(bench: &Bench) -> Option<String> {
         let mut line = TcpStream::connect_timeout(&to, PATIENCE)?;
         line.set_read_timeout(Some(PATIENCE))?;
         let body = format!(r#"{{"client":"one more","seq":{},"text":"is there room?"}}"#, events::unix_ms_now());
-        write!(line, "POST /entries HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
+        write!(
+            line,
+            "POST /entries HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
         let mut answer = [0; 200];
         let length = line.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned())

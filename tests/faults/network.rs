@@ -121,8 +121,14 @@ fn a_line_that_carries_one_way_only_is_a_cut_line() {
 
 #[test]
 fn loss_delay_reordering_doubles_and_wrong_bytes_change_no_role() {
-    let quality =
-        Quality { loss_percent: 10.0, delay_ms: 500.0, reorder_percent: 10.0, dup_percent: 5.0, corrupt_percent: 1.0, ..Quality::default() };
+    let quality = Quality {
+        loss_percent: 10.0,
+        delay_ms: 500.0,
+        reorder_percent: 10.0,
+        dup_percent: 5.0,
+        corrupt_percent: 1.0,
+        ..Quality::default()
+    };
     let report = rough::run(&RoughPlan { lab: "t-f-bad".into(), quality, time: BAD_TIME }).unwrap_or_else(|error| panic!("{error:#}"));
     println!("{}; {} entries, longest pause {:.1} s; {:?}", report.vips.line(), report.written, report.longest_gap, report.troubles);
     assert_eq!(report.role_changes, Vec::<String>::new(), "{:?}", report.troubles);

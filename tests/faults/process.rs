@@ -90,7 +90,12 @@ fn an_application_that_opens_files_while_the_replication_is_dead_writes_nothing_
     let there = bench.sh(prim, "cat /srv/host/data/ledger/lines");
     let there: std::collections::BTreeSet<&str> = there.lines().collect();
     let missing: Vec<&str> = noted.lines().filter(|line| !there.contains(line)).collect();
-    assert!(missing.is_empty(), "{} of {} lines that were on the disk are not at the other node: {missing:?}", missing.len(), noted.lines().count());
+    assert!(
+        missing.is_empty(),
+        "{} of {} lines that were on the disk are not at the other node: {missing:?}",
+        missing.len(),
+        noted.lines().count()
+    );
     bench.finish(&["n1", "n2"]);
 }
 
