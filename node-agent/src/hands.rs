@@ -79,7 +79,8 @@ pub struct Hands {
     vips: Vips,
     is_vip_wanted: bool,
     data: Option<DataProcess>,
-    /// A dead data process's mounts are still there: they go when nothing of the application runs any more.
+    /// Dead mounts over the directories, of a data process that died or was told to abandon them: they go when nothing of
+    /// the application runs any more.
     is_covered: Arc<AtomicBool>,
     data_events: mpsc::Sender<DataEvent>,
     /// Scripts that run, to be ended before their time.
@@ -406,8 +407,6 @@ impl Hands {
             if is_nothing_to_end {
                 return done(self.inbox.clone(), job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) }));
             }
-            // It begins by taking away what covers the directories.
-            self.is_covered.store(false, Ordering::Release);
             match DataProcess::spawn(&self.setting.exe, config, self.data_events.clone()).await {
                 Ok(data) => {
                     data.set_deadline(self.deadline_ns);
@@ -418,6 +417,13 @@ impl Hands {
                     return done(self.inbox.clone(), job, Outcome::Replica(answer));
                 }
             }
+        }
+        match order {
+            // It leaves its mounts, dead.
+            ReplicaOrder::Abandon { .. } => self.is_covered.store(true, Ordering::Release),
+            // It takes them away itself.
+            ReplicaOrder::Serve { .. } | ReplicaOrder::Follow { .. } => self.is_covered.store(false, Ordering::Release),
+            _ => {}
         }
         if let Some(data) = &self.data {
             data.order(job, order);

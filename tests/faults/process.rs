@@ -1,6 +1,7 @@
 //! Processes that die or stand still.
 
 use crate::bench::{Bench, other};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tsugi_core::event::Event;
 use tsugi_core::state::{Readiness, State};
@@ -72,30 +73,51 @@ while True:
 ' "$LEDGER_DIR/lines" "$(cat /run/first-line 2>/dev/null || echo 0)" /run/noted </dev/null >/dev/null 2>&1 &
 "#;
 
-#[test]
-fn an_application_that_opens_files_while_the_replication_is_dead_writes_nothing_beside_it() {
-    let bench = Bench::start_with("t-f-beside", |lab, _, files| {
+fn opening_anew(lab: &str) -> Bench {
+    let bench = Bench::start_with(lab, |lab, _, files| {
         lab.sh("n2", "echo 1000000 >/run/first-line")?;
         let text = files.scripts.get_mut("start_prim").expect("a start script");
         *text = text.replacen(". ./common.sh\n", &format!(". ./common.sh\n{OPENS_ANEW}"), 1);
         Ok(())
     });
-    bench.wait_sh("n1", "wc -l </run/noted", "");
+    bench.sh("n1", "until [ $(wc -l </run/noted) -gt 20 ]; do :; done");
+    bench
+}
+
+/// What the application was told on n1 is at the node that serves now.
+fn assert_all_lines_at(bench: &Bench, prim: &str) {
+    let noted = bench.sh("n1", "cat /run/noted");
+    let there = bench.sh(prim, "cat /srv/host/data/ledger/lines");
+    let there: BTreeSet<&str> = there.lines().collect();
+    let missing: Vec<&str> = noted.lines().filter(|line| !there.contains(line)).collect();
+    assert!(missing.is_empty(), "{} of {} lines are not at {prim}: {missing:?}", missing.len(), noted.lines().count());
+}
+
+#[test]
+fn an_application_that_opens_files_while_the_replication_is_dead_writes_nothing_beside_it() {
+    let bench = opening_anew("t-f-beside");
     let begin = Instant::now();
-    bench.sh("n1", &format!("until [ $(wc -l </run/noted) -gt 20 ]; do :; done; {KILL_DATA}"));
+    bench.sh("n1", KILL_DATA);
     bench.goes_on();
     println!("the client waited {:.1} s", bench.gap_since(begin));
     let prim = bench.wait_pair();
-    let noted = bench.sh("n1", "cat /run/noted");
-    let there = bench.sh(prim, "cat /srv/host/data/ledger/lines");
-    let there: std::collections::BTreeSet<&str> = there.lines().collect();
-    let missing: Vec<&str> = noted.lines().filter(|line| !there.contains(line)).collect();
-    assert!(
-        missing.is_empty(),
-        "{} of {} lines that were on the disk are not at the other node: {missing:?}",
-        missing.len(),
-        noted.lines().count()
-    );
+    assert_all_lines_at(&bench, prim);
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn an_application_that_is_thawed_to_be_stopped_writes_nothing_beside_the_replication() {
+    let bench = opening_anew("t-f-thawed");
+    // Frozen first; after half a minute given up, with the scripts that stop it.
+    for other in ["n2", CONSOLE] {
+        bench.lab().cut("n1", other, false, None).unwrap();
+    }
+    bench.wait_said("n1", "n1 to have given up", |s| s.state == State::Wait);
+    bench.wait_sh("n1", "pgrep -c -f first-lin[e] || true", "0");
+    assert_all_lines_at(&bench, "n2");
+    bench.lab().heal().unwrap();
+    bench.wait_roles("n2", "n1");
+    bench.goes_on();
     bench.finish(&["n1", "n2"]);
 }
 
