@@ -180,14 +180,16 @@ impl Bench {
 
     /// Takes the last byte of the file system at this place; [`Bench::empty`] gives it back.
     pub fn fill(&self, host: &str, place: &str) {
+        // What others write or give back meanwhile is taken too, until there is nothing left twice in a row.
         let line = format!(
-            "dd if=/dev/zero of={place}/ballast bs=64k 2>/dev/null; dd if=/dev/zero of={place}/ballast2 bs=512 2>/dev/null; ! echo more >{place}/ballast3 2>/dev/null || [ ! -s {place}/ballast3 ]"
+            "left() {{ head -c 512 /dev/zero >>{place}/ballast.$1 2>/dev/null && sync {place}/ballast.$1 2>/dev/null; }}
+             n=0; while left $n || left $n.again; do n=$((n + 1)); [ $n -lt 100 ] || exit 1; cat /dev/zero >{place}/ballast.$n 2>/dev/null; done; true"
         );
         self.sh(host, &line);
     }
 
     pub fn empty(&self, host: &str, place: &str) {
-        self.sh(host, &format!("rm -f {place}/ballast*"));
+        self.sh(host, &format!("rm -f {place}/ballast.*"));
     }
 
     /// Shuts the file system at this place of the host down: from now on every write ends with an I/O error.
