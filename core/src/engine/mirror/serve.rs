@@ -206,6 +206,7 @@ impl Mirror {
         }
         let session = self.saved.session.max(peer.session).next();
         self.saved.session = session;
+        self.saved.is_shared = true;
         self.save(out);
         self.offer = Some(session);
         let job = self.new_job();

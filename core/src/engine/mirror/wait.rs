@@ -467,7 +467,13 @@ impl Mirror {
         self.saved.released = None;
         self.saved.is_clean = false;
         self.saved.flag = Flag::UpToDate;
-        self.push_gen(record.gen_id);
+        if !self.saved.lineage.contains(&record.gen_id) {
+            self.push_gen(record.gen_id);
+        }
+        if self.saved.is_shared {
+            // Another copy may have been brought level under this history, and knows nothing of what comes now.
+            self.push_gen(self.new_gen(self.saved.epoch));
+        }
         self.save(out);
         out.push(Effect::Report(match forced {
             Some(force) => Event::Forced { epoch: record.version, by: force.by },
