@@ -618,9 +618,10 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// A record that cannot be read says nothing of the copy; its epoch is set so that the node waits before it claims.
+/// A record that cannot be read says nothing of the copy; its epoch is set so that the node waits before it claims. It is
+/// started: as a follower it is brought level, and alone it says in WAIT why it does not serve.
 fn unknown_record() -> Saved {
-    Saved { flag: Flag::Unknown, epoch: tsugi_core::ids::Epoch(1), ..Saved::default() }
+    Saved { flag: Flag::Unknown, epoch: tsugi_core::ids::Epoch(1), is_started: true, ..Saved::default() }
 }
 
 fn pair_on(cluster: &ClusterFile, lan: &str, me: &NodeName, peer: &NodeName) -> Option<(String, IpAddr, IpAddr)> {
