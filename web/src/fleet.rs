@@ -127,6 +127,10 @@ pub struct ModuleView {
 }
 
 impl ModuleView {
+    /// End of the maintenance, of the node where it lasts longest; `None` = no node is under maintenance now.
+    pub fn maintenance_until(&self) -> Option<u64> {
+        self.cells.iter().filter_map(NodeCell::now).filter_map(|s| s.maintenance_until_unix_ms).max()
+    }
     /// Mirror, farm or light; a module without a version in force counts as a mirror.
     pub fn mode(&self) -> Mode {
         self.def.as_ref().map_or(Mode::Mirror, |d| d.mode)

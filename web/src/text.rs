@@ -220,7 +220,6 @@ phrases! {
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
-    LAST_RESORT = "Last resort (discards data):", "最後の手段（データを破棄）：";
     COPY = "Copy the command", "コマンドをコピー";
     TOPOLOGY = "Topology", "構成図";
     CLIENTS = "Clients", "利用者";
@@ -260,6 +259,7 @@ phrases! {
     CALM_SECOND = "Follows; takes over by itself if the primary stops.", "セカンダリとして待機中です。プライマリが止まると自動で引き継ぎます。";
     CALM_ALONE = "Serves without a backup.", "予備なしでサービスを提供しています。";
     CALM_SERVING = "Serves.", "サービスを提供しています。";
+    MAINTENANCE_UNTIL = "Maintenance: nothing restarts or fails over by itself until", "保守モード：自動の再起動と切り替えは行いません。終了時刻";
     CHECKERS = "Checkers and resources", "チェッカーとリソース";
     NO_CHECKERS = "No checker reports.", "チェッカーの結果はありません。";
     ON_FAILURE = "On failure", "異常時の動作";
@@ -275,6 +275,8 @@ phrases! {
 
     // Actions
     WHAT_HAPPENS = "What will happen", "実行される処理";
+    REHEARSED_NOTHING = "Nothing is run or moved there.", "このノードで実行・移動するものはありません。";
+    MINUTES = "For how many minutes (1 to 1440)", "保守時間（1～1440 分）";
     CHECKED_BEFORE = "Checked just now", "事前の確認";
     NOT_MET = "not met", "満たしていません";
     DATA_CAN_BE_LOST = "Data can be lost for good", "データが完全に失われることがあります";

@@ -1,11 +1,12 @@
 //! Health of a module as a sentence: is the service up, is it protected, what to do next.
 
-use super::{Mark, Said, reason};
+use super::{Mark, Said, reason, refusal};
 use crate::both;
 use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
 use crate::fmt;
 use crate::text::{Lang, Text};
-use tsugi_core::ids::NodeName;
+use tsugi_core::command::Refusal;
+use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::module::Mode;
 use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
 
@@ -76,6 +77,17 @@ pub fn headline(lang: Lang, m: &ModuleView) -> Said {
             }
         }
         HealthView::Protected => protected(lang, m),
+    }
+}
+
+/// Why the module is not green on a node, as far as the console knows; absent where it is. The node's own line on the page
+/// of the module, and its part in the API.
+pub fn why(lang: Lang, module: &ModuleName, cell: &NodeCell) -> Option<Said> {
+    match (cell.now(), cell.contact) {
+        (Some(s), _) => s.reason.as_ref().map(|r| reason(lang, r, module, &cell.node)),
+        (None, Contact::Connected) => Some(refusal(lang, &Refusal::NotConfigured, module, &cell.node)),
+        (None, Contact::Lost { .. }) => Some(no_contact(lang, &cell.node)),
+        (None, Contact::Never) => Some(never_connected(lang, &cell.node)),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{gloss, script};
 use crate::both;
 use crate::text::Lang;
+use tsugi_core::ids::NodeName;
 use tsugi_core::rehearsal::Rehearsed;
 
 /// Words one step of a rehearsal.
@@ -42,4 +43,13 @@ pub fn rehearsed(lang: Lang, step: &Rehearsed) -> String {
             both!(lang, "→ {word} ({gloss})", "→ {word}（{gloss}）")
         }
     }
+}
+
+/// A node did not say in time what it would do.
+pub fn not_rehearsed(lang: Lang, node: &NodeName) -> String {
+    both!(
+        lang,
+        "{node} did not say in time what it would do; it decides when it gets the order.",
+        "{node} から実行内容の回答がありませんでした。可否は操作を受け取った時点で判断されます。"
+    )
 }

@@ -10,6 +10,7 @@ use tsugi_core::ids::{ArbiterName, ClusterName, Epoch, Gen, ModuleName, NodeName
 use tsugi_core::module::{
     Action, Async, Authority, Boot, DefaultPrim, Heart, Heartbeat, Mode, ModuleDef, Profile, Replicated, Rfs, ScriptName, Timing, Vip,
 };
+use tsugi_core::rehearsal::{Rehearsal, Rehearsed};
 use tsugi_core::state::{
     Allowed, ArbiterView, Flag, Health, NetworkView, PeerView, Readiness, Reason, Replication, ResourceView, Resync, Snapshot, State,
 };
@@ -110,6 +111,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
         readiness,
         reason: None,
         since_unix_ms: NOW - 24 * MIN,
+        maintenance_until_unix_ms: None,
         flag: Flag::UpToDate,
         is_up_to_date: true,
         epoch: Epoch(12),
@@ -446,6 +448,20 @@ pub fn config(chrome: Chrome, is_new: bool) -> ModuleConfigView {
     }
 }
 
+/// What a primary says it would do on a swap.
+pub fn rehearsal() -> Rehearsal {
+    let script = |script, forced| Rehearsed::Script { script, forced };
+    let enter = |state, readiness, reason| Rehearsed::Enter { state, readiness, reason };
+    let steps = vec![
+        script(ScriptName::StopPrim, false),
+        script(ScriptName::StopPrim, true),
+        Rehearsed::DropVips,
+        Rehearsed::Release,
+        enter(State::Second, Readiness::Transient, None),
+    ];
+    Rehearsal { refusal: None, steps }
+}
+
 pub fn swap(chrome: Chrome) -> ActionView {
     ActionView {
         chrome,
@@ -453,6 +469,7 @@ pub fn swap(chrome: Chrome) -> ActionView {
         verb: Verb::Swap,
         target: Target::Module,
         interruption: Interruption::Measured { median_ms: 11_000, least_ms: 9200, most_ms: 13_400, count: 5 },
+        rehearsals: vec![(node("hq-db1"), Some(rehearsal()))],
         reason: String::new(),
         error: None,
         plan_hash: "a1b2".to_owned(),
@@ -474,6 +491,7 @@ pub fn force(chrome: Chrome) -> ActionView {
         module: m,
         verb: Verb::Prim { accept_loss: true },
         interruption: Interruption::None,
+        rehearsals: vec![(node("hq-db1"), None)],
         reason: String::new(),
         error: Some(ActionError::NameDiffers),
         plan_hash: "a1b2".to_owned(),

@@ -39,8 +39,8 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
         if !rest.is_empty() {
             let _ = writeln!(out, "  {rest}");
         }
-        if let Some(command) = said.command {
-            row(&mut out, words::RUN.in_(lang), &command);
+        if let Some(command) = &said.command {
+            row(&mut out, words::RUN.in_(lang), format!("{} {command}", said.command_label(lang)).trim_start());
         }
     }
     row(&mut out, words::SINCE.in_(lang), &format!("{} ({})", local(s.since_unix_ms), ago(lang, s.since_unix_ms)));
@@ -159,7 +159,8 @@ pub fn refusal(lang: Lang, said: &say::Said) -> String {
     }
     if let Some(command) = &said.command {
         let label: Text = words::RUN;
-        let _ = write!(out, "\n{}: {command}", label.in_(lang));
+        let (label, place) = (label.in_(lang), said.command_label(lang));
+        let _ = write!(out, "\n{label}: {place}{}{command}", if place.is_empty() { "" } else { " " });
     }
     out
 }
