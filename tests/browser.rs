@@ -406,7 +406,11 @@ fn maintains(desk: &Desk) {
     desk.look_at_language("the end of a maintenance");
     desk.shoot("maintenance-end-ja-light");
     desk.click_away("dialog .sheet-foot button.primary");
-    desk.wait("the maintenance is over", PAGE_BOUND, "document.querySelector('#module-operation') && !document.querySelector('#maintenance')");
+    desk.wait(
+        "the maintenance is over",
+        PAGE_BOUND,
+        "document.querySelector('#module-operation') && !document.querySelector('#maintenance')",
+    );
     desk.open("/clusters/lab/modules/ledger/actions/swap");
     desk.look_at_language("the swap's page");
     desk.shoot("swap-steps-ja-light");

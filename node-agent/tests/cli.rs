@@ -119,6 +119,10 @@ async fn state_says_everything_that_matters() {
     }
     let (_, out, _) = world.tsugi(&["state", "-v", "ledger"]).await;
     assert!(out.contains("epoch 4, in sync {n1 n2}") && out.contains("stop"), "{out}");
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_millis() as u64 + 20 * 60_000;
+    let kept = Snapshot { maintenance_until_unix_ms: Some(until), ..prim(1) };
+    let (_, out, _) = obeying(kept, vec![]).tsugi(&["state"]).await;
+    assert!(out.contains("maintenance to") && out.contains("about 20 min left"), "{out}");
     let (_, out, _) = world.tsugi(&["--lang", "ja", "state"]).await;
     assert!(out.contains("最新") && out.contains("PRIM"), "{out}");
 }

@@ -358,7 +358,11 @@ async fn a_dry_run_says_step_by_step_what_the_node_would_do_and_orders_nothing()
     // A node that says nothing holds nobody up for long.
     let answer = console.must(Method::POST, &path, json!({})).await;
     assert!(answer["rehearsal"][0]["message"].as_str().unwrap().contains("did not say in time"), "{answer}");
-    assert_eq!(console.get("/api/v1/operations?cluster=c1&module=files").await["operations"].as_array().unwrap().len(), 1, "only the apply");
+    assert_eq!(
+        console.get("/api/v1/operations?cluster=c1&module=files").await["operations"].as_array().unwrap().len(),
+        1,
+        "only the apply"
+    );
     console.running.stop().await;
 }
 
@@ -408,7 +412,10 @@ async fn a_split_brain_is_resolved_by_naming_the_side_to_keep() {
     let answer = console.must(Method::POST, &path, json!({"keep": "n1", "reason": "n1 has the orders"})).await;
     for agent in [&mut n1, &mut n2] {
         let order = agent.take_order(None).await;
-        assert_eq!((order.verb, order.reason.as_deref()), (Verb::Resolve { keep: NodeName::new("n1").unwrap() }, Some("n1 has the orders")));
+        assert_eq!(
+            (order.verb, order.reason.as_deref()),
+            (Verb::Resolve { keep: NodeName::new("n1").unwrap() }, Some("n1 has the orders"))
+        );
     }
     n1.show(State::Prim, Readiness::Ready).await;
     n2.show(State::Second, Readiness::Ready).await;

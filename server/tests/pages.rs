@@ -193,9 +193,8 @@ async fn everything_needed_works_without_scripts() {
     // Maintenance: the form asks for the minutes, and shows when it ends.
     let path = "/clusters/c1/modules/files/actions/maintenance";
     let form_at = format!("{path}?minutes=30");
-    let (page, _) = tokio::join!(browser.page(&form_at), async {
-        tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default()))
-    });
+    let (page, _) =
+        tokio::join!(browser.page(&form_at), async { tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default())) });
     assert!(page.contains("name=\"minutes\"") && page.contains("Step by step on n2"), "{page}");
     let plan = hidden(&page, "plan");
     browser.goes(path, &[("plan", &plan), ("minutes", "45")], "/clusters/c1/modules/files").await;
@@ -219,9 +218,8 @@ async fn everything_needed_works_without_scripts() {
     assert!(page.contains("actions/resolve?keep=n1") && page.contains("actions/resolve?keep=n2"), "{page}");
     let path = "/clusters/c1/modules/files/actions/resolve";
     let form_at = format!("{path}?keep=n2");
-    let (page, _) = tokio::join!(browser.page(&form_at), async {
-        tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default()))
-    });
+    let (page, _) =
+        tokio::join!(browser.page(&form_at), async { tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default())) });
     assert!(page.contains("Whatever was written only on n1") && !page.contains("id=\"blocked\""), "{page}");
     let plan = hidden(&page, "plan");
     let form = [("plan", plan.as_str()), ("keep", "n2"), ("reason", "n2 has the orders"), ("name", "files")];

@@ -342,7 +342,10 @@ fn colours_can_be_read() {
 #[test]
 fn the_steps_a_node_would_do_are_numbered_in_both_languages() {
     for lang in [Lang::En, Lang::Ja] {
-        for html in [render::action(&swap(chrome(lang, Theme::Light, "/", None))), render::action_dialog(&swap(chrome(lang, Theme::Light, "/", None)))] {
+        for html in [
+            render::action(&swap(chrome(lang, Theme::Light, "/", None))),
+            render::action_dialog(&swap(chrome(lang, Theme::Light, "/", None))),
+        ] {
             let doc = Html::parse_fragment(&html);
             let shown: Vec<String> =
                 doc.select(&select(".rehearsal li")).map(|li| li.text().map(str::trim).collect::<Vec<_>>().join(" ")).collect();

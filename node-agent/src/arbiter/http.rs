@@ -162,7 +162,12 @@ mod tests {
         let url = format!("https://{}", listener.local_addr().unwrap());
         let line = Arc::<Line>::default();
         let shared = line.clone();
-        async fn pass<R: AsyncReadExt + Unpin, W: AsyncWriteExt + Unpin + Send + 'static>(mut from: R, mut to: W, delay: Duration, line: Arc<Line>) {
+        async fn pass<R: AsyncReadExt + Unpin, W: AsyncWriteExt + Unpin + Send + 'static>(
+            mut from: R,
+            mut to: W,
+            delay: Duration,
+            line: Arc<Line>,
+        ) {
             let (late, mut due) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
             tokio::spawn(async move {
                 while let Some((at, bytes)) = due.recv().await {

@@ -122,12 +122,8 @@ pub async fn act(
     headers: HeaderMap,
     MaybeBody(body): MaybeBody<ActionBody>,
 ) -> Result<Response> {
-    let options = choose::Options {
-        accept_loss: body.accept_loss,
-        full_sync: body.full_sync,
-        keep: body.keep.clone(),
-        minutes: body.minutes,
-    };
+    let options =
+        choose::Options { accept_loss: body.accept_loss, full_sync: body.full_sync, keep: body.keep.clone(), minutes: body.minutes };
     let verb = verb_of(&verb, options)?;
     if query.dry_run {
         return Ok(Json(dry_run(&app, &caller, lang, &cluster, &name, &verb, body.node.as_ref()).await?).into_response());

@@ -231,7 +231,11 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::State { module, named, verbose, json, quiet, .. } => {
             let module = module.or(named);
             if quiet && module.is_none() {
-                let text = both!(lang, "`-q` needs the module: tsugi state -q MODULE", "`-q` にはモジュールの指定が必要です: tsugi state -q MODULE");
+                let text = both!(
+                    lang,
+                    "`-q` needs the module: tsugi state -q MODULE",
+                    "`-q` にはモジュールの指定が必要です: tsugi state -q MODULE"
+                );
                 return Err(Stop { text, code: exit::USAGE });
             }
             let snapshots = agent.state(module.as_ref()).await?;

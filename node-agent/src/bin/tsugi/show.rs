@@ -44,6 +44,11 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
         }
     }
     row(&mut out, words::SINCE.in_(lang), &format!("{} ({})", local(s.since_unix_ms), ago(lang, s.since_unix_ms)));
+    if let Some(until) = s.maintenance_until_unix_ms {
+        let now = Timestamp::now().as_millisecond().try_into().unwrap_or(0);
+        let left = fmt::time_left(lang, until.saturating_sub(now) / 1000);
+        row(&mut out, words::MAINTENANCE.in_(lang), &format!("{} ({left})", local(until)));
+    }
     if s.replication != Replication::None || s.flag != Flag::Unknown {
         row(&mut out, words::DATA.in_(lang), say::flag(lang, s.flag));
     }
