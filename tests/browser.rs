@@ -398,6 +398,11 @@ fn maintains(desk: &Desk) {
     desk.browser.type_into("dialog #minutes", "12").unwrap();
     desk.click_away("dialog .sheet-foot button.primary");
     desk.wait("the end is shown", PAGE_BOUND, "document.querySelector('#maintenance')?.innerText.includes('about 12 min left')");
+    desk.wait(
+        "what it means",
+        PAGE_BOUND,
+        "document.querySelector('#module-headline').innerText.includes('nothing takes over until the maintenance ends')",
+    );
     desk.language("ja");
     desk.wait("the end is shown", PAGE_BOUND, "document.querySelector('#maintenance')?.innerText.includes('残り約 12 分')");
     desk.look_at_language("the module's page under maintenance");

@@ -233,6 +233,7 @@ phrases! {
     APP_STOPPED = "stopped", "停止";
     APP_STOPPED_OK = "stopped (ok)", "待機（正常）";
     PATH_READY = "takes over by itself", "自動で引き継ぎ可能";
+    PATH_MAINTAINED = "after the maintenance", "保守モードの終了後に引き継ぎ可能";
     PATH_AFTER_RESYNC = "failover path (after resync)", "再同期後に引き継ぎ可能";
     PATH_NONE = "cannot take over now", "現在は引き継ぎ不可";
     REPL_SYNC = "synchronous", "同期";
@@ -257,6 +258,7 @@ phrases! {
     GOES_ON_BY = "Goes on without the other node if", "相手なしで続行する条件";
     REACHABLE = "reachable", "通信できます";
     CALM_SECOND = "Follows; takes over by itself if the primary stops.", "セカンダリとして待機中です。プライマリが止まると自動で引き継ぎます。";
+    CALM_MAINTAINED = "Follows; takes over only after the maintenance.", "セカンダリとして待機中です。保守モードの間は引き継ぎません。";
     CALM_ALONE = "Serves without a backup.", "予備なしでサービスを提供しています。";
     CALM_SERVING = "Serves.", "サービスを提供しています。";
     MAINTENANCE_UNTIL = "Maintenance: nothing restarts or fails over by itself until", "保守モード：自動の再起動と切り替えは行いません。終了時刻";

@@ -265,6 +265,7 @@ fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
     let said = say::why(c.lang, &m.module, cell);
     let calm = match s.map(|s| (s.state, s.readiness)) {
+        Some((State::Second, Readiness::Ready)) if m.maintenance_until().is_some() => c.t(p::CALM_MAINTAINED),
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
         Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
         Some((state, Readiness::Ready)) if state.is_serving() => c.t(p::CALM_SERVING),

@@ -349,11 +349,16 @@ fn protected(lang: Lang, m: &ModuleView) -> Said {
                 "{module} runs on {prim}, and {second} holds the same data.",
                 "{module} は {prim} で稼働し、{second} に同じデータがあります。"
             ))
-            .then(both!(
-                lang,
-                "If {prim} stops, {second} takes over by itself.",
-                "{prim} が止まると、{second} が自動で引き継ぎます。"
-            ))
+            .then(match m.maintenance_until() {
+                Some(_) => both!(
+                    lang,
+                    "Under maintenance: if {prim} stops, nothing takes over until the maintenance ends.",
+                    "保守モード中です。{prim} が止まっても、保守が終わるまで引き継ぎは行われません。"
+                ),
+                None => {
+                    both!(lang, "If {prim} stops, {second} takes over by itself.", "{prim} が止まると、{second} が自動で引き継ぎます。")
+                }
+            })
         }
         Mode::Farm => {
             let (up, _) = up_of(m);
