@@ -228,6 +228,26 @@ pub fn blocked() -> ModuleView {
     mirror("hq-core", "ledger", "192.168.10.52", HealthView::NotReady, [cell(a, "192.168.10.11"), b])
 }
 
+/// Two histories; under maintenance, so that nothing more happens.
+pub fn split() -> ModuleView {
+    let side = |n: &str, peer: &str, addr: &str| {
+        let mut s = snapshot("ledger", n, State::Wait, Readiness::NotReady);
+        s.reason = Some(Reason::SplitBrain { peer: node(peer) });
+        s.is_up_to_date = false;
+        s.maintenance_until_unix_ms = Some(NOW + 25 * MIN);
+        s.replication = Replication::Off;
+        cell(s, addr)
+    };
+    let cells = [side("hq-db1", "hq-db2", "192.168.10.11"), side("hq-db2", "hq-db1", "192.168.10.12")];
+    mirror("hq-core", "ledger", "192.168.10.52", HealthView::NotReady, cells)
+}
+
+/// Whose data to keep.
+pub fn resolve(chrome: Chrome) -> ActionView {
+    let keep = node("hq-db2");
+    ActionView { module: split(), verb: Verb::Resolve { keep }, target: Target::Module, error: None, ..force(chrome) }
+}
+
 pub fn farm() -> ModuleView {
     let cells = ["web1", "web2", "web3", "web4"].map(|n| {
         let mut s = snapshot("nginx-farm", n, State::Up, Readiness::Ready);
@@ -549,6 +569,8 @@ pub fn pages(lang: Lang, theme: Theme) -> Vec<(&'static str, String)> {
         ("module-protected", render::module(&with_operation)),
         ("module-alone", render::module(&module_page(in_module(&alone_without_contact()), alone_without_contact()))),
         ("module-blocked", render::module(&module_page(in_module(&blocked()), blocked()))),
+        ("module-split", render::module(&module_page(in_module(&split()), split()))),
+        ("action-resolve", render::action(&resolve(c("/clusters/hq-core/modules/ledger/actions/resolve", None)))),
         ("module-stopped", render::module(&module_page(in_module(&stopped()), stopped()))),
         ("module-farm", render::module(&module_page(in_module(&farm()), farm()))),
         ("config", render::module_config(&config(c("/clusters/yokohama-mes/modules/mes-db/config", None), false))),
