@@ -14,7 +14,7 @@ use askama::Template;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::ids::{ClusterName, ModuleName};
 use tsugi_core::module::{Async, Authority, Mode};
-use tsugi_core::state::{ArbiterView, Readiness, Reason, State};
+use tsugi_core::state::{ArbiterView, Readiness, State};
 
 #[derive(Template)]
 #[template(
@@ -181,8 +181,7 @@ fn maintenance(c: &Chrome, m: &ModuleView) -> Option<MaintenanceM> {
 
 /// Two histories: the way on for each of the nodes.
 fn keeps(c: &Chrome, m: &ModuleView) -> Vec<Button> {
-    let is_split = |cell: &NodeCell| cell.now().is_some_and(|s| matches!(s.reason, Some(Reason::SplitBrain { .. })));
-    if !m.cells.iter().any(is_split) {
+    if !m.is_split() {
         return Vec::new();
     }
     let button = |cell: &NodeCell| {

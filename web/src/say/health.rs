@@ -52,6 +52,20 @@ pub fn health_mark(health: HealthView) -> Mark {
 
 /// The sentence of a module: what is true, the consequence, the next step.
 pub fn headline(lang: Lang, m: &ModuleView) -> Said {
+    let said = by_health(lang, m);
+    if !m.is_split() {
+        return said;
+    }
+    // Of the two commands, one for each side, neither is the module's own.
+    let remedy = both!(
+        lang,
+        "Save what you need, then choose the node whose data goes on.",
+        "必要なデータを退避してから、データを残すノードを選んでください。"
+    );
+    Said { command: None, on: None, ..said }.remedy(remedy)
+}
+
+fn by_health(lang: Lang, m: &ModuleView) -> Said {
     let module = &m.module;
     match m.health {
         HealthView::Conflict => conflict(lang, m),
