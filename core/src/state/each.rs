@@ -37,6 +37,7 @@ impl Reason {
             Reason::VipFailed { detail: why() },
             Reason::FailoverOff,
             Reason::RecordUnusable { detail: why() },
+            Reason::RecordLost { peer: peer() },
             Reason::HandOver { to: peer() },
             Reason::WaitingForPeer { peer: peer() },
             Reason::ManualTakeover { peer: peer() },
@@ -85,10 +86,11 @@ mod tests {
             Reason::NotFenced { .. } => 27,
             Reason::Maintenance => 28,
             Reason::Unkillable { .. } => 29,
+            Reason::RecordLost { .. } => 30,
         }
     }
     /// One more than the last place.
-    const COUNT: usize = 30;
+    const COUNT: usize = 31;
 
     #[test]
     fn no_reason_is_missing() {
