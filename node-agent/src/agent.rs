@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tsugi_core::command::Refusal;
+use tsugi_core::command::{Command, Refusal};
 use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
@@ -137,6 +137,13 @@ impl Agent {
                 let problems = self.remove(&module).await;
                 self.tell_versions();
                 self.console.deploy_done(module, 0, problems);
+            }
+            FromConsole::Rehearse { module, command } => {
+                let (runner, console) = (self.runners.get(&module).cloned(), self.console.clone());
+                tokio::spawn(async move {
+                    let id = command.id.clone();
+                    console.rehearse_done(id, rehearse(runner, command).await);
+                });
             }
             FromConsole::Command { module, command } => {
                 let Some(runner) = self.runners.get(&module).cloned() else {
@@ -515,11 +522,7 @@ impl Agent {
             Request::Rehearse { module, command } => {
                 let runner = self.runners.get(&module).cloned();
                 tokio::spawn(async move {
-                    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
-                    let rehearsal = match runner {
-                        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
-                        None => not_here,
-                    };
+                    let rehearsal = rehearse(runner, command).await;
                     responder.send(Reply::Rehearsal { rehearsal }).await
                 });
             }
@@ -611,6 +614,15 @@ async fn start_guard(config: &AgentConfig, notes: mpsc::Sender<Note>) -> Option<
             tracing::error!(error = %format!("{error:#}"), "this node has no guard: nobody freezes modules should the agent die ({error:#})");
             None
         }
+    }
+}
+
+/// What an order would do to the module of `runner`; without one it is not here.
+async fn rehearse(runner: Option<RunnerHandle>, command: Command) -> Rehearsal {
+    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
+    match runner {
+        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
+        None => not_here,
     }
 }
 

@@ -131,7 +131,6 @@ fn a_node_of_an_earlier_time_is_compared_with_the_serving_one_and_brought_level(
 }
 
 #[test]
-#[ignore = "not kept yet: the engine takes the arbiter's word for the copy, and does not see that its own record is older than that"]
 fn a_node_of_an_earlier_time_that_is_alone_does_not_serve_what_it_has() {
     let mut bench = Bench::start("t-f-rollback2");
     let image = bench.lab().places().host("n2").join("disk.img");
