@@ -46,7 +46,7 @@ pub(super) fn count(mode: Mode, draft: Draft<'_>) -> Option<ConfigProblem> {
     }
     let (en, ja) = match mode {
         Mode::Mirror => ("A mirror module lives on exactly 2 nodes", "ミラーモジュールは 2 台のノードで動きます"),
-        Mode::Light => ("A light module lives on exactly 1 node", "ライトモジュールは 1 台のノードで動きます"),
+        Mode::Light => ("A light module lives on 1 to 32 nodes", "ライトモジュールは 1～32 台のノードで動きます"),
         Mode::Farm => ("A farm module lives on 2 to 32 nodes", "ファームモジュールは 2～32 台のノードで動きます"),
     };
     Some(ConfigProblem::whole(
