@@ -75,7 +75,9 @@ impl World {
     /// By its role this node holds what is acknowledged.
     pub(super) fn is_holder(&self, node: usize) -> bool {
         let is_serving = self.nodes[node].data.is_mounted && self.nodes[node].engine.is_some();
-        is_serving || self.is_level(node) && matches!(self.nodes[node].disk.flag, Flag::UpToDate | Flag::Volatile)
+        // A follower that is level but not named yet holds a copy nobody has been promised anything about.
+        let is_named = self.record.in_sync.contains(&names()[node]);
+        is_serving || is_named && self.is_level(node) && matches!(self.nodes[node].disk.flag, Flag::UpToDate | Flag::Volatile)
     }
 
     /// Seen when a record is written: nobody becomes the owner with a copy that is not current.

@@ -110,9 +110,9 @@ fn trace(parents: &Parents, start: &World, end: &World) -> Vec<String> {
 }
 
 /// Recoverability: states from which, with no further fault, no way leads to what `goals` say. States near the bounds
-/// of the exploration do not count. The number of states looked at, and for each goal the way to a dead end if there
-/// is one.
-pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool]) -> (usize, Vec<Option<Vec<String>>>) {
+/// of the exploration do not count, nor do states from which a way leads beyond the first `states_max`. The number of
+/// states looked at, whether these are all, and for each goal the way to a dead end if there is one.
+pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool]) -> (usize, bool, Vec<Option<Vec<String>>>) {
     let mut parents = Parents::default();
     let mut numbers: HashMap<u128, u32, BuildHasherDefault<AsIs>> = HashMap::default();
     let (mut prints, mut counts, mut good) = (Vec::new(), Vec::new(), vec![Vec::new(); goals.len()]);
@@ -122,6 +122,7 @@ pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool])
     parents.insert(first, (0, 0));
     let mut fresh = vec![(first, start.clone())];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut is_exhausted = true;
     loop {
         for (print, world) in fresh.drain(..) {
             numbers.insert(print, prints.len() as u32);
@@ -147,7 +148,13 @@ pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool])
             if let Some(world) = edge.world
                 && !parents.contains_key(&edge.to)
             {
-                assert!(parents.len() < states_max, "{states_max} states are too few for everything inside the bounds");
+                if parents.len() >= states_max {
+                    // What lies there is not looked at: it may be good.
+                    is_exhausted = false;
+                    let from = numbers[&edge.from] as usize;
+                    good.iter_mut().for_each(|good| good[from] |= edge.is_benign);
+                    continue;
+                }
                 parents.insert(edge.to, (edge.from, edge.index));
                 fresh.push((edge.to, world));
             }
@@ -176,7 +183,7 @@ pub fn dead_ends(start: &World, states_max: usize, goals: &[fn(&World) -> bool])
         dead.map(|i| trace_to(&parents, start, prints[i]))
     });
     let ways = ways.collect();
-    (prints.len(), ways)
+    (prints.len(), is_exhausted, ways)
 }
 
 /// A step from one state to another; the world itself only if it was not known.

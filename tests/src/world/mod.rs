@@ -90,6 +90,8 @@ pub struct Setting {
     pub is_clock_free: bool,
     /// Scripts and orders to the data process take time, and may fail.
     pub is_slow: bool,
+    /// Beats between two nodes that run and are linked arrive in time: silence is a fault, and none of those.
+    pub is_calm: bool,
 }
 
 /// A part of the world that says nothing about its future.

@@ -17,6 +17,10 @@ impl World {
         let covered = match timer {
             // Beats go on for ever; only one that could change something is worth exploring.
             Timer::Beat => return self.net[node].is_none() && !self.is_cut && other.engine.is_some(),
+            Timer::PeerSilent if self.setting().is_calm && !self.is_cut && other.engine.is_some() => return false,
+            Timer::PromiseHeld if self.setting().is_calm && !self.is_cut && other.timers.contains_key(&Timer::PromiseGiven) => {
+                return false;
+            }
             Timer::LoopExpire(_) | Timer::Maintenance | Timer::Failback => return false,
             Timer::PromiseGiven => self.nodes[node].timers[&timer],
             Timer::Quarantine => self.nodes[node].boundary,
@@ -66,8 +70,11 @@ impl World {
         self.node_mut(node).engine = None;
         self.is_connected = false;
         let disk = self.nodes[node].data.disk;
-        // What was only in its memory is covered by the other node, if that one is a holder of it by its role.
-        self.acked &= self.durable | if self.is_holder(1 - node) { self.nodes[1 - node].data.memory } else { 0 };
+        // What was only in its memory is covered by the other node, if that one is a holder of it by its role, and not
+        // just being excluded: a request of the dead node that is under way may still give the role to its disk alone.
+        let is_excluding = matches!(self.nodes[node].disk.intent, Some(ArbiterRequest::Claim { .. }));
+        let is_covered = self.is_holder(1 - node) && !is_excluding;
+        self.acked &= self.durable | if is_covered { self.nodes[1 - node].data.memory } else { 0 };
         let dead = self.node_mut(node);
         dead.timers.clear();
         dead.notes.clear();
