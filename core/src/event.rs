@@ -52,6 +52,9 @@ pub enum Event {
     Forced { epoch: Epoch, by: String },
     /// The record was written anew after the arbiter's store had been lost.
     Reseeded { epoch: Epoch },
+    /// This node's disk was set back to an earlier time: its record ends at version `known`, and the arbiter's, which
+    /// names it, is at `record`. Its copy counts as older.
+    SetBack { known: Epoch, record: Epoch },
     /// Maintenance began (`minutes` at most), or ended (0).
     Maintenance { minutes: u32 },
     /// The application does not start here; its data is brought to the other node, which takes the role.
@@ -135,7 +138,7 @@ impl Event {
             Event::Guard { act: GuardAct::Failed | GuardAct::Starves, .. } => Level::Critical,
             Event::Guard { .. } | Event::Printed { is_error: true, .. } => Level::Warning,
             Event::Forced { .. } | Event::Reseeded { .. } | Event::Maintenance { .. } | Event::Hosting { .. } => Level::Warning,
-            Event::Unkillable { .. } => Level::Critical,
+            Event::Unkillable { .. } | Event::SetBack { .. } => Level::Critical,
             Event::ScriptDone { code: Some(0), .. } => Level::Info,
             Event::ScriptDone { .. } => Level::Warning,
             Event::Resource { health: Health::Down, .. } | Event::CheckAction { .. } => Level::Warning,

@@ -124,6 +124,8 @@ pub enum Reason {
     FailoverOff,
     /// This node's record cannot be read or written.
     RecordUnusable { detail: String },
+    /// This node's record was damaged: nothing is known of its copy. Remedy: start `peer`; or `prim --accept-loss`.
+    RecordLost { peer: NodeName },
     /// The role is being handed over.
     HandOver { to: NodeName },
     /// Without an arbiter a node that starts waits for the other one, which may know better.

@@ -299,3 +299,53 @@ fn a_good_node_does_not_wait_for_ever_for_one_that_is_not_fit() {
     b.hear(&a, None);
     assert_eq!(b.engine.state(), State::Alone, "{:?}", b.engine.reason());
 }
+
+/// An old session arms after the engine has offered another one: what frees its writers ends the newer offer too, so
+/// that a follower of it must not wait for ever. Simulator, seed 157.
+#[test]
+fn an_old_session_that_arms_late_leaves_no_dead_offer_behind() {
+    let (mut a, mut b) = prim();
+    // b leaves, and a goes on alone and offers again, twice.
+    b.level = None;
+    b.flag = Flag::Stale;
+    b.state = State::Wait;
+    a.hear(&b, Some(3));
+    let first = a.engine.status().offer.unwrap();
+    b.session = first;
+    a.hear(&b, Some(4));
+    let second = a.engine.status().offer.unwrap();
+    assert!(second > first);
+
+    a.feed(Input::Replica(ReplicaNote::Armed { session: first }));
+
+    let [.., go_alone, offer] = &a.orders[..] else { panic!("{:?}", a.orders) };
+    assert!(matches!(go_alone, ReplicaOrder::GoAlone { .. }), "{:?}", a.orders);
+    assert!(matches!(offer, ReplicaOrder::Offer { session, .. } if *session > second), "{:?}", a.orders);
+}
+
+/// A node whose disk, record and all, was set back: the arbiter's record has moved on further than a node that is
+/// named in it can have missed.
+#[test]
+fn a_node_set_back_to_an_earlier_time_does_not_serve_although_the_record_names_it() {
+    let both = BTreeSet::from([name("a"), name("b")]);
+    let saved =
+        Saved { flag: Flag::UpToDate, epoch: Epoch(3), arbiter: LifeId(7), in_sync: both.clone(), is_started: true, ..Saved::default() };
+    let serves = |version: u64, owner: &str, in_sync: &BTreeSet<NodeName>| {
+        let mut node = Node::new("a", "b", 7);
+        node.engine = Mirror::new(MirrorConfig::new(name("a"), name("b")), saved.clone(), 5);
+        node.record = Record { version: Epoch(version), owner: Some(name(owner)), in_sync: in_sync.clone(), ..Record::empty(LifeId(7)) };
+        node.feed(Input::Boot);
+        node.order(Verb::Start);
+        node.feed(Input::Timer(Timer::Quarantine));
+        (node.engine.state(), node.engine.saved().flag)
+    };
+
+    // Named by the other owner: by the grow that followed the version it knows, never later.
+    assert_eq!(serves(3, "b", &both), (State::Alone, Flag::UpToDate));
+    assert_eq!(serves(4, "b", &both), (State::Alone, Flag::UpToDate));
+    assert_eq!(serves(5, "b", &both), (State::Wait, Flag::Stale));
+    // As the owner it had written down every version before it could be made.
+    let alone = BTreeSet::from([name("a")]);
+    assert_eq!(serves(3, "a", &alone), (State::Alone, Flag::UpToDate));
+    assert_eq!(serves(4, "a", &alone), (State::Wait, Flag::Stale));
+}

@@ -131,6 +131,8 @@ pub struct Saved {
     pub gen_id: Gen,
     /// Ancestors of `gen_id`, newest first, at most [`LINEAGE_MAX`].
     pub lineage: Vec<Gen>,
+    /// A session was offered under `gen_id`: another copy may be of the same history.
+    pub is_shared: bool,
     /// Last known in-sync set; written with both nodes *before* a grow leaves.
     pub in_sync: BTreeSet<NodeName>,
     /// This node owned the record at `epoch`.

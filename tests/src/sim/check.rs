@@ -110,6 +110,8 @@ pub struct Floor {
     pub is_store_lost: bool,
     /// The copy was set back to a snapshot while the record named it.
     pub is_set_back: [bool; 2],
+    /// … and the record has changed too often since for this node not to see it.
+    pub is_outrun: [bool; 2],
 }
 
 impl Module {
@@ -257,7 +259,9 @@ impl World {
         }
         let name = self.name(m, s);
         let module = &mut self.modules[m];
-        if std::mem::take(&mut module.floor.is_set_back[s]) {
+        let is_outrun = std::mem::take(&mut module.floor.is_outrun[s]);
+        let is_missed = is_outrun && module.lacking(&module.units[s].tree.mem, &module.floor.synced).is_some();
+        if std::mem::take(&mut module.floor.is_set_back[s]) && !is_missed {
             // The record named the copy that was set back: nothing could have known.
             let mem = module.units[s].tree.mem;
             (module.floor.acked, module.floor.synced, module.floor.holders) = (mem, mem, [1 << s; BLOCKS]);
@@ -296,7 +300,7 @@ impl World {
         }
         let name = self.name(m, s);
         let module = &mut self.modules[m];
-        module.floor.is_set_back[s] = false;
+        (module.floor.is_set_back[s], module.floor.is_outrun[s]) = (false, false);
         for block in 0..BLOCKS {
             let (has, owed) = (module.units[s].tree.mem[block], module.floor.acked[block]);
             if module.contains(has, owed) {
@@ -367,6 +371,7 @@ impl World {
                 format!("`prim` without consent to a loss makes {name} primary, without acknowledged fsync {owed} of block {block}");
             return self.violate(m, "I5", detail);
         }
+        module.floor.is_outrun[s] = false;
         let old = module.floor.acked;
         module.floor.retired.push(old);
         module.floor.acked = module.units[s].tree.mem;

@@ -473,7 +473,10 @@ impl World {
             // By the record, or by a request under way that will make it so.
             let peer = self.modules[old.module].units[1 - old.side].record.newest();
             let is_named = self.arbiter.records[old.module].in_sync.contains(&name) || peer.is_some_and(|r| r.in_sync.contains(&name));
+            // A record that has moved on by more than this copy can account for gives it away.
+            let is_outrun = old.record.newest().is_some_and(|r| self.arbiter.records[old.module].version.0 > r.epoch.0 + 2);
             let module = &mut self.modules[old.module];
+            module.floor.is_outrun[old.side] = is_outrun;
             module.units[old.side].record = old.record;
             module.units[old.side].tree = old.tree;
             module.floor.is_set_back[old.side] |= is_named;

@@ -143,6 +143,7 @@ impl World {
                             | Reason::FirstStart
                             | Reason::HalfSynced
                             | Reason::DataOlder { .. }
+                            | Reason::RecordLost { .. }
                             | Reason::ArbiterReplaced
                     )
                 )

@@ -64,6 +64,11 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             "{node} wrote the arbiter's record of {module} anew (version {epoch}), because the arbiter's former store is gone.",
             "アービターの以前の記録が失われたため、{node} が {module} の記録を書き直しました（版 {epoch}）。"
         )),
+        Event::SetBack { known, record } => Said::only(both!(
+            lang,
+            "The disk of {node} was set back to an earlier time: {node} knows {module} up to version {known}, the arbiter's record is at version {record}. Its copy counts as older and is not served.",
+            "{node} のディスクは過去の状態に戻されています。{node} が知る {module} は版 {known} まで、アービターの記録は版 {record} です。このコピーは古いものとして扱い、サービスに使いません。"
+        )),
         Event::Maintenance { minutes: 0 } => Said::only(both!(
             lang,
             "Maintenance of {module} on {node} is over; automatic actions are on again.",

@@ -315,6 +315,22 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "Check the disk with the agent's state directory (by default /var/lib/tsugi) on {node}.",
             "{node} でエージェントの状態ディレクトリ（既定は /var/lib/tsugi）があるディスクを確認してください。"
         )),
+        Reason::RecordLost { peer } => Said::only(both!(
+            lang,
+            "The record of {module} on {node} was damaged, so nothing is known of the copy on {node}.",
+            "{node} にある {module} の状態記録が壊れていたため、{node} のデータの新旧が分かりません。"
+        ))
+        .then(both!(
+            lang,
+            "{node} waits, and is brought up to date by itself once {peer} serves.",
+            "{node} は待機し、{peer} のサービスが動き始めると自動で最新になります。"
+        ))
+        .remedy(both!(
+            lang,
+            "Start {peer}. Only if it is lost for good: force primary on {node} and accept that newer data may be lost.",
+            "{peer} を起動してください。復旧できない場合に限り、新しいデータを失う可能性を承知のうえで {node} をプライマリとして強制起動できます。"
+        ))
+        .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
         Reason::HandOver { to } => Said::only(both!(
             lang,
             "{node} is handing {module} over to {to}.",
@@ -443,6 +459,7 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
         Reason::Maintenance => Text { en: "maintenance", ja: "保守モード" },
         Reason::Unkillable { .. } => Text { en: "processes hang", ja: "プロセス終了不可" },
         Reason::RecordUnusable { .. } => Text { en: "state record unusable", ja: "状態記録 使用不可" },
+        Reason::RecordLost { .. } => Text { en: "state record lost", ja: "状態記録 破損" },
     };
     Some(text.in_(lang).to_owned())
 }

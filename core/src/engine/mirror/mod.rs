@@ -379,6 +379,7 @@ impl Mirror {
             self.saved.lineage.truncate(super::LINEAGE_MAX);
         }
         self.saved.gen_id = gen_id;
+        self.saved.is_shared = false;
     }
 
     /// Nothing in the peer's copy is unknown to the history of this one.

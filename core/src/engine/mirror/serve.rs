@@ -206,6 +206,7 @@ impl Mirror {
         }
         let session = self.saved.session.max(peer.session).next();
         self.saved.session = session;
+        self.saved.is_shared = true;
         self.save(out);
         self.offer = Some(session);
         let job = self.new_job();
@@ -219,7 +220,9 @@ impl Mirror {
             self.requires = Some(session);
             self.is_session_lost = false;
         } else if matches!(self.phase, Phase::Serving | Phase::Leaving) {
-            // The process requires a session this engine has given up: set its writers free.
+            // The process requires a session this engine has given up: set its writers free. A newer offer goes with
+            // it, and another one is made.
+            self.offer = None;
             let job = self.new_job();
             out.push(Effect::Replica(job, ReplicaOrder::GoAlone { epoch: self.saved.epoch }));
         }

@@ -124,6 +124,7 @@ impl Mirror {
         match self.saved.flag {
             Flag::Inconsistent => Reason::HalfSynced,
             Flag::Unknown if self.saved.epoch == Epoch(0) && peer.is_none_or(|p| p.flag == Flag::Unknown) => Reason::FirstStart,
+            Flag::Unknown if self.saved.epoch > Epoch(0) => Reason::RecordLost { peer: self.cfg.peer.clone() },
             _ => Reason::DataOlder { newer: Some(self.cfg.peer.clone()), since_unix_ms: None },
         }
     }
@@ -345,6 +346,16 @@ impl Mirror {
         is_there && record.version == version && record.owner.as_ref() == Some(&self.cfg.me) && record.gen_id == gen_id
     }
 
+    /// The record names this node at a version it cannot have been named at without knowing: its disk was set back to
+    /// an earlier time, and the copy with it. The owner writes down what it asks for before it asks. A follower writes
+    /// down the owner's version when it is level, and naming it makes the next one.
+    fn is_outrun(&self, record: &Record, intent: &Option<ArbiterRequest>) -> bool {
+        let known = self.saved.epoch.max(known_by(intent));
+        let is_mine = record.owner.as_ref() == Some(&self.cfg.me);
+        let newest = if is_mine { known } else { known.next() };
+        self.saved.epoch > Epoch(0) && self.is_me_in(record) && record.version > newest
+    }
+
     /// `Claiming`: the record as it is now.
     fn on_record(&mut self, request: &ArbiterRequest, answer: ArbiterAnswer, out: &mut Vec<Effect>) {
         let record = answer.record;
@@ -368,8 +379,17 @@ impl Mirror {
         let is_refused_claim =
             matches!(request, ArbiterRequest::Claim { expected, .. } if *expected == record.version) && !answer.is_accepted;
         if is_resolved && self.saved.intent.is_some() {
+            if record.owner.as_ref() == Some(&self.cfg.me) && record.version <= known_by(&intent) {
+                // This node's own doing, whichever of its requests it was.
+                self.saved.epoch = self.saved.epoch.max(record.version);
+            }
             self.saved.intent = None;
             self.save(out);
+        }
+        if self.is_outrun(&record, &intent) && self.saved.flag > Flag::Stale {
+            self.saved.flag = Flag::Stale;
+            self.save(out);
+            out.push(Effect::Report(Event::SetBack { known: self.saved.epoch, record: record.version }));
         }
         // A person's decision overrides the record only where the record would refuse: a copy that it names as
         // current is claimed like any other.
@@ -405,7 +425,11 @@ impl Mirror {
         }
         if !self.is_flag_good() {
             self.force = None;
-            let reason = self.reason_not_good(None);
+            let newer = record.owner.clone().filter(|owner| *owner != self.cfg.me);
+            let reason = match self.saved.flag {
+                Flag::Stale => Reason::DataOlder { newer, since_unix_ms: None },
+                _ => self.reason_not_good(None),
+            };
             return self.block(reason, true, out);
         }
         let is_mine_alone = record.owner.as_ref() == Some(&self.cfg.me) && record.in_sync == BTreeSet::from([self.cfg.me.clone()]);
@@ -441,7 +465,13 @@ impl Mirror {
         self.saved.released = None;
         self.saved.is_clean = false;
         self.saved.flag = Flag::UpToDate;
-        self.push_gen(record.gen_id);
+        if !self.saved.lineage.contains(&record.gen_id) {
+            self.push_gen(record.gen_id);
+        }
+        if self.saved.is_shared {
+            // Another copy may have been brought level under this history, and knows nothing of what comes now.
+            self.push_gen(self.new_gen(self.saved.epoch));
+        }
         self.save(out);
         out.push(Effect::Report(match forced {
             Some(force) => Event::Forced { epoch: record.version, by: force.by },
@@ -478,4 +508,12 @@ impl Mirror {
         self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
         true
     }
+}
+
+/// The version an unresolved request would make.
+fn known_by(intent: &Option<ArbiterRequest>) -> Epoch {
+    intent.as_ref().map_or(Epoch(0), |i| match i {
+        ArbiterRequest::Grow { expected, .. } => expected.next(),
+        other => other.makes().map_or(Epoch(0), |(version, _)| version),
+    })
 }
