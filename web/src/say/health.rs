@@ -7,7 +7,7 @@ use crate::fmt;
 use crate::text::{Lang, Text};
 use tsugi_core::ids::NodeName;
 use tsugi_core::module::Mode;
-use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
+use tsugi_core::state::{ArbiterView, Readiness, Reason, Replication, State};
 
 /// `Protected` / `保護中`.
 pub fn health_name(lang: Lang, health: HealthView) -> &'static str {
@@ -400,9 +400,7 @@ fn first_reason(lang: Lang, m: &ModuleView) -> Option<Said> {
         s.reason.as_ref().map(|r| reason(lang, r, &m.module, &c.node))
     };
     // A light module that waits for another one is as it should be: that one may serve elsewhere.
-    let is_calm = |c: &&NodeCell| {
-        m.mode() == Mode::Light && c.now().and_then(|s| s.reason.as_ref()).is_some_and(tsugi_core::state::Reason::waits_for_module)
-    };
+    let is_calm = |c: &&NodeCell| m.mode() == Mode::Light && c.now().and_then(|s| s.reason.as_ref()).is_some_and(Reason::waits_for_module);
     let blocked = m.cells.iter().filter(|c| !is_calm(c) && c.now().is_some_and(|s| s.state != State::Stop)).find_map(said);
     blocked.or_else(|| m.cells.iter().find_map(said))
 }
