@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tsugi_tests::api::Api;
 use tsugi_tests::check::{App, Pair};
 use tsugi_tests::lab::names::AGENTS_PORT;
-use tsugi_tests::lab::{CONSOLE, Lab, Network};
+use tsugi_tests::lab::{CONSOLE, Lab, Network, Quality};
 use tsugi_tests::load;
+use tsugi_tests::rough;
 use tsugi_tests::setup::{CLUSTER, cluster_xml, wait_for};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -115,6 +116,24 @@ fn with_a_witness_the_pair_fails_over_while_the_console_is_gone() {
     assert_eq!(load::lost(&acked, &pair.read_all().unwrap()), Vec::<String>::new());
     let audit = pair.lab.sh("n3", "cat /var/lib/tsugi-witness/witness/audit.jsonl").unwrap();
     assert!(audit.lines().count() >= 4 && audit.contains("\"by\":\"n2\""), "{audit}");
+}
+
+/// Half a second each way between all, console included: a claim takes a round trip of a second, on a connection that is
+/// there already.
+#[test]
+fn with_a_second_of_round_trip_on_every_network_the_secondary_still_takes_over() {
+    let _guard = alone();
+    let pair = Pair::start("t-slow", App::Ledger, BTreeMap::new(), false).unwrap();
+    rough::every_line(&pair.lab, Quality { delay_ms: 500.0, ..Quality::default() }).unwrap();
+    // The arbiter answers about the module on the slow lines too.
+    wait_said(&pair, "n2", "arbiter reachable", BOUND);
+    let begin = Instant::now();
+    pair.lab.kill("n1").unwrap();
+    wait_state(&pair, "n2", "alone", BOUND);
+    println!("with 500 ms delay each way: ALONE {:.1} s after the primary lost its power", begin.elapsed().as_secs_f64());
+    pair.lab.heal().unwrap();
+    pair.lab.boot("n1").unwrap();
+    pair.wait_pair("n2", "n1", REJOIN_BOUND).unwrap();
 }
 
 /// A fence agent whose device is the test: it asks for the cut by a file, and believes another file.

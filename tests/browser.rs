@@ -201,6 +201,7 @@ fn an_operator_at_a_browser() {
         ("sees the pages in both languages, light and dark", looks_around),
         ("sees a server die and come back without reloading", sees_a_server_die),
         ("swaps after reading what happens", swaps),
+        ("switches maintenance on and off", maintains),
         ("is told what is wrong with a configuration", uploads_nonsense),
         ("is not tricked by another site", is_not_tricked),
         ("does the same without scripts", works_without_scripts),
@@ -345,6 +346,10 @@ fn swaps(desk: &Desk) {
     assert!(numbered[0].contains("Stop the application of ledger on n2"), "{numbered:?}");
     assert!(numbered.iter().any(|e| e.contains("198.18.0.100") && e.contains("n1")), "the address's move is missing: {numbered:?}");
     assert!(numbered.iter().any(|e| e.contains("Start the application of ledger on n1")), "{numbered:?}");
+    let steps = desk.browser.texts("dialog ol.rehearsal > li").unwrap();
+    assert!(steps[0].starts_with('1') && steps.len() >= 4, "what n2 says it would do: {steps:?}");
+    assert!(steps.iter().any(|s| s.contains("stop_prim")), "the scripts are named: {steps:?}");
+    desk.shoot("swap-steps-en-light");
     assert!(desk.browser.text("dialog .amber").unwrap().contains("interrupt"), "the interruption is missing");
     assert_eq!(desk.browser.text("dialog .cli code").unwrap(), "tsugi swap ledger");
     // Saying no changes nothing.
@@ -377,6 +382,46 @@ fn swaps(desk: &Desk) {
     desk.look_at_language("the module's page after the swap");
     desk.language("en");
     desk.assert_clean("the swap", &[]);
+}
+
+fn maintains(desk: &Desk) {
+    let ask = |minutes: &str| {
+        desk.wait("the button", PAGE_BOUND, &format!("document.querySelector(\".actions a[href$='minutes={minutes}']\")"));
+        desk.browser.click(&format!(".actions a[href$='minutes={minutes}']")).unwrap();
+        desk.wait("the dialog", PAGE_BOUND, "document.querySelector('dialog[open] #action-form')");
+    };
+    desk.open(MODULE_PAGE);
+    desk.wait_live();
+    ask("30");
+    desk.shoot("maintenance-en-light");
+    desk.browser.js("document.querySelector('#minutes').value = ''", Vec::new()).unwrap();
+    desk.browser.type_into("dialog #minutes", "12").unwrap();
+    desk.click_away("dialog .sheet-foot button.primary");
+    desk.wait("the end is shown", PAGE_BOUND, "document.querySelector('#maintenance')?.innerText.includes('about 12 min left')");
+    desk.wait(
+        "what it means",
+        PAGE_BOUND,
+        "document.querySelector('#module-headline').innerText.includes('nothing takes over until the maintenance ends')",
+    );
+    desk.language("ja");
+    desk.wait("the end is shown", PAGE_BOUND, "document.querySelector('#maintenance')?.innerText.includes('残り約 12 分')");
+    desk.look_at_language("the module's page under maintenance");
+    desk.shoot("maintenance-on-ja-light");
+    ask("0");
+    desk.look_at_language("the end of a maintenance");
+    desk.shoot("maintenance-end-ja-light");
+    desk.click_away("dialog .sheet-foot button.primary");
+    desk.wait(
+        "the maintenance is over",
+        PAGE_BOUND,
+        "document.querySelector('#module-operation') && !document.querySelector('#maintenance')",
+    );
+    desk.open("/clusters/lab/modules/ledger/actions/swap");
+    desk.look_at_language("the swap's page");
+    desk.shoot("swap-steps-ja-light");
+    desk.open(MODULE_PAGE);
+    desk.language("en");
+    desk.assert_clean("the maintenance", &[]);
 }
 
 /// An element nobody knows on line 3, a unit nobody knows on line 4.

@@ -214,6 +214,7 @@ mod tests {
             readiness,
             reason: None,
             since_unix_ms: 0,
+            maintenance_until_unix_ms: None,
             flag: Flag::UpToDate,
             is_up_to_date: true,
             epoch: Epoch(3),

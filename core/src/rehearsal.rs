@@ -48,7 +48,7 @@ pub enum Rehearsed {
 }
 
 /// What an order would do on this node, or why it would be refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rehearsal {
     /// It would be refused; then there are no steps.
     pub refusal: Option<Refusal>,

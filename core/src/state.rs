@@ -8,6 +8,8 @@ use crate::module::{Authority, ScriptName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+mod each;
+
 /// State of a module on a node. Words of the field; `alone` = serving without a follower, `wait` = may not
 /// serve yet, `up` = serving in a farm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,7 +104,7 @@ pub enum Reason {
     ClaimRejected { owner: Option<NodeName> },
     /// The arbiter's store is not the one this node knows (restored or replaced).
     ArbiterReplaced,
-    /// Two data histories without a common future. Remedy: `second fullsync` on the side to give up.
+    /// Two data histories without a common future. Remedy: `resolve` on both nodes.
     SplitBrain { peer: NodeName },
     /// The right to serve ran out before the arbiter answered: writes wait.
     Frozen,
@@ -302,6 +304,9 @@ pub struct Snapshot {
     pub reason: Option<Reason>,
     /// When `state`/`readiness`/`reason` last changed, by this node's wall clock. For people only.
     pub since_unix_ms: u64,
+    /// Maintenance ends then, by this node's wall clock; absent = none. For people only.
+    #[serde(default)]
+    pub maintenance_until_unix_ms: Option<u64>,
     /// This copy of the data.
     pub flag: Flag,
     /// `flag` is up to date and this node is in the in-sync set.

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tsugi_core::command::Refusal;
+use tsugi_core::command::{Command, Refusal};
 use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved};
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
@@ -137,6 +137,13 @@ impl Agent {
                 let problems = self.remove(&module).await;
                 self.tell_versions();
                 self.console.deploy_done(module, 0, problems);
+            }
+            FromConsole::Rehearse { module, command } => {
+                let (runner, console) = (self.runners.get(&module).cloned(), self.console.clone());
+                tokio::spawn(async move {
+                    let id = command.id.clone();
+                    console.rehearse_done(id, rehearse(runner, command).await);
+                });
             }
             FromConsole::Command { module, command } => {
                 let Some(runner) = self.runners.get(&module).cloned() else {
@@ -522,11 +529,7 @@ impl Agent {
             Request::Rehearse { module, command } => {
                 let runner = self.runners.get(&module).cloned();
                 tokio::spawn(async move {
-                    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
-                    let rehearsal = match runner {
-                        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
-                        None => not_here,
-                    };
+                    let rehearsal = rehearse(runner, command).await;
                     responder.send(Reply::Rehearsal { rehearsal }).await
                 });
             }
@@ -649,13 +652,23 @@ async fn start_guard(config: &AgentConfig, notes: mpsc::Sender<Note>) -> Option<
     }
 }
 
+/// What an order would do to the module of `runner`; without one it is not here.
+async fn rehearse(runner: Option<RunnerHandle>, command: Command) -> Rehearsal {
+    let not_here = Rehearsal { refusal: Some(Refusal::NotConfigured), steps: Vec::new() };
+    match runner {
+        Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
+        None => not_here,
+    }
+}
+
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// A record that cannot be read says nothing of the copy; its epoch is set so that the node waits before it claims.
+/// A record that cannot be read says nothing of the copy; its epoch is set so that the node waits before it claims. It is
+/// started: as a follower it is brought level, and alone it says in WAIT why it does not serve.
 fn unknown_record() -> Saved {
-    Saved { flag: Flag::Unknown, epoch: tsugi_core::ids::Epoch(1), ..Saved::default() }
+    Saved { flag: Flag::Unknown, epoch: tsugi_core::ids::Epoch(1), is_started: true, ..Saved::default() }
 }
 
 fn pair_on(cluster: &ClusterFile, lan: &str, me: &NodeName, peer: &NodeName) -> Option<(String, IpAddr, IpAddr)> {

@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tsugi_core::command::{Command, Refusal};
 use tsugi_core::ids::{LifeId, ModuleName};
+use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::state::Snapshot;
 use tsugi_core::wire::console::{ALIVE_SECONDS, AgentMsg, ConsoleMsg, Deployment, FRAME_BYTES_MAX, PROTOCOL};
 
@@ -74,6 +75,13 @@ pub enum FromConsole {
     },
     /// Stop and forget a module.
     Remove(ModuleName),
+    /// Say what an order would do.
+    Rehearse {
+        /// To which module.
+        module: ModuleName,
+        /// The order.
+        command: Command,
+    },
     /// An order. The same id may come twice.
     Command {
         /// To which module.
@@ -199,6 +207,11 @@ impl ConsoleLink {
     /// Answer to an order.
     pub fn command_done(&self, id: String, refusal: Option<Refusal>) {
         self.answer(AgentMsg::CommandDone { id, refusal });
+    }
+
+    /// What an order would do.
+    pub fn rehearse_done(&self, id: String, rehearsal: Rehearsal) {
+        self.answer(AgentMsg::RehearseDone { id, rehearsal });
     }
 
     /// Answer to a configuration (or a removal): problems, empty = in force.
@@ -444,6 +457,7 @@ impl Dialer {
             ConsoleMsg::Deploy(deployment) => FromConsole::Deploy(deployment),
             ConsoleMsg::Try { id, deployment } => FromConsole::Try { id, deployment },
             ConsoleMsg::Remove { module } => FromConsole::Remove(module),
+            ConsoleMsg::Rehearse { module, command } => FromConsole::Rehearse { module, command },
             ConsoleMsg::Command { module, command } => FromConsole::Command { module, command },
         };
         self.tx.send(wanted).await.map_err(|_| End::AgentEnds)

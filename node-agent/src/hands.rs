@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
@@ -79,6 +80,9 @@ pub struct Hands {
     vips: Vips,
     is_vip_wanted: bool,
     data: Option<DataProcess>,
+    /// Dead mounts over the directories, of a data process that died or was told to abandon them: they go when nothing of
+    /// the application runs any more.
+    is_covered: Arc<AtomicBool>,
     data_events: mpsc::Sender<DataEvent>,
     /// Scripts that run, to be ended before their time.
     cancels: BTreeMap<JobId, oneshot::Sender<()>>,
@@ -95,9 +99,12 @@ impl Hands {
     pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Option<Arbiter>) -> anyhow::Result<Hands> {
         // The engine begins by giving its former role up: nothing of that life may be left to acknowledge anything.
         if let Some(data) = &setting.data {
-            DataProcess::clear(data).await?;
+            DataProcess::end_earlier(data).await?;
         }
         let application = Application::take_up(&setting).await;
+        if let Some(data) = &setting.data {
+            DataProcess::uncover(data).await?;
+        }
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
@@ -127,6 +134,7 @@ impl Hands {
             vips,
             is_vip_wanted: false,
             data: None,
+            is_covered: Arc::default(),
             data_events,
             cancels: BTreeMap::new(),
             deadline_ns: Some(0),
@@ -282,8 +290,12 @@ impl Hands {
     /// system runs for the module is not among it.
     pub fn kill_application(&self, job: JobId) {
         let (inbox, application) = (self.inbox.clone(), self.application.clone());
+        let (data, is_covered) = (self.setting.data.clone(), self.is_covered.clone());
         tokio::spawn(async move {
             let result = application.kill().await.map(drop);
+            if result.is_ok() {
+                uncover(data.as_ref(), &is_covered).await;
+            }
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
     }
@@ -412,6 +424,13 @@ impl Hands {
                 }
             }
         }
+        match order {
+            // It leaves its mounts, dead.
+            ReplicaOrder::Abandon { .. } => self.is_covered.store(true, Ordering::Release),
+            // It takes them away itself.
+            ReplicaOrder::Serve { .. } | ReplicaOrder::Follow { .. } => self.is_covered.store(false, Ordering::Release),
+            _ => {}
+        }
         if let Some(data) = &self.data {
             data.order(job, order);
         }
@@ -431,10 +450,12 @@ impl Hands {
         }
     }
 
-    /// The data process is gone: the next order starts a new one.
+    /// The data process is gone: the next order starts a new one. The application gets errors from now on; what lies below
+    /// the dead mount it gets never.
     pub fn forget_data(&mut self) {
         if let Some(mut data) = self.data.take() {
-            data.kill();
+            data.end();
+            self.is_covered.store(true, Ordering::Release);
         }
     }
 
@@ -488,7 +509,19 @@ impl Hands {
         }
         if let Err(why) = self.application.kill().await {
             tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+            return;
         }
+        uncover(self.setting.data.as_ref(), &self.is_covered).await;
+    }
+}
+
+/// Takes away the mounts of a dead data process, if there are any. Nothing of the application runs.
+async fn uncover(data: Option<&DataConfig>, is_covered: &AtomicBool) {
+    if let Some(data) = data
+        && is_covered.swap(false, Ordering::AcqRel)
+        && let Err(error) = DataProcess::uncover(data).await
+    {
+        tracing::warn!(module.name = %data.module, error = format!("{error:#}"), "a mount of a dead data process is left");
     }
 }
 

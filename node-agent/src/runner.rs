@@ -164,6 +164,8 @@ pub struct Runner {
     figures: Option<ReplicaFigures>,
     generation: u64,
     since_unix_ms: u64,
+    /// End of the maintenance, by the wall clock as it was when it began.
+    maintenance_until_unix_ms: Option<u64>,
     shown: Option<(State, Readiness, Option<Reason>)>,
     vips_held: Vec<std::net::IpAddr>,
     snapshot: watch::Sender<Option<Snapshot>>,
@@ -201,6 +203,7 @@ impl Runner {
             figures: None,
             generation,
             since_unix_ms: unix_ms(),
+            maintenance_until_unix_ms: None,
             shown: None,
             vips_held: Vec::new(),
             snapshot,
@@ -350,6 +353,9 @@ impl Runner {
                 }
                 Effect::SetTimer(timer, after) => {
                     self.timers.insert(timer, boottime_ns() + nanos(after));
+                    if timer == Timer::Maintenance {
+                        self.maintenance_until_unix_ms = Some(unix_ms() + u64::try_from(after.as_millis()).unwrap_or(0));
+                    }
                 }
                 Effect::SetTimerSince(timer, ticket, after) => {
                     // A beat too old to be known is one whose time is over.
@@ -358,6 +364,9 @@ impl Runner {
                 }
                 Effect::StopTimer(timer) => {
                     self.timers.remove(&timer);
+                    if timer == Timer::Maintenance {
+                        self.maintenance_until_unix_ms = None;
+                    }
                 }
                 Effect::Entitle(ticket, after) => {
                     if let Some(sent) = self.hands.sent_ns(ticket.0) {
@@ -469,6 +478,7 @@ impl Runner {
             readiness,
             reason,
             since_unix_ms: self.since_unix_ms,
+            maintenance_until_unix_ms: self.maintenance_until_unix_ms,
             flag: saved.flag,
             is_up_to_date: self.engine.is_up_to_date(),
             epoch: saved.epoch,

@@ -9,8 +9,12 @@ use tsugi_agent::local::{LocalServer, Responder};
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord};
 use tsugi_core::ids::{Epoch, Gen, ModuleName, NodeName, Session};
+use tsugi_core::module::ScriptName;
+use tsugi_core::rehearsal::{Rehearsal, Rehearsed};
 use tsugi_core::state::{Allowed, ArbiterView, Flag, Health, PeerView, Readiness, Reason, Replication, Resync, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request, RuleView, WatchedView};
+use tsugi_web::say;
+use tsugi_web::text::Lang;
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("a name")
@@ -28,6 +32,7 @@ fn snapshot(state: State, readiness: Readiness, reason: Option<Reason>, since: u
         readiness,
         reason,
         since_unix_ms: since,
+        maintenance_until_unix_ms: None,
         flag: Flag::UpToDate,
         is_up_to_date: true,
         epoch: Epoch(4),
@@ -114,6 +119,10 @@ async fn state_says_everything_that_matters() {
     }
     let (_, out, _) = world.tsugi(&["state", "-v", "ledger"]).await;
     assert!(out.contains("epoch 4, in sync {n1 n2}") && out.contains("stop"), "{out}");
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_millis() as u64 + 20 * 60_000;
+    let kept = Snapshot { maintenance_until_unix_ms: Some(until), ..prim(1) };
+    let (_, out, _) = obeying(kept, vec![]).tsugi(&["state"]).await;
+    assert!(out.contains("maintenance to") && out.contains("about 20 min left"), "{out}");
     let (_, out, _) = world.tsugi(&["--lang", "ja", "state"]).await;
     assert!(out.contains("最新") && out.contains("PRIM"), "{out}");
 }
@@ -126,14 +135,100 @@ async fn a_red_module_comes_with_its_remedy() {
     assert!(out.contains("tsugi prim ledger") && out.contains("62 %"), "{out}");
 }
 
+/// The exit codes that scripts of the field count on: STOP 0, WAIT 1, ALONE and UP 2, PRIM 3, SECOND 4, in every readiness;
+/// by our own words, by the field's, and by the command that scripts find.
 #[tokio::test]
 async fn quiet_state_is_an_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    tsugi_agent::commands::offer(dir.path(), env!("CARGO_BIN_EXE_tsugi-agent").as_ref()).expect("commands");
+    let safekit = tsugi_agent::commands::dir(dir.path()).join("safekit");
     for (state, wanted) in [(State::Stop, 0), (State::Wait, 1), (State::Alone, 2), (State::Up, 2), (State::Prim, 3), (State::Second, 4)] {
-        let (code, out, err) = obeying(snapshot(state, Readiness::Ready, None, 1), vec![]).tsugi(&["state", "-q", "ledger"]).await;
-        assert_eq!((code, out.as_str(), err.as_str()), (wanted, "", ""), "{state:?}");
+        for readiness in [Readiness::Ready, Readiness::Transient, Readiness::NotReady] {
+            let world = obeying(snapshot(state, readiness, None, 1), vec![]);
+            for args in [&["state", "-q", "ledger"][..], &["state", "-lq", "-m", "ledger"], &["state", "-m", "ledger", "-lq"]] {
+                let (code, out, err) = world.tsugi(args).await;
+                assert_eq!((code, out.as_str(), err.as_str()), (wanted, "", ""), "{state:?} {args:?}");
+            }
+            let mut process = Process::new(&safekit);
+            process.args(["state", "-m", "ledger", "-lq"]).env("TSUGI_RUN", world.dir.path());
+            process.env("PATH", tsugi_agent::commands::path(dir.path()));
+            let output = process.output().await.expect("safekit runs");
+            assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(wanted), &b""[..]), "{state:?} by safekit");
+        }
     }
-    let (code, out, err) = tsugi("/nonexistent".into(), &["state", "-q", "ledger"]).await;
-    assert_eq!((code, out.as_str(), err.as_str()), (100, "", ""));
+    // What is not known is none of these, and says nothing either.
+    let without_agent = tsugi("/nonexistent".into(), &["state", "-q", "ledger"]).await;
+    let not_here = World::new(|_| vec![Reply::State { snapshots: vec![] }]).tsugi(&["state", "-q", "ledger"]).await;
+    for (code, out, err) in [without_agent, not_here] {
+        assert_eq!((code, out.as_str(), err.as_str()), (100, "", ""));
+    }
+}
+
+/// The exit codes of everything else, each by what leads to it.
+#[tokio::test]
+async fn exit_codes_are_those_of_the_manual() {
+    let red = snapshot(State::Prim, Readiness::Transient, Some(Reason::Stopping), 2);
+    let refusing = || {
+        World::new(|request| match request {
+            Request::State { .. } => vec![Reply::State { snapshots: vec![prim(1)] }],
+            Request::Rehearse { .. } => vec![Reply::Rehearsal { rehearsal: Rehearsal { refusal: Some(Refusal::Busy), steps: vec![] } }],
+            _ => vec![Reply::Command { refusal: Some(Refusal::Busy) }],
+        })
+    };
+    let obeys = || obeying(prim(1), vec![prim(1), prim(5)]);
+    let stays = || obeying(prim(1), vec![prim(1), red.clone()]);
+    let gone = || {
+        let mut world = World::new(|_| vec![]);
+        world.dir = tempfile::tempdir().expect("a directory");
+        world
+    };
+    let table: Vec<(i32, World, &[&str])> = vec![
+        (0, obeys(), &["state"]),
+        (0, obeys(), &["restart", "ledger"]),
+        (0, obeys(), &["stop", "ledger", "--no-wait"]),
+        (0, obeys(), &["maintenance", "ledger", "on", "--minutes", "5"]),
+        (0, obeys(), &["maintenance", "ledger", "off"]),
+        (1, refusing(), &["swap", "ledger"]),
+        (1, refusing(), &["swap", "ledger", "--dry-run"]),
+        (1, refusing(), &["resolve", "ledger", "--keep", "n1"]),
+        (1, refusing(), &["maintenance", "ledger", "on"]),
+        (2, obeys(), &["state", "-q"]),
+        (2, obeys(), &["start"]),
+        (2, obeys(), &["resolve", "ledger"]),
+        (2, obeys(), &["maintenance", "ledger", "on", "--minutes", "1441"]),
+        (2, obeys(), &["maintenance", "ledger", "on", "--minutes", "0"]),
+        (2, obeys(), &["fly", "ledger"]),
+        (3, stays(), &["restart", "ledger", "--wait=1"]),
+        (4, gone(), &["state"]),
+        (4, gone(), &["start", "ledger"]),
+        (4, gone(), &["swap", "ledger", "--dry-run"]),
+    ];
+    for (wanted, world, args) in table {
+        let (code, out, err) = world.tsugi(args).await;
+        assert_eq!(code, wanted, "{args:?}: {out}{err}");
+        assert!(code == 0 || !err.is_empty(), "{args:?} ends with {code} and says nothing");
+    }
+}
+
+/// A dry run is a numbered list in either language, and orders nothing.
+#[tokio::test]
+async fn a_dry_run_is_a_numbered_list() {
+    let steps = vec![
+        Rehearsed::Script { script: ScriptName::StopPrim, forced: true },
+        Rehearsed::Release,
+        Rehearsed::Enter { state: State::Second, readiness: Readiness::Transient, reason: None },
+    ];
+    let said = steps.clone();
+    let world = World::new(move |request| match request {
+        Request::State { .. } => vec![Reply::State { snapshots: vec![prim(1)] }],
+        Request::Rehearse { .. } => vec![Reply::Rehearsal { rehearsal: Rehearsal { refusal: None, steps: said.clone() } }],
+        other => panic!("a dry run asks for {other:?}"),
+    });
+    for (code, lang) in [("en", Lang::En), ("ja", Lang::Ja)] {
+        let (exit, out, err) = world.tsugi(&["--lang", code, "swap", "ledger", "--dry-run"]).await;
+        let wanted: String = (1..).zip(&steps).map(|(n, step): (u32, _)| format!("{n:>3}. {}\n", say::rehearsed(lang, step))).collect();
+        assert_eq!((exit, out, err), (0, wanted, String::new()));
+    }
 }
 
 #[tokio::test]
@@ -334,4 +429,26 @@ async fn what_is_watched_and_what_fires_is_listed() {
     assert!(out.contains("▲ t_web: if (tcp.web == down) then restart();") && out.contains("tcp.web down; done after 15.000 s"), "{out}");
     let (_, out, _) = world.tsugi(&["rules", "-m", "ledger", "--json"]).await;
     assert_eq!(serde_json::from_str::<Vec<RuleView>>(&out).expect("JSON").len(), 1);
+}
+
+/// What the three surfaces show is what `tsugi_web::say` says: `server/tests/reasons.rs` holds API and page to it, this the
+/// command line.
+#[tokio::test]
+async fn every_reason_and_its_remedy_is_shown_in_both_languages() {
+    for reason in Reason::each(&node("n2")) {
+        let world = obeying(snapshot(State::Wait, Readiness::NotReady, Some(reason.clone()), 1), vec![]);
+        for (code, lang) in [("en", Lang::En), ("ja", Lang::Ja)] {
+            let (exit, out, err) = world.tsugi(&["--lang", code, "state", "ledger"]).await;
+            assert_eq!(exit, 0, "{reason:?}: {err}");
+            let said = say::reason(lang, &reason, &module(), &node("n1"));
+            let lines: Vec<&str> = out.lines().map(str::trim).collect();
+            assert_eq!(lines[1], said.text, "{reason:?}");
+            let rest = said.rest();
+            assert!(rest.is_empty() || lines[2] == rest, "{reason:?}: {rest} is missing in:\n{out}");
+            if let Some(command) = &said.command {
+                let wanted = format!("{} {command}", said.command_label(lang));
+                assert!(lines.iter().any(|l| l.ends_with(wanted.trim_start())), "{reason:?}: {wanted} is missing in:\n{out}");
+            }
+        }
+    }
 }

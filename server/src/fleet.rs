@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::Refusal;
 use tsugi_core::health::NodeReport;
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::state::Snapshot;
 use tsugi_core::wire::console::{ConsoleMsg, Deployment};
 
@@ -98,6 +99,8 @@ struct State {
     asked: BTreeMap<String, (NodeKey, oneshot::Sender<Option<Refusal>>)>,
     /// Configurations on trial and not judged.
     tried: BTreeMap<String, (NodeKey, oneshot::Sender<Vec<String>>)>,
+    /// Dry runs of orders, by id.
+    rehearsing: BTreeMap<String, (NodeKey, oneshot::Sender<Rehearsal>)>,
     /// Generation and problems of the last answer to a deployment, in this life of the console.
     deployed: BTreeMap<(ModuleKey, NodeName), (u64, Vec<String>)>,
     /// Snapshots not yet written to the store.
@@ -335,6 +338,37 @@ impl Fleet {
         }
     }
 
+    /// Asks a node what an order would do; the answer comes through the receiver, which closes when the node is lost first.
+    /// `None`: the node is not in contact.
+    pub fn rehearse(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        module: &ModuleName,
+        command: tsugi_core::command::Command,
+    ) -> Option<oneshot::Receiver<Rehearsal>> {
+        let mut state = self.state();
+        let key = (cluster.clone(), node.clone());
+        let link = state.links.get(&key).filter(|l| l.is_up)?;
+        let id = command.id.clone();
+        link.outbox.try_send(ConsoleMsg::Rehearse { module: module.clone(), command }).ok()?;
+        let (answer, rehearsed) = oneshot::channel();
+        // As in `try_on`: an agent that does not know the question leaves nothing behind.
+        state.rehearsing.retain(|_, (_, waiting)| !waiting.is_closed());
+        state.rehearsing.insert(id, (key, answer));
+        Some(rehearsed)
+    }
+
+    /// A node said what an order would do. An answer nobody waits for is dropped.
+    pub fn rehearsed(&self, node: &NodeKey, id: &str, rehearsal: Rehearsal) {
+        let mut state = self.state();
+        if state.rehearsing.get(id).is_some_and(|(by, _)| by == node)
+            && let Some((_, answer)) = state.rehearsing.remove(id)
+        {
+            let _ = answer.send(rehearsal);
+        }
+    }
+
     /// A node answered a deployment.
     pub fn deployed(&self, cluster: &ClusterName, module: &ModuleName, node: &NodeName, generation: u64, problems: Vec<String>) {
         let mut state = self.state();
@@ -514,6 +548,7 @@ mod tests {
             readiness: Readiness::Ready,
             reason: None,
             since_unix_ms: 0,
+            maintenance_until_unix_ms: None,
             flag: Flag::UpToDate,
             is_up_to_date: true,
             epoch: Epoch(epoch),

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord};
-use tsugi_core::ids::ModuleName;
-use tsugi_core::state::{Allowed, Readiness, State};
+use tsugi_core::ids::{ModuleName, NodeName};
+use tsugi_core::module::ScriptName;
+use tsugi_core::rehearsal::{Rehearsal, Rehearsed};
+use tsugi_core::state::{Allowed, Readiness, Reason, State};
 use tsugi_core::wire::console::{AgentMsg, ConsoleMsg};
 use tsugi_server::Running;
 
@@ -325,5 +327,105 @@ async fn a_configuration_with_errors_is_not_stored_and_every_problem_has_its_pla
     n1.hear("removal", |m| if let ConsoleMsg::Remove { module } = m { Some(module) } else { None }).await;
     console.operation(&answer, "succeeded").await;
     let _ = (n2, BOUND);
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_says_step_by_step_what_the_node_would_do_and_orders_nothing() {
+    let console = Console::start().await;
+    let (mut n1, mut n2) = console.cluster().await;
+    console.module([&mut n1, &mut n2]).await;
+    n1.show(State::Prim, Readiness::Ready).await;
+    n2.show(State::Second, Readiness::Ready).await;
+    console.wait(MODULE, |m| m["health"] == "protected").await;
+    let steps = vec![
+        Rehearsed::Script { script: ScriptName::StopPrim, forced: false },
+        Rehearsed::Release,
+        Rehearsed::Enter { state: State::Second, readiness: Readiness::Transient, reason: None },
+    ];
+    let (path, rehearsal) = (format!("{MODULE}/actions/swap?dry_run=true"), Rehearsal { refusal: None, steps: steps.clone() });
+    let (answer, asked) = tokio::join!(console.must(Method::POST, &path, json!({})), n1.rehearse(rehearsal));
+    assert_eq!((asked.verb, asked.by.as_str()), (Verb::Swap, "root"));
+    let said = &answer["rehearsal"][0];
+    let words: Vec<&str> = said["steps"].as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap()).collect();
+    let wanted: Vec<String> = steps.iter().map(|s| tsugi_web::say::rehearsed(tsugi_web::text::Lang::En, s)).collect();
+    assert_eq!((&said["node"], &said["steps"][1]["n"], words), (&json!("n1"), &json!(2), wanted.iter().map(String::as_str).collect()));
+    // What the node would refuse, it refuses here.
+    let no = Rehearsal { refusal: Some(Refusal::NotProtected), steps: vec![] };
+    let (answer, _) = tokio::join!(console.must(Method::POST, &path, json!({})), n1.rehearse(no));
+    assert_eq!(answer["rehearsal"][0]["refusal"]["refusal"], "not_protected", "{answer}");
+    assert!(answer["rehearsal"][0]["message"].as_str().unwrap().contains("no secondary"), "{answer}");
+    // A node that says nothing holds nobody up for long.
+    let answer = console.must(Method::POST, &path, json!({})).await;
+    assert!(answer["rehearsal"][0]["message"].as_str().unwrap().contains("did not say in time"), "{answer}");
+    assert_eq!(
+        console.get("/api/v1/operations?cluster=c1&module=files").await["operations"].as_array().unwrap().len(),
+        1,
+        "only the apply"
+    );
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maintenance_goes_to_every_node_and_ends_by_zero() {
+    let console = Console::start().await;
+    let (mut n1, mut n2) = console.cluster().await;
+    console.module([&mut n1, &mut n2]).await;
+    n1.show(State::Prim, Readiness::Ready).await;
+    n2.show(State::Second, Readiness::Ready).await;
+    console.wait(MODULE, |m| m["health"] == "protected").await;
+    let path = format!("{MODULE}/actions/maintenance");
+    for (body, minutes) in [(json!({"minutes": 45}), 45), (json!({}), 30), (json!({"minutes": 0}), 0)] {
+        let answer = console.must(Method::POST, &path, body).await;
+        for agent in [&mut n1, &mut n2] {
+            assert_eq!(agent.take_order(None).await.verb, Verb::Maintenance { minutes });
+        }
+        console.operation(&answer, "succeeded").await;
+    }
+    let (status, answer) = console.call(Method::POST, &path, json!({"minutes": 100_000})).await;
+    assert_eq!((status, &answer["refusal"]), (StatusCode::CONFLICT, &json!("bad_duration")), "{answer}");
+    // Who only looks may not.
+    let token = console.must(Method::POST, "/api/v1/tokens", json!({"name": "watcher", "role": "monitor"})).await;
+    let (status, _) = console.call_as(token["token"].as_str().unwrap(), Method::POST, &path, json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_brain_is_resolved_by_naming_the_side_to_keep() {
+    let console = Console::start().await;
+    let (mut n1, mut n2) = console.cluster().await;
+    console.module([&mut n1, &mut n2]).await;
+    let path = format!("{MODULE}/actions/resolve");
+    n1.show(State::Alone, Readiness::Ready).await;
+    n2.show(State::Second, Readiness::Ready).await;
+    console.wait(MODULE, |m| m["nodes"][1]["snapshot"]["state"] == "second").await;
+    let (status, answer) = console.call(Method::POST, &path, json!({"keep": "n1"})).await;
+    assert_eq!((status, &answer["refusal"]), (StatusCode::CONFLICT, &json!("no_split_brain")), "{answer}");
+    n2.show_but(State::Wait, Readiness::NotReady, |s| s.reason = Some(Reason::SplitBrain { peer: NodeName::new("n1").unwrap() })).await;
+    console.wait(MODULE, |m| m["nodes"][1]["snapshot"]["state"] == "wait").await;
+    let (status, answer) = console.call(Method::POST, &path, json!({})).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "whose data is kept must be said: {answer}");
+    let (status, answer) = console.call(Method::POST, &path, json!({"keep": "n9"})).await;
+    assert_eq!((status, &answer["refusal"]), (StatusCode::CONFLICT, &json!("no_such_node")), "{answer}");
+
+    let answer = console.must(Method::POST, &path, json!({"keep": "n1", "reason": "n1 has the orders"})).await;
+    for agent in [&mut n1, &mut n2] {
+        let order = agent.take_order(None).await;
+        assert_eq!(
+            (order.verb, order.reason.as_deref()),
+            (Verb::Resolve { keep: NodeName::new("n1").unwrap() }, Some("n1 has the orders"))
+        );
+    }
+    n1.show(State::Prim, Readiness::Ready).await;
+    n2.show(State::Second, Readiness::Ready).await;
+    console.operation(&answer, "succeeded").await;
+    // The side that cannot be told would go on with its own copy.
+    n2.show_but(State::Wait, Readiness::NotReady, |s| s.reason = Some(Reason::SplitBrain { peer: NodeName::new("n1").unwrap() })).await;
+    console.wait(MODULE, |m| m["nodes"][1]["snapshot"]["state"] == "wait").await;
+    drop(n1);
+    console.wait(MODULE, |m| m["nodes"][0]["connected"] == false).await;
+    let (status, answer) = console.call(Method::POST, &path, json!({"keep": "n1"})).await;
+    assert_eq!((status, &answer["refusal"]), (StatusCode::CONFLICT, &json!("no_contact")), "{answer}");
     console.running.stop().await;
 }

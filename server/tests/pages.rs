@@ -190,6 +190,44 @@ async fn everything_needed_works_without_scripts() {
     let (status, _, _) = browser.post(path, &[("node", "n2"), ("full_sync", "1"), ("plan", &plan), ("name", "files")]).await;
     assert_eq!(status, StatusCode::CONFLICT);
 
+    // Maintenance: the form asks for the minutes, and shows when it ends.
+    let path = "/clusters/c1/modules/files/actions/maintenance";
+    let form_at = format!("{path}?minutes=30");
+    let (page, _) =
+        tokio::join!(browser.page(&form_at), async { tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default())) });
+    assert!(page.contains("name=\"minutes\"") && page.contains("Step by step on n2"), "{page}");
+    let plan = hidden(&page, "plan");
+    browser.goes(path, &[("plan", &plan), ("minutes", "45")], "/clusters/c1/modules/files").await;
+    for agent in [&mut n1, &mut n2] {
+        assert_eq!(agent.take_order(None).await.verb, tsugi_core::command::Verb::Maintenance { minutes: 45 });
+    }
+    console.wait("/api/v1/clusters/c1/modules/files", |m| m["operation"].is_null()).await;
+    let until = tsugi_server::store::now_ms() as u64 + 45 * 60_000;
+    n1.show_but(State::Prim, Readiness::Ready, |s| s.maintenance_until_unix_ms = Some(until)).await;
+    console.wait("/api/v1/clusters/c1/modules/files", |m| m["nodes"][0]["snapshot"]["maintenance_until_unix_ms"] == until).await;
+    let page = browser.page("/clusters/c1/modules/files").await;
+    assert!(page.contains("about 45 min left") && page.contains("actions/maintenance?minutes=0"), "{page}");
+
+    // A split brain: a button for each side, and what is lost before anything is ordered.
+    let split = |peer: &str| tsugi_core::state::Reason::SplitBrain { peer: tsugi_core::ids::NodeName::new(peer).unwrap() };
+    n1.show_but(State::Wait, Readiness::NotReady, |s| s.reason = Some(split("n2"))).await;
+    n2.show_but(State::Wait, Readiness::NotReady, |s| s.reason = Some(split("n1"))).await;
+    let is_split = |n: &Value| n["snapshot"]["reason"]["why"] == "split_brain";
+    console.wait("/api/v1/clusters/c1/modules/files", |m| m["nodes"].as_array().unwrap().iter().all(is_split)).await;
+    let page = browser.page("/clusters/c1/modules/files").await;
+    assert!(page.contains("actions/resolve?keep=n1") && page.contains("actions/resolve?keep=n2"), "{page}");
+    let path = "/clusters/c1/modules/files/actions/resolve";
+    let form_at = format!("{path}?keep=n2");
+    let (page, _) =
+        tokio::join!(browser.page(&form_at), async { tokio::join!(n1.rehearse(Default::default()), n2.rehearse(Default::default())) });
+    assert!(page.contains("Whatever was written only on n1") && !page.contains("id=\"blocked\""), "{page}");
+    let plan = hidden(&page, "plan");
+    let form = [("plan", plan.as_str()), ("keep", "n2"), ("reason", "n2 has the orders"), ("name", "files")];
+    browser.goes(path, &form, "/clusters/c1/modules/files").await;
+    for agent in [&mut n1, &mut n2] {
+        assert!(matches!(agent.take_order(None).await.verb, tsugi_core::command::Verb::Resolve { keep } if keep.as_str() == "n2"));
+    }
+
     // Errors as pages and as fragments, with the headers every page has.
     let (status, page) = browser.get("/clusters/nowhere").await;
     assert_eq!(status, StatusCode::NOT_FOUND);

@@ -165,14 +165,16 @@ async fn write_all(mut connection: SqliteConnection, mut orders: mpsc::Receiver<
 }
 
 async fn write(connection: &mut SqliteConnection, entry: &NewEntry) -> Result<i64> {
-    let made = sqlx::query("INSERT INTO entry (client, seq, text) VALUES (?, ?, ?) ON CONFLICT (client, seq) DO NOTHING RETURNING id")
+    // Carried out to its end, which is the commit: asked for a row of it, the driver takes the row and drops the commit's
+    // error.
+    let made = sqlx::query("INSERT INTO entry (client, seq, text) VALUES (?, ?, ?) ON CONFLICT (client, seq) DO NOTHING")
         .bind(&entry.client)
         .bind(entry.seq)
         .bind(&entry.text)
-        .fetch_optional(&mut *connection)
+        .execute(&mut *connection)
         .await?;
-    if let Some(row) = made {
-        return Ok(row.get(0));
+    if made.rows_affected() > 0 {
+        return Ok(made.last_insert_rowid());
     }
     let row = sqlx::query("SELECT id, text FROM entry WHERE client = ? AND seq = ?")
         .bind(&entry.client)

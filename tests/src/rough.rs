@@ -3,7 +3,7 @@
 use crate::api::{PRIM, SECOND};
 use crate::check::{App, Pair};
 use crate::events;
-use crate::lab::{CLIENT, CONSOLE, Network, Quality};
+use crate::lab::{CLIENT, CONSOLE, Lab, Network, Quality};
 use crate::load::{Load, Patience};
 use crate::vips::{VipReport, VipWatch};
 use anyhow::{Context, Result};
@@ -45,19 +45,25 @@ pub struct RoughReport {
     pub vips: VipReport,
 }
 
-/// Sets a pair up (profile `normal`, as shipped), makes every line bad, lets a client write, and looks what changed.
-pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
-    let pair = Pair::start(&plan.lab, App::Ledger, BTreeMap::new(), false)?;
-    let vips = VipWatch::start(&pair.lab)?;
+/// Gives every line of every network this quality, both ways.
+pub fn every_line(lab: &Lab, quality: Quality) -> Result<()> {
     let hosts = ["n1", "n2", "n3", CONSOLE, CLIENT];
     for (index, a) in hosts.iter().enumerate() {
         for b in &hosts[index + 1..] {
             // The client has one network only.
             for network in Network::ALL.into_iter().filter(|n| *n == Network::Client || *b != CLIENT) {
-                pair.lab.net(a, b, network, plan.quality).with_context(|| format!("the line from {a} to {b}"))?;
+                lab.net(a, b, network, quality).with_context(|| format!("the line from {a} to {b}"))?;
             }
         }
     }
+    Ok(())
+}
+
+/// Sets a pair up (profile `normal`, as shipped), makes every line bad, lets a client write, and looks what changed.
+pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
+    let pair = Pair::start(&plan.lab, App::Ledger, BTreeMap::new(), false)?;
+    let vips = VipWatch::start(&pair.lab)?;
+    every_line(&pair.lab, plan.quality)?;
     let (begin, since) = (Instant::now(), events::unix_ms_now());
     pair.say(&format!("every line is bad: {:?}", plan.quality));
     // Not before: at full speed the ledger's log would fill up, and to empty it costs a round trip for each page.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::{Mode, ModuleDef};
-use tsugi_core::state::{Readiness, Snapshot, State};
+use tsugi_core::state::{Readiness, Reason, Snapshot, State};
 
 /// Health of a module, worst first: the order of lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +127,14 @@ pub struct ModuleView {
 }
 
 impl ModuleView {
+    /// A node says that there are two histories of the data.
+    pub fn is_split(&self) -> bool {
+        self.cells.iter().filter_map(NodeCell::now).any(|s| matches!(s.reason, Some(Reason::SplitBrain { .. })))
+    }
+    /// End of the maintenance, of the node where it lasts longest; `None` = no node is under maintenance now.
+    pub fn maintenance_until(&self) -> Option<u64> {
+        self.cells.iter().filter_map(NodeCell::now).filter_map(|s| s.maintenance_until_unix_ms).max()
+    }
     /// Mirror, farm or light; a module without a version in force counts as a mirror.
     pub fn mode(&self) -> Mode {
         self.def.as_ref().map_or(Mode::Mirror, |d| d.mode)

@@ -81,15 +81,20 @@ pub fn ago(lang: Lang, then_unix_ms: u64, now_unix_ms: u64) -> String {
 
 /// Time left of a resynchronisation: minutes, above one hour in steps of five. `None` while nothing moved yet.
 pub fn left(lang: Lang, bytes_left: u64, bytes_per_s: u64) -> Option<String> {
-    let minutes = bytes_left.checked_div(bytes_per_s)?.div_ceil(60);
-    Some(match minutes {
+    Some(time_left(lang, bytes_left.checked_div(bytes_per_s)?))
+}
+
+/// Time left: minutes, above one hour in steps of five.
+pub fn time_left(lang: Lang, seconds: u64) -> String {
+    let minutes = seconds.div_ceil(60);
+    match minutes {
         0 | 1 => both!(lang, "less than 1 min left", "残り 1 分未満"),
         2..60 => both!(lang, "about {minutes} min left", "残り約 {minutes} 分"),
         _ => {
             let (hours, minutes) = (minutes / 60, minutes % 60 / 5 * 5);
             both!(lang, "about {hours} h {minutes} min left", "残り約 {hours} 時間 {minutes} 分")
         }
-    })
+    }
 }
 
 /// Time left in few letters, for the narrow cell of a grid.

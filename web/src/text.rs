@@ -220,7 +220,6 @@ phrases! {
     // Module
     CONFIGURATION = "Configuration", "設定";
     MORE = "More", "その他";
-    LAST_RESORT = "Last resort (discards data):", "最後の手段（データを破棄）：";
     COPY = "Copy the command", "コマンドをコピー";
     TOPOLOGY = "Topology", "構成図";
     CLIENTS = "Clients", "利用者";
@@ -234,6 +233,7 @@ phrases! {
     APP_STOPPED = "stopped", "停止";
     APP_STOPPED_OK = "stopped (ok)", "待機（正常）";
     PATH_READY = "takes over by itself", "自動で引き継ぎ可能";
+    PATH_MAINTAINED = "after the maintenance", "保守モードの終了後に引き継ぎ可能";
     PATH_AFTER_RESYNC = "failover path (after resync)", "再同期後に引き継ぎ可能";
     PATH_NONE = "cannot take over now", "現在は引き継ぎ不可";
     REPL_SYNC = "synchronous", "同期";
@@ -258,8 +258,10 @@ phrases! {
     GOES_ON_BY = "Goes on without the other node if", "相手なしで続行する条件";
     REACHABLE = "reachable", "通信できます";
     CALM_SECOND = "Follows; takes over by itself if the primary stops.", "セカンダリとして待機中です。プライマリが止まると自動で引き継ぎます。";
+    CALM_MAINTAINED = "Follows; takes over only after the maintenance.", "セカンダリとして待機中です。保守モードの間は引き継ぎません。";
     CALM_ALONE = "Serves without a backup.", "予備なしでサービスを提供しています。";
     CALM_SERVING = "Serves.", "サービスを提供しています。";
+    MAINTENANCE_UNTIL = "Maintenance: nothing restarts or fails over by itself until", "保守モード：自動の再起動と切り替えは行いません。終了時刻";
     CHECKERS = "Checkers and resources", "チェッカーとリソース";
     NO_CHECKERS = "No checker reports.", "チェッカーの結果はありません。";
     ON_FAILURE = "On failure", "異常時の動作";
@@ -275,6 +277,8 @@ phrases! {
 
     // Actions
     WHAT_HAPPENS = "What will happen", "実行される処理";
+    REHEARSED_NOTHING = "Nothing is run or moved there.", "このノードで実行・移動するものはありません。";
+    MINUTES = "For how many minutes (1 to 1440)", "保守時間（1～1440 分）";
     CHECKED_BEFORE = "Checked just now", "事前の確認";
     NOT_MET = "not met", "満たしていません";
     DATA_CAN_BE_LOST = "Data can be lost for good", "データが完全に失われることがあります";

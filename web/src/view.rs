@@ -6,6 +6,7 @@ use crate::text::Lang;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{EventRecord, Level};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+use tsugi_core::rehearsal::Rehearsal;
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -242,6 +243,8 @@ pub struct ActionView {
     pub verb: Verb,
     pub target: Target,
     pub interruption: Interruption,
+    /// What each node says it would do; absent = it did not say in time. Empty where no node was asked.
+    pub rehearsals: Vec<(NodeName, Option<Rehearsal>)>,
     /// Typed before, when the form is shown again.
     pub reason: String,
     pub error: Option<ActionError>,

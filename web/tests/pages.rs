@@ -360,3 +360,49 @@ fn colours_can_be_read() {
         }
     }
 }
+
+#[test]
+fn the_steps_a_node_would_do_are_numbered_in_both_languages() {
+    for lang in [Lang::En, Lang::Ja] {
+        for html in [
+            render::action(&swap(chrome(lang, Theme::Light, "/", None))),
+            render::action_dialog(&swap(chrome(lang, Theme::Light, "/", None))),
+        ] {
+            let doc = Html::parse_fragment(&html);
+            let shown: Vec<String> =
+                doc.select(&select(".rehearsal li")).map(|li| li.text().map(str::trim).collect::<Vec<_>>().join(" ")).collect();
+            let wanted: Vec<String> =
+                (1..).zip(&rehearsal().steps).map(|(n, step): (u32, _)| format!("{n} {}", tsugi_web::say::rehearsed(lang, step))).collect();
+            assert_eq!(shown, wanted);
+        }
+        let silent = render::action(&force(chrome(lang, Theme::Light, "/", None)));
+        assert!(silent.contains(&tsugi_web::say::not_rehearsed(lang, &node("hq-db1"))), "{silent}");
+    }
+}
+
+#[test]
+fn a_split_brain_shows_both_sides_and_a_button_for_each() {
+    for lang in [Lang::En, Lang::Ja] {
+        let c = |path: &str| chrome(lang, Theme::Light, path, None);
+        let doc = Html::parse_document(&render::module(&module_page(c("/"), split())));
+        let buttons: Vec<&str> = doc.select(&select("#keeps a")).map(|a| a.attr("href").unwrap()).collect();
+        let path = "/clusters/hq-core/modules/ledger/actions/resolve";
+        assert_eq!(buttons, [format!("{path}?keep=hq-db1"), format!("{path}?keep=hq-db2")]);
+        for (on, other) in [("hq-db1", "hq-db2"), ("hq-db2", "hq-db1")] {
+            let said = tsugi_web::say::reason(lang, &Reason::SplitBrain { peer: node(other) }, &module("ledger"), &node(on));
+            assert!(text(doc.select(&select(&format!("#on-{on} .node-why p"))).next().unwrap()).contains(&said.text));
+        }
+        // Before it is ordered: what is lost, the name and a reason.
+        let doc = Html::parse_document(&render::action(&resolve(c(path))));
+        let effects: Vec<String> = doc.select(&select("ol.effects li")).map(text).collect();
+        assert!(
+            effects.iter().any(|e| e.contains("hq-db1") && (e.contains("lost for good") || e.contains("完全に失われる"))),
+            "{effects:?}"
+        );
+        assert_eq!(
+            doc.select(&select("input[name=keep][value='hq-db2'],input[name=name][required],input[name=reason][required]")).count(),
+            3
+        );
+        assert_eq!(doc.select(&select("#blocked")).count(), 0);
+    }
+}

@@ -83,43 +83,7 @@ const EVENT_RS: &str = include_str!("../../core/src/event.rs");
 const COMMAND_RS: &str = include_str!("../../core/src/command.rs");
 
 fn reasons() -> Vec<Reason> {
-    let why = || "why".to_owned();
-    let all = vec![
-        Reason::NeverStarted,
-        Reason::StoppedBy { by: "sato".to_owned() },
-        Reason::Starting,
-        Reason::Stopping,
-        Reason::FirstStart,
-        Reason::DataOlder { newer: Some(n2()), since_unix_ms: None },
-        Reason::DataOlder { newer: None, since_unix_ms: Some(1) },
-        Reason::HalfSynced,
-        Reason::Quarantine,
-        Reason::PeerFirst { peer: n2() },
-        Reason::NoArbiter,
-        Reason::ClaimRejected { owner: Some(n2()) },
-        Reason::ClaimRejected { owner: None },
-        Reason::ArbiterReplaced,
-        Reason::SplitBrain { peer: n2() },
-        Reason::Frozen,
-        Reason::Resyncing,
-        Reason::WaitingForSource { source: n2() },
-        Reason::ScriptFailed { script: ScriptName::StartPrim, code: Some(3) },
-        Reason::ScriptFailed { script: ScriptName::StopPrim, code: None },
-        Reason::CheckFailed { resource: "tcp.web".to_owned(), detail: why() },
-        Reason::LoopLimit { count: 4 },
-        Reason::DataUnusable { detail: why() },
-        Reason::VipFailed { detail: why() },
-        Reason::FailoverOff,
-        Reason::RecordUnusable { detail: why() },
-        Reason::RecordLost { peer: n2() },
-        Reason::HandOver { to: n2() },
-        Reason::WaitingForPeer { peer: n2() },
-        Reason::ManualTakeover { peer: n2() },
-        Reason::NoWitness,
-        Reason::NotFenced { peer: n2() },
-        Reason::Maintenance,
-        Reason::Unkillable { detail: why() },
-    ];
+    let all = Reason::each(&n2());
     is_whole(&all, STATE_RS, "Reason");
     all
 }
@@ -274,7 +238,8 @@ fn commands_name_the_module_and_the_node_to_run_them_on() {
     let said = say::reason(Lang::En, &Reason::PeerFirst { peer: n2() }, &module(), &n1());
     assert_eq!((said.command.as_deref(), said.on.as_deref()), (Some("tsugi start ledger"), Some("n2")));
     let said = say::reason(Lang::En, &Reason::SplitBrain { peer: n2() }, &module(), &n1());
-    assert_eq!((said.command.as_deref(), said.on), (Some("tsugi second ledger --full-sync"), None));
+    assert_eq!((said.command.as_deref(), said.on.as_deref()), (Some("tsugi resolve ledger --keep n1"), None));
+    assert!(said.is_last_resort());
     assert_eq!(say::command_line(&Verb::PrimForce, &module()), "tsugi primforce ledger");
 }
 

@@ -57,6 +57,12 @@ fn headlines_tell_the_truth_the_consequence_and_the_next_step() {
     assert_eq!(first(&stalled).0, "Writes of postgres on hq-db1 are waiting.");
     let conflict = with(HealthView::Conflict, |m| snapshot_of(m, 1).state = State::Alone);
     assert_eq!(first(&conflict).1, "postgres のサービスが hq-db1 と hq-db2 で同時に動いています。");
+    let (said, rest) = (say::headline(Lang::En, &split()), say::headline(Lang::Ja, &split()).rest());
+    assert!(said.command.is_none() && said.rest().ends_with("choose the node whose data goes on."), "{}", said.rest());
+    assert!(rest.ends_with("データを残すノードを選んでください。"), "{rest}");
+    let kept = with(HealthView::Protected, |m| snapshot_of(m, 1).maintenance_until_unix_ms = Some(NOW + 60_000));
+    assert!(say::headline(Lang::En, &kept).next.unwrap().starts_with("Under maintenance: if hq-db1 stops, nothing takes over"));
+    assert!(first(&kept).1.contains("hq-db1 で稼働し"));
     let silent = with(HealthView::NoContact, |m| m.cells.iter_mut().for_each(|c| c.contact = Contact::Lost { since_unix_ms: 1 }));
     assert_eq!(first(&silent).0, "The console has no contact with any node of postgres.");
     let half_silent = with(HealthView::NoContact, |m| m.cells[0].contact = Contact::Lost { since_unix_ms: 1 });

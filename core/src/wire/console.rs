@@ -9,6 +9,7 @@ use crate::cluster::ClusterDef;
 use crate::command::{Command, Refusal};
 use crate::event::EventRecord;
 use crate::ids::{LifeId, ModuleName, NodeName};
+use crate::rehearsal::Rehearsal;
 use crate::state::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +45,8 @@ pub enum AgentMsg {
     Event { record: EventRecord },
     /// Answer to [`ConsoleMsg::Command`].
     CommandDone { id: String, refusal: Option<Refusal> },
+    /// Answer to [`ConsoleMsg::Rehearse`].
+    RehearseDone { id: String, rehearsal: Rehearsal },
     /// Answer to [`ConsoleMsg::Deploy`] and [`ConsoleMsg::Remove`]: problems, empty = in force.
     DeployDone { module: ModuleName, generation: u64, problems: Vec<String> },
     /// Answer to [`ConsoleMsg::Try`]: problems, empty = it would be taken.
@@ -68,6 +71,8 @@ pub enum ConsoleMsg {
     Remove { module: ModuleName },
     /// An order.
     Command { module: ModuleName, command: Command },
+    /// Say what an order would do, and do nothing. The answer carries the command's id.
+    Rehearse { module: ModuleName, command: Command },
     /// Events up to this sequence are stored.
     EventsStored { up_to: u64 },
 }

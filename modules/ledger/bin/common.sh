@@ -1,18 +1,18 @@
 #!/bin/sh
 # Shared by the scripts of this module: finds, starts and ends the ledger of this module. Read with `.`, never run.
 #
-# Values: LEDGER_DIR and LEDGER_LISTEN (userconfig.xml), TSUGI_MODULE and TSUGI_STATE_DIR (agent).
+# Values: LEDGER_DIR and LEDGER_LISTEN (userconfig.xml), TSUGI_MODULE and TSUGI_RUN (agent).
 
 set -u
 : "${LEDGER_DIR:?is set in userconfig.xml}" "${LEDGER_LISTEN:?is set in userconfig.xml}"
 name=${TSUGI_MODULE:-ledger}
-# Neither file may lie in the replicated directory: they speak of this machine only.
-state=${TSUGI_STATE_DIR:-/run}
-pid_file=$state/$name.ledger.pid
-output=$state/$name.ledger.out
+# Neither file may lie in the replicated directory: they speak of this machine only. Nor on a disk, which may be full.
+run=${TSUGI_RUN:-/run}
+pid_file=$run/$name.ledger.pid
+output=$run/$name.ledger.out
 
-# Prints the pid of this module's ledger; fails if it does not run. A pid file may be older than the last start of the
-# machine, so the number alone proves nothing: the process must be ours by its command line.
+# Prints the pid of this module's ledger; fails if it does not run. Another process may have got the number since, so it
+# alone proves nothing: the process must be ours by its command line.
 ledger_pid() {
     pid=$(cat "$pid_file" 2>/dev/null) || return 1
     case $pid in '' | *[!0-9]*) return 1 ;; esac

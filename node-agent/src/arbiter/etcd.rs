@@ -9,10 +9,12 @@
 //! certificate that etcd accepts. An etcd that was restored from a backup is the same store with an old record, which no
 //! node can see: it must be given new keys (`docs/manual/en/arbiters.md`).
 
-use super::pool::{Dialer, Pool, PostError};
+use super::pool::{Dialer, Pool};
 use super::{ASK_TIME_MAX, ArbiterError, not_reachable, said};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,8 +26,8 @@ use tsugi_core::cluster::EtcdDef;
 use tsugi_core::ids::{ClusterName, LifeId, ModuleName, NodeName};
 use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest, Record};
 
-/// A member that does not answer leaves the others a fair part of the time, but never gets less than this.
-const MEMBER_TIME_MIN: Duration = Duration::from_millis(400);
+/// A member that has not answered for this long may be gone: the next one is asked beside it.
+const NEXT_MEMBER_AFTER: Duration = Duration::from_millis(1500);
 
 /// Asks an etcd cluster. Clones share the connections.
 #[derive(Clone)]
@@ -138,28 +140,37 @@ impl EtcdClient {
         BASE64.encode(format!("{}{name}", self.prefix))
     }
 
-    /// A transaction, by the first member that answers. Sending one again is harmless: what it compares has changed as
-    /// soon as it was carried out.
+    /// A transaction, by the first member that answers: each of the others is asked too when those before it have not
+    /// answered for [`NEXT_MEMBER_AFTER`]. Sending one again is harmless: what it compares has changed as soon as it was
+    /// carried out.
     async fn txn(&self, txn: &Value) -> Result<TxnAnswer, ArbiterError> {
         let body = serde_json::to_vec(txn).map_err(|e| not_reachable(format!("the request cannot be written: {e}")))?;
         let count = self.members.len();
-        let part = (ASK_TIME_MAX / u32::try_from(count).unwrap_or(u32::MAX)).max(MEMBER_TIME_MIN);
         let first = self.preferred.load(Ordering::Relaxed);
+        let mut left = (0..count).map(|i| (first + i) % count).filter_map(|at| Some((at, self.members.get(at)?)));
+        let mut asked = FuturesUnordered::new();
         let mut why = "etcd has no members".to_owned();
-        for at in (0..count).map(|i| (first + i) % count) {
-            let Some(member) = self.members.get(at) else { continue };
-            why = match timeout(part, member.post("/v3/kv/txn", body.clone())).await {
-                Err(_) => format!("no answer of member {} within {} ms", at + 1, part.as_millis()),
-                Ok(Err(PostError::NotSent(why) | PostError::Unknown(why))) => why,
-                Ok(Ok((StatusCode::OK, body))) => {
+        loop {
+            let next = left.next();
+            let is_last = next.is_none();
+            if let Some((at, member)) = next {
+                let body = &body;
+                asked.push(async move { (at, member.post("/v3/kv/txn", body).await) });
+            }
+            // With nobody left to ask, those who were asked have the rest of the time.
+            let pause = if is_last { ASK_TIME_MAX } else { NEXT_MEMBER_AFTER };
+            let Ok(answer) = timeout(pause, asked.next()).await else { continue };
+            let Some((at, answer)) = answer else { return Err(not_reachable(why)) };
+            why = match answer {
+                Err(error) => error.0,
+                Ok((StatusCode::OK, body)) => {
                     self.preferred.store(at, Ordering::Relaxed);
                     return serde_json::from_slice(&body).map_err(|e| not_reachable(format!("the answer is not understood: {e}")));
                 }
-                Ok(Ok((status, body))) => format!("{status}: {}", said(&body)),
+                Ok((status, body)) => format!("{status}: {}", said(&body)),
             };
             tracing::debug!(member = at + 1, %why, "a member of etcd gave no answer");
         }
-        Err(not_reachable(why))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::config::Identity;
 use crate::tls::TlsError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tsugi_core::cluster::{ArbiterKind, ClusterDef};
 use tsugi_core::engine::Saved;
 use tsugi_core::ids::{ArbiterName, ModuleName};
@@ -30,11 +30,18 @@ use tsugi_core::state::AuthorityView;
 use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
 use tsugi_core::wire::peer::Status;
 
-/// A request has an answer within this time, or none.
-pub const ASK_TIME_MAX: Duration = Duration::from_secs(2);
-/// An arbiter, or a reference address, is asked this often whether it is there, so that its loss is seen before it is
-/// needed.
+/// A request has an answer within this time, or none. Room for a connection made anew where a round trip takes a second
+/// and packets are lost; in good days an answer takes a round trip.
+pub const ASK_TIME_MAX: Duration = Duration::from_secs(8);
+/// A reference address is asked this often whether it is there, and an arbiter about each module, so that a loss is seen
+/// before it matters.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// An arbiter is asked this often by a node, whatever the number of its modules: its loss is seen, and the connection on
+/// which a claim will go stays open.
+const WARM_EVERY: Duration = Duration::from_secs(5);
+/// Of the modules' loops the first one that is due asks; an answer a little younger than [`WARM_EVERY`] must not count for
+/// the next turn of the same loop.
+const WARM_FOR: Duration = Duration::from_millis(4500);
 /// A fencing device takes seconds and has few sessions.
 const LOOK_AT_DEVICE_EVERY: Duration = Duration::from_secs(60);
 
@@ -81,6 +88,8 @@ pub struct Arbiters {
 struct Known {
     kinds: BTreeMap<ArbiterName, ArbiterKind>,
     clients: BTreeMap<ArbiterName, Client>,
+    /// When it last answered, about any module.
+    answered: BTreeMap<ArbiterName, Instant>,
 }
 
 #[derive(Clone)]
@@ -100,7 +109,7 @@ impl Arbiters {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let kinds: BTreeMap<_, _> = cluster.arbiters.iter().map(|a| (a.name.clone(), a.kind.clone())).collect();
         if kinds != known.kinds {
-            *known = Known { kinds, clients: BTreeMap::new() };
+            *known = Known { kinds, ..Known::default() };
         }
     }
 
@@ -124,10 +133,22 @@ impl Arbiters {
     }
 
     async fn ask(&self, name: &ArbiterName, module: &ModuleName, request: &ArbiterRequest) -> Result<ArbiterAnswer, ArbiterError> {
-        match self.client(name)? {
+        let answer = match self.client(name)? {
             Client::Http(client) => client.ask(module, request).await,
             Client::Etcd(client) => client.ask(module, request).await,
-        }
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &answer {
+            Ok(_) => known.answered.insert(name.clone(), Instant::now()),
+            Err(_) => known.answered.remove(name),
+        };
+        answer
+    }
+
+    /// It has just answered another module's question.
+    fn is_warm(&self, name: &ArbiterName) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.answered.get(name).is_some_and(|at| at.elapsed() < WARM_FOR)
     }
 }
 
@@ -137,6 +158,8 @@ pub struct Arbiter {
     module: ModuleName,
     view: AuthorityView,
     by: By,
+    /// When an arbiter last answered about this module.
+    looked: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Clone)]
@@ -153,7 +176,7 @@ impl Arbiter {
             Authority::Arbiter => By::Record(arbiters.clone()),
             Authority::Fence | Authority::Manual | Authority::Ping | Authority::None => By::Own(Arc::new(Local::new(def, place, saved))),
         };
-        Arbiter { module, view: AuthorityView { kind: def.authority, arbiter: def.arbiter.clone() }, by }
+        Arbiter { module, view: AuthorityView { kind: def.authority, arbiter: def.arbiter.clone() }, by, looked: Arc::default() }
     }
 
     /// Whom it is.
@@ -186,13 +209,28 @@ impl Arbiter {
     /// Whether it would answer now; `None` where nobody has to.
     pub async fn is_ready(&self) -> Option<bool> {
         match &self.by {
-            By::Record(arbiters) => Some(arbiters.ask(&self.view.arbiter, &self.module, &ArbiterRequest::Read).await.is_ok()),
+            By::Record(arbiters) => Some(self.look(arbiters).await),
             By::Own(local) => local.is_ready().await,
         }
     }
 
+    /// Asks about this module every [`LOOK_EVERY`]; in between any module's answer will do.
+    async fn look(&self, arbiters: &Arbiters) -> bool {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) && arbiters.is_warm(&self.view.arbiter) {
+            return true;
+        }
+        let is_ok = arbiters.ask(&self.view.arbiter, &self.module, &ArbiterRequest::Read).await.is_ok();
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = is_ok.then(Instant::now);
+        is_ok
+    }
+
     /// How long to wait between two looks.
     pub fn look_every(&self) -> Duration {
-        if self.view.kind == Authority::Fence { LOOK_AT_DEVICE_EVERY } else { LOOK_EVERY }
+        match self.view.kind {
+            Authority::Fence => LOOK_AT_DEVICE_EVERY,
+            Authority::Arbiter => WARM_EVERY,
+            Authority::Manual | Authority::Ping | Authority::None => LOOK_EVERY,
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! HTTP connections to an arbiter.
 //!
-//! Every request has a connection to itself while it is under way. Connections are kept for a short while, so that
-//! the usual request costs one round trip.
+//! Every request has a connection to itself while it is under way. A connection is kept warm by the looks at the arbiter
+//! (`Arbiter::is_ready`), so that a claim costs one round trip even where a round trip takes a second.
+//!
+//! What is sent here may arrive twice: requests name the version they are based on, so a repetition changes nothing, and its
+//! answer tells how the record stands.
 
 use crate::config::ConsoleAddr;
 use crate::tls;
@@ -13,6 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,11 +24,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tsugi_core::cluster::EtcdDef;
 
-/// TCP and TLS take at most this long.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
-/// A connection that was idle for longer is not used: a firewall may have forgotten it, which would cost the whole
-/// time-out in the one moment that counts.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
+/// TCP and TLS take at most this long: two round trips of a second, each with a packet lost.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is not used: a firewall may have forgotten it. More than twice
+/// [`super::WARM_EVERY`], so that the warm one outlives a look whose answer came late.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
+/// A kept connection on which no answer comes for this long may be dead (the arbiter lost its power, a firewall forgot it):
+/// a new one is opened beside it. A round trip of a second still needs no second connection.
+const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
 /// Connections kept: modules of one node that ask at the same time.
 const IDLE_MAX: usize = 16;
 /// Largest answer.
@@ -59,13 +66,10 @@ impl Dialer {
     }
 }
 
-/// Why there is no answer.
-pub(super) enum PostError {
-    /// The request never left.
-    NotSent(String),
-    /// It may have been carried out.
-    Unknown(String),
-}
+/// Why there is no answer; English. The request may have been carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct PostError(pub(super) String);
 
 /// Connections to one place. Clones share them.
 #[derive(Clone)]
@@ -79,29 +83,45 @@ impl Pool {
         Pool { dialer: Arc::new(dialer), idle: Arc::default() }
     }
 
-    /// Sends a JSON body. No time-out of its own but for connecting.
-    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), PostError> {
-        let mut http = Request::post(path)
-            .header(HOST, self.dialer.authority())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| PostError::NotSent(format!("the request cannot be made: {e}")))?;
-
-        // A kept connection may turn out to be closed. Only a request that hyper hands back unsent is sent again.
-        while let Some(mut connection) = self.take_idle() {
-            match connection.try_send_request(http).await {
-                Ok(response) => return self.finish(connection, response).await,
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => http = unsent,
-                    None => return Err(PostError::Unknown(format!("the connection broke: {}", error.into_error()))),
-                },
+    /// Sends a JSON body, maybe twice; the first answer counts. No time-out of its own but for connecting.
+    pub(super) async fn post(&self, path: &str, body: &[u8]) -> Result<(StatusCode, Bytes), PostError> {
+        while let Some(connection) = self.take_idle() {
+            let mut kept = pin!(self.post_on(connection, path, body));
+            match timeout(SUSPECT_AFTER, &mut kept).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                // Closed meanwhile, or it broke.
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a kept connection to the arbiter is of no use");
+                    continue;
+                }
+                Err(_) => {}
             }
+            // The others are as old and no better.
+            self.forget_idle();
+            let mut anew = pin!(self.post_anew(path, body));
+            return tokio::select! {
+                answer = &mut kept => if answer.is_ok() { answer } else { anew.await },
+                answer = &mut anew => if answer.is_ok() { answer } else { kept.await },
+            };
         }
-        let mut connection = timeout(CONNECT_TIME_MAX, self.connect())
+        self.post_anew(path, body).await
+    }
+
+    async fn post_anew(&self, path: &str, body: &[u8]) -> Result<(StatusCode, Bytes), PostError> {
+        let connection = timeout(CONNECT_TIME_MAX, self.connect())
             .await
             .unwrap_or_else(|_| Err(format!("no connection to {} within {} s", self.dialer.authority(), CONNECT_TIME_MAX.as_secs())))
-            .map_err(PostError::NotSent)?;
-        let response = connection.send_request(http).await.map_err(|e| PostError::Unknown(format!("the connection broke: {e}")))?;
+            .map_err(PostError)?;
+        self.post_on(connection, path, body).await
+    }
+
+    async fn post_on(&self, mut connection: Connection, path: &str, body: &[u8]) -> Result<(StatusCode, Bytes), PostError> {
+        let request = Request::post(path)
+            .header(HOST, self.dialer.authority())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .map_err(|e| PostError(format!("the request cannot be made: {e}")))?;
+        let response = connection.send_request(request).await.map_err(|e| PostError(format!("the connection broke: {e}")))?;
         self.finish(connection, response).await
     }
 
@@ -126,7 +146,7 @@ impl Pool {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
             .await
-            .map_err(|e| PostError::Unknown(format!("the answer broke off: {e}")))?
+            .map_err(|e| PostError(format!("the answer broke off: {e}")))?
             .to_bytes();
         self.keep(connection);
         Ok((status, body))
@@ -136,6 +156,10 @@ impl Pool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(since, connection)| since.elapsed() < IDLE_TIME_MAX && !connection.is_closed());
         idle.pop().map(|(_, connection)| connection)
+    }
+
+    fn forget_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn keep(&self, connection: Connection) {

@@ -43,6 +43,7 @@ fn snapshot(name: &str, state: State) -> Snapshot {
         readiness: Readiness::Ready,
         reason: None,
         since_unix_ms: 0,
+        maintenance_until_unix_ms: None,
         flag: Flag::UpToDate,
         is_up_to_date: true,
         epoch: Epoch(1),

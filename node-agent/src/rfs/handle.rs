@@ -82,15 +82,24 @@ pub struct DataProcess {
 }
 
 impl DataProcess {
-    /// Ends what an earlier life left: its process and its mounts. `Err` = it is still there.
-    pub async fn clear(config: &DataConfig) -> anyhow::Result<()> {
+    /// Ends the process that an earlier life left. Its mounts stay, dead: an application that still runs gets errors, and
+    /// cannot get at what lies below them. `Err` = it is still there.
+    pub async fn end_earlier(config: &DataConfig) -> anyhow::Result<()> {
         let config = config.clone();
-        tokio::task::spawn_blocking(move || clear_leftovers(&config)).await.context("the clean-up panicked")?
+        tokio::task::spawn_blocking(move || end_earlier(&config)).await.context("the clean-up panicked")?
+    }
+
+    /// Takes away the mounts of a process that is dead. To be called when nothing of the application runs any more: what
+    /// it would write now, no peer would ever get.
+    pub async fn uncover(config: &DataConfig) -> anyhow::Result<()> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || clear_mounts(&config)).await.context("the clean-up panicked")?
     }
 
     /// Clears what an earlier life left, then runs `exe data`.
     pub async fn spawn(exe: &Path, config: DataConfig, events: mpsc::Sender<DataEvent>) -> anyhow::Result<Self> {
-        Self::clear(&config).await?;
+        Self::end_earlier(&config).await?;
+        Self::uncover(&config).await?;
         let deadline = Deadline::create().context("cannot make the shared page for the deadline")?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket pair")?;
         ours.set_nonblocking(true)?;
@@ -161,14 +170,22 @@ impl DataProcess {
         tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
     }
 
-    /// Kills the process and takes its mounts away.
-    pub fn kill(&mut self) {
+    /// Kills the process. Its mounts stay, dead, until [`DataProcess::uncover`].
+    pub fn end(&mut self) {
         if self.killed {
             return;
         }
         self.killed = true;
         // SAFETY: plain call. The process is our child and not yet waited for, or its number is not reused this fast.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    /// Kills the process and takes its mounts away.
+    pub fn kill(&mut self) {
+        if self.killed {
+            return;
+        }
+        self.end();
         if let Err(e) = clear_mounts(&self.config) {
             tracing::warn!(module.name = %self.config.module, error = format!("{e:#}"), "a mount of the killed data process is left");
         }
@@ -218,7 +235,7 @@ fn start_ticks(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-fn clear_leftovers(config: &DataConfig) -> anyhow::Result<()> {
+fn end_earlier(config: &DataConfig) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.run_dir).with_context(|| format!("cannot make {}", config.run_dir.display()))?;
     let file = config.note_file();
     if let Ok(text) = std::fs::read_to_string(&file) {
@@ -231,7 +248,6 @@ fn clear_leftovers(config: &DataConfig) -> anyhow::Result<()> {
             tracing::warn!(module.name = %config.module, pid, "ending the data process of an earlier agent");
             // SAFETY: plain call on a process that was ours.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            clear_mounts(config)?;
             let begun = Instant::now();
             while start_ticks(pid) == Some(ticks) && !is_zombie(pid) {
                 if begun.elapsed() > DEATH_MAX {
@@ -242,7 +258,7 @@ fn clear_leftovers(config: &DataConfig) -> anyhow::Result<()> {
         }
         let _ = std::fs::remove_file(&file);
     }
-    clear_mounts(config)
+    Ok(())
 }
 
 fn is_zombie(pid: i32) -> bool {

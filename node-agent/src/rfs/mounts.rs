@@ -71,6 +71,31 @@ pub fn unmount_fuse(path: &str) -> io::Result<()> {
     unmount(path, libc::MNT_FORCE | libc::MNT_DETACH)
 }
 
+/// Aborts the connection and leaves the mount, dead: whoever uses it gets errors. Somebody must hold its root open
+/// ([`hold`]), or it is gone.
+pub fn abort_fuse(path: &str) -> io::Result<()> {
+    match unmount(path, libc::MNT_FORCE) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        other => other,
+    }
+}
+
+/// Keeps a mount from being removed other than by [`unmount_fuse`].
+pub fn hold(path: &str) -> io::Result<OwnedFd> {
+    volume::open_path_at(libc::AT_FDCWD, volume::cstr(path.as_bytes())?.as_c_str())
+}
+
+/// Removes dead mounts of ours from a directory that nobody serves.
+pub fn clear_dead(path: &str) -> anyhow::Result<()> {
+    for _ in 0..LAYERS_MAX {
+        if top_mount(path)?.is_none_or(|m| m.kind != FUSE_TYPE) {
+            return Ok(());
+        }
+        unmount_fuse(path).with_context(|| format!("cannot remove the dead mount over {path}"))?;
+    }
+    bail!("{path} is covered by more than {LAYERS_MAX} mounts; unmount them by hand")
+}
+
 fn unmount(path: &str, flags: i32) -> io::Result<()> {
     let target = real_c(path).map_err(|_| volume::errno(libc::EINVAL))?;
     // SAFETY: the string is valid for the call.
@@ -112,16 +137,11 @@ pub fn unhide(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow:
 
 /// Removes what an earlier life of the data process left over a directory.
 pub fn clear(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow::Result<()> {
-    for _ in 0..LAYERS_MAX {
-        match top_mount(path)? {
-            Some(m) if m.kind == FUSE_TYPE => {
-                tracing::warn!(path, "removing a mount that an earlier data process left");
-                unmount_fuse(path).with_context(|| format!("cannot remove the stale mount over {path}"))?;
-            }
-            _ => return unhide(path, run_dir, module, index),
-        }
+    if top_mount(path)?.is_some_and(|m| m.kind == FUSE_TYPE) {
+        tracing::warn!(path, "removing a mount that an earlier data process left");
+        clear_dead(path)?;
     }
-    bail!("{path} is covered by more than {LAYERS_MAX} mounts; unmount them by hand")
+    unhide(path, run_dir, module, index)
 }
 
 #[derive(Debug)]

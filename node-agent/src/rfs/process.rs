@@ -54,7 +54,7 @@ pub fn data_main() -> anyhow::Result<()> {
             Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
         }
     }
-    tracing::warn!("the agent is gone; unmounting and ending");
+    tracing::warn!("the agent is gone; ending");
     process.end();
     Ok(())
 }
@@ -248,6 +248,7 @@ impl Process {
             Role::Following(_) => bail!("this node follows a session; it has to be closed first"),
             Role::Idle => {}
         }
+        self.clear_dead()?;
         self.uncover()?;
         let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.life, self.switches)?;
         self.role = Role::Serving(serving);
@@ -275,7 +276,13 @@ impl Process {
         Ok(0)
     }
 
+    /// What an abandoned serving role left: the application has ended since, or nothing would begin.
+    fn clear_dead(&self) -> anyhow::Result<()> {
+        self.config.dirs.iter().try_for_each(|d| mounts::clear_dead(&d.dir))
+    }
+
     fn cover(&mut self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
+        self.clear_dead()?;
         let roots = self.config.dirs.iter().map(|d| mounts::open_dir(&d.dir)).collect::<anyhow::Result<Vec<_>>>()?;
         let roots = Arc::new(roots);
         self.hidden = Some(roots.clone());

@@ -10,7 +10,7 @@ use super::session::Sessions;
 use super::ship::{Ship, TestSwitches};
 use super::volume;
 use anyhow::{Context, bail};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,10 @@ pub struct Serving {
     ship: Arc<Ship>,
     volumes: Arc<Vec<Arc<Volume>>>,
     mounts: Vec<(String, JoinHandle<()>)>,
+    /// Their roots: a mount whose connection is aborted stays for as long as these are open.
+    _held: Vec<OwnedFd>,
+    /// A release was ordered: the application has been ended before that.
+    released: AtomicBool,
     sessions: Arc<Sessions>,
     /// Set before an unmount of our own, so that the end of a mount is no news.
     ending: Arc<AtomicBool>,
@@ -68,9 +72,10 @@ impl Serving {
                 }
             }
         }
+        let held = mounted.iter().filter_map(|(path, _)| mounts::hold(path).ok()).collect();
         let volumes = Arc::new(volumes);
         let sessions = Sessions::new(config, agent, ship.clone(), volumes.clone(), life);
-        Ok(Arc::new(Self { ship, volumes, mounts: mounted, sessions, ending }))
+        Ok(Arc::new(Self { ship, volumes, mounts: mounted, _held: held, released: AtomicBool::new(false), sessions, ending }))
     }
 
     fn mount_one(
@@ -145,6 +150,7 @@ impl Serving {
 
     /// Orderly end: everything acknowledged, flushed, unmounted. The last number sent.
     pub fn release(&self) -> anyhow::Result<u64> {
+        self.released.store(true, Ordering::Release);
         for (path, _) in &self.mounts {
             // Pages changed through mappings, while writes still pass. Opened before the hold, closed after.
             if let Ok(dir) = std::fs::File::open(path) {
@@ -162,19 +168,29 @@ impl Serving {
         Ok(last)
     }
 
-    /// Ends at once; whatever waits gets EIO. The last number sent.
+    /// Ends at once; whatever waits gets an error. The last number sent. The application may still run, and must not get
+    /// at the directory below, where it would write for itself only: the mount stays, dead, until somebody who knows that
+    /// it has ended takes it away.
     pub fn abandon(&self) -> u64 {
         let (last, _) = self.sessions.traffic();
-        self.unmount();
+        if self.released.load(Ordering::Acquire) {
+            self.unmount();
+            return last;
+        }
+        self.end_with(mounts::abort_fuse);
         last
     }
 
     fn unmount(&self) {
+        self.end_with(mounts::unmount_fuse);
+    }
+
+    fn end_with(&self, end: fn(&str) -> std::io::Result<()>) {
         self.ending.store(true, Ordering::Release);
         self.ship.end();
         for (path, _) in &self.mounts {
-            if let Err(e) = mounts::unmount_fuse(path) {
-                tracing::warn!(path, error = %e, "the mount could not be removed");
+            if let Err(e) = end(path) {
+                tracing::warn!(path, error = %e, "the mount could not be ended");
             }
         }
         self.sessions.withdraw("the serving node has ended");

@@ -731,7 +731,8 @@ fn nothing_is_acknowledged_after_the_deadline() {
     pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(1) });
     let failed = write.recv_timeout(LONG).unwrap().unwrap_err();
     assert!(matches!(failed, Some(libc::EIO | libc::ENOTCONN | libc::ECONNABORTED)), "{failed:?}");
-    assert!(!mounted(&d));
+    // The application may still run: what lies below is out of its reach.
+    assert!(mounted(&d) && fs::write(d.join("beside"), "x").is_err());
 }
 
 #[test]
@@ -866,7 +867,6 @@ fn orders_that_cannot_be_carried_out_say_why() {
     fs::create_dir(&pair.b.dir).unwrap();
     // Ending needs no authority, and what begins afterwards may belong to a new arbiter, which counts from 1.
     pair.ok(Who::A, ReplicaOrder::Abandon { epoch: Epoch(2) });
-    assert!(!mounted(&pair.a.dir));
     pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
     pair.ok(Who::B, ReplicaOrder::Follow { epoch: Epoch(7), session: Session(1) });
     pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(1) });

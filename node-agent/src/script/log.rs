@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +19,9 @@ pub const LOG_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const LOG_BYTES_KEPT: u64 = LOG_BYTES_MAX / 2;
 /// Newest files kept in a directory; those still written to are kept besides.
 pub const LOGS_KEPT: usize = 20;
+/// Room a new file has for certain: with none left on the disk, a script that checks its own `echo` would fail. Such a
+/// disk gets no file, and the script runs without.
+const ROOM: i64 = 32 * 1024;
 /// How often a file is measured while something writes to it …
 const LOOK_SELDOM: Duration = Duration::from_millis(250);
 /// … and right after it had to be cut: whoever fills 2 MiB in no time will do so again. It grows for this long at most.
@@ -42,6 +46,10 @@ pub fn create(dir: &Path, script: &str) -> io::Result<(PathBuf, File)> {
         let path = dir.join(format!("{stamp}_{script}.ulog"));
         match OpenOptions::new().append(true).create_new(true).mode(0o640).open(&path) {
             Ok(file) => {
+                if let Err(error) = reserve(&file) {
+                    let _ = std::fs::remove_file(&path);
+                    return Err(error);
+                }
                 file.lock_shared()?;
                 return Ok((path, file));
             }
@@ -50,6 +58,17 @@ pub fn create(dir: &Path, script: &str) -> io::Result<(PathBuf, File)> {
         }
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{NAME_TRIES} scripts began in the same microsecond")))
+}
+
+/// Takes [`ROOM`] on the disk for a file that stays empty.
+fn reserve(file: &File) -> io::Result<()> {
+    // SAFETY: plain system call on an open descriptor.
+    if unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, ROOM) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // Some file systems cannot promise room.
+    if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) { Ok(()) } else { Err(error) }
 }
 
 /// Somebody still has the file open for writing.

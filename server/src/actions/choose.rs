@@ -3,7 +3,7 @@
 use super::Note;
 use crate::fleet::Report;
 use std::time::Duration;
-use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::command::{MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use tsugi_core::ids::NodeName;
 use tsugi_core::module::ModuleDef;
 use tsugi_core::state::{Readiness, Reason, Snapshot, State};
@@ -17,8 +17,34 @@ pub struct Impossible {
     pub refusal: Refusal,
 }
 
+/// What an order says beside its word.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `prim`: this copy may be older.
+    pub accept_loss: bool,
+    /// `second`: give this copy up.
+    pub full_sync: bool,
+    /// `resolve`: whose data goes on.
+    pub keep: Option<NodeName>,
+    /// `maintenance`: how long; 0 ends it.
+    pub minutes: Option<u32>,
+}
+
+/// Minutes of a maintenance where none are said, as on the command line.
+pub const MAINTENANCE_MINUTES: u32 = 30;
+
+/// Why there is no order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoVerb {
+    /// There is no order of that word.
+    Unknown,
+    /// `resolve` must name the node whose data is kept.
+    KeepMissing,
+}
+
 /// The order of a word in a URL.
-pub fn verb_of(word: &str, accept_loss: bool, full_sync: bool) -> Option<Verb> {
+pub fn verb_of(word: &str, options: Options) -> Result<Verb, NoVerb> {
+    let Options { accept_loss, full_sync, keep, minutes } = options;
     let verb = match word {
         "start" => Verb::Start,
         "stop" => Verb::Stop,
@@ -28,9 +54,11 @@ pub fn verb_of(word: &str, accept_loss: bool, full_sync: bool) -> Option<Verb> {
         "prim" => Verb::Prim { accept_loss },
         "primforce" => Verb::PrimForce,
         "second" => Verb::Second { full_sync },
-        _ => return None,
+        "resolve" => Verb::Resolve { keep: keep.ok_or(NoVerb::KeepMissing)? },
+        "maintenance" => Verb::Maintenance { minutes: minutes.unwrap_or(MAINTENANCE_MINUTES) },
+        _ => return Err(NoVerb::Unknown),
     };
-    Some(verb)
+    Ok(verb)
 }
 
 /// The order needs its node named: guessing would decide which copy of the data counts.
@@ -39,7 +67,8 @@ pub fn needs_node(verb: &Verb) -> bool {
 }
 
 /// The nodes `verb` goes to, in the order in which they are to do it, if it is possible now.
-/// `node` absent: start → every stopped node, stop → all, those that serve last; others → the node that serves.
+/// `node` absent: start → every stopped node, stop → all, those that serve last; resolve and maintenance → all; others →
+/// the node that serves.
 pub fn targets(verb: &Verb, node: Option<&NodeName>, reports: &[Report]) -> Result<Vec<NodeName>, Impossible> {
     let chosen: Vec<&Report> = match (node, verb) {
         (Some(node), _) => reports.iter().filter(|r| r.node == *node).collect(),
@@ -49,6 +78,13 @@ pub fn targets(verb: &Verb, node: Option<&NodeName>, reports: &[Report]) -> Resu
             all.sort_by_key(|r| r.now().is_some_and(|s| s.state.is_serving()));
             all
         }
+        // Both must be told, or the copy that is not kept would go on claiming to be one.
+        (None, Verb::Resolve { .. }) if !reports.iter().filter_map(Report::now).any(is_split) => {
+            let Some(first) = reports.iter().find(|r| r.now().is_none()).or(reports.first()) else { return Ok(Vec::new()) };
+            let refusal = if first.now().is_none() { Refusal::NoContact } else { Refusal::NoSplitBrain };
+            return Err(Impossible { node: first.node.clone(), refusal });
+        }
+        (None, Verb::Resolve { .. } | Verb::Maintenance { .. }) => reports.iter().collect(),
         (None, _) => {
             let serving = |r: &&Report| r.now().is_some_and(|s| s.state.is_serving());
             let serving: Vec<&Report> = reports.iter().filter(serving).collect();
@@ -66,7 +102,7 @@ pub fn targets(verb: &Verb, node: Option<&NodeName>, reports: &[Report]) -> Resu
     };
     // Orders to a whole module go to the nodes that can take them: a node out of contact does not keep the
     // others from starting, as long as there is one that can.
-    let is_whole = node.is_none() && matches!(verb, Verb::Start | Verb::Stop);
+    let is_whole = node.is_none() && matches!(verb, Verb::Start | Verb::Stop | Verb::Maintenance { .. });
     let mut out = Vec::new();
     let mut impossible = None;
     for report in chosen {
@@ -95,12 +131,24 @@ pub fn targets(verb: &Verb, node: Option<&NodeName>, reports: &[Report]) -> Resu
     }
 }
 
+/// The node waits for a person to say whose data goes on.
+fn is_split(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.reason, Some(Reason::SplitBrain { .. }))
+}
+
 /// Whether the node would accept the order, as far as its last word tells.
 fn possible(verb: &Verb, report: &Report) -> Result<(), Refusal> {
     if !report.contact.is_connected {
         return Err(Refusal::NoContact);
     }
     let Some(snapshot) = report.snapshot() else { return Err(Refusal::NotConfigured) };
+    match verb {
+        Verb::Maintenance { minutes } if *minutes > MAINTENANCE_MINUTES_MAX => return Err(Refusal::BadDuration { minutes: *minutes }),
+        Verb::Resolve { keep } if *keep != snapshot.node && Some(keep) != snapshot.peer.node.as_ref() => {
+            return Err(Refusal::NoSuchNode { node: keep.clone() });
+        }
+        _ => {}
+    }
     match snapshot.refusal(verb) {
         // The table answers for the order without the consent; with it the node decides anew.
         Some(Refusal::NeedsAcceptLoss) if *verb == (Verb::Prim { accept_loss: true }) => Ok(()),
@@ -194,6 +242,7 @@ mod tests {
             readiness,
             reason: None,
             since_unix_ms: 1,
+            maintenance_until_unix_ms: None,
             flag: Flag::UpToDate,
             is_up_to_date: true,
             epoch: Epoch(1),

@@ -4,8 +4,10 @@
 //! time per module. [`choose`] holds the pure part: which nodes, whether possible, when it is over.
 
 pub mod choose;
+mod rehearse;
 mod run;
 
+pub use rehearse::{NodeRehearsal, rehearse};
 pub use run::{ActionRequest, NotOrdered, apply, close_open, late_deploy_answer, remove, submit};
 
 use serde::{Deserialize, Serialize};

@@ -221,6 +221,7 @@ impl Session {
                 events.push(record);
             }
             AgentMsg::CommandDone { id, refusal } => self.app.fleet.answered(&(cluster.clone(), node.clone()), &id, refusal),
+            AgentMsg::RehearseDone { id, rehearsal } => self.app.fleet.rehearsed(&(cluster.clone(), node.clone()), &id, rehearsal),
             AgentMsg::DeployDone { module, generation, problems } => self.deploy_done(module, generation, problems).await?,
             AgentMsg::TryDone { id, problems } => self.app.fleet.judged(&(cluster.clone(), node.clone()), &id, problems),
             AgentMsg::Alive => {}

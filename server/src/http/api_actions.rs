@@ -4,7 +4,7 @@ use super::error::{Failure, Result, not_ordered};
 use super::extract::{MaybeBody, Names, Query, Tongue};
 use super::guard::Caller;
 use super::{clusters, state, views, words};
-use crate::actions::{self, ActionRequest, Operation, choose};
+use crate::actions::{self, ActionRequest, NodeRehearsal, Operation, choose};
 use crate::app::App;
 use crate::auth::sha256;
 use crate::store::events::{EventFilter, level_word};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tsugi_core::command::Verb;
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
+use tsugi_core::rehearsal::Rehearsed;
 use tsugi_web::say;
 use utoipa::ToSchema;
 
@@ -25,13 +26,20 @@ use utoipa::ToSchema;
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 pub struct ActionBody {
     /// Which node. Absent: start → every stopped node; stop → all, secondary first; restart, swap → the node that
-    /// serves. `prim`, `primforce`, `second`, `stopstart` need it.
+    /// serves; resolve, maintenance → all. `prim`, `primforce`, `second`, `stopstart` need it.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     node: Option<NodeName>,
     /// Why.
     #[serde(default)]
     reason: Option<String>,
+    /// `resolve`: the node whose data goes on; the other one gives its copy up.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    keep: Option<NodeName>,
+    /// `maintenance`: how long at most, 1 to 1440 (default 30); 0 ends it.
+    #[serde(default)]
+    minutes: Option<u32>,
     /// `prim`: this copy may be older.
     #[serde(default)]
     accept_loss: bool,
@@ -100,10 +108,10 @@ pub fn operation_json(operation: &Operation, lang: Lang) -> Value {
 
 /// Orders an action, or says with `dry_run=true` what it would do.
 #[utoipa::path(post, path = "/api/v1/clusters/{c}/modules/{m}/actions/{verb}",
-    params(("c" = String, Path), ("m" = String, Path), ("verb" = String, Path, description = "start, stop, restart, swap, stopstart, prim, primforce, second"), ActionQuery,
+    params(("c" = String, Path), ("m" = String, Path), ("verb" = String, Path, description = "start, stop, restart, swap, stopstart, prim, primforce, second, resolve, maintenance"), ActionQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "the same key again gives the same operation")),
     request_body = ActionBody, tag = "actions",
-    responses((status = 200, description = "dry run: the plan", body = Object), (status = 202, body = Ordered),
+    responses((status = 200, description = "dry run: the plan, and in `rehearsal` what each node says it would do, step by step", body = Object), (status = 202, body = Ordered),
         (status = 409, description = "refused, another operation runs, or the plan is stale")))]
 pub async fn act(
     State(app): State<Arc<App>>,
@@ -114,9 +122,11 @@ pub async fn act(
     headers: HeaderMap,
     MaybeBody(body): MaybeBody<ActionBody>,
 ) -> Result<Response> {
-    let verb = choose::verb_of(&verb, body.accept_loss, body.full_sync).ok_or_else(Failure::not_found)?;
+    let options =
+        choose::Options { accept_loss: body.accept_loss, full_sync: body.full_sync, keep: body.keep.clone(), minutes: body.minutes };
+    let verb = verb_of(&verb, options)?;
     if query.dry_run {
-        return Ok(Json(dry_run(&app, lang, &cluster, &name, &verb, body.node.as_ref()).await?).into_response());
+        return Ok(Json(dry_run(&app, &caller, lang, &cluster, &name, &verb, body.node.as_ref()).await?).into_response());
     }
     let key = headers.get("idempotency-key").and_then(|k| k.to_str().ok()).filter(|k| !k.is_empty() && k.len() <= 255);
     let request_hash = sha256(json!([cluster, name, verb, body]).to_string().as_bytes());
@@ -139,6 +149,17 @@ pub async fn act(
         app.store.remember_request(&caller.name, key, &request_hash, &operation.id).await?;
     }
     Ok(Accepted::new(&operation, lang).into_response())
+}
+
+/// The order of a word and its options, or what is missing.
+pub fn verb_of(word: &str, options: choose::Options) -> Result<Verb> {
+    choose::verb_of(word, options).map_err(|why| match why {
+        choose::NoVerb::Unknown => Failure::not_found(),
+        choose::NoVerb::KeepMissing => Failure::bad_request(
+            "`resolve` needs the node whose data is kept: {\"keep\": \"…\"}.",
+            "「resolve」にはデータを残すノードの指定が必要です（{\"keep\": \"…\"}）。",
+        ),
+    })
 }
 
 /// Orders an action, for API and pages.
@@ -172,7 +193,15 @@ pub async fn order(
     actions::submit(app, &state.module, request).await.map_err(|e| not_ordered(e, name))
 }
 
-async fn dry_run(app: &App, lang: Lang, cluster: &ClusterName, name: &ModuleName, verb: &Verb, node: Option<&NodeName>) -> Result<Value> {
+async fn dry_run(
+    app: &App,
+    caller: &Caller,
+    lang: Lang,
+    cluster: &ClusterName,
+    name: &ModuleName,
+    verb: &Verb,
+    node: Option<&NodeName>,
+) -> Result<Value> {
     let stored = clusters::cluster(app, cluster).await?;
     let state = state::module(app, cluster, name).await?;
     let view = views::module(&stored, &state);
@@ -185,11 +214,15 @@ async fn dry_run(app: &App, lang: Lang, cluster: &ClusterName, name: &ModuleName
         preconditions.push(json!({ "ok": false, "text": text, "node": why.node, "refusal": why.refusal }));
     }
     let running = state::running(app, cluster, name);
+    let asked = targets.as_deref().unwrap_or_default();
+    let rehearsal = actions::rehearse(app, &state.module, verb, asked, &caller.name).await;
+    let rehearsal: Vec<Value> = rehearsal.iter().map(|r| rehearsal_json(r, name, lang)).collect();
     Ok(json!({
         "verb": verb.word(),
         "question": plan.question,
         "effects": plan.steps.iter().enumerate().map(|(n, s)| json!({ "n": n + 1, "text": s.text })).collect::<Vec<_>>(),
         "interruption": plan.interruption.map(|(title, detail)| json!({ "title": title, "detail": detail })),
+        "rehearsal": rehearsal,
         "preconditions": preconditions,
         "targets": targets.as_ref().unwrap_or(&Vec::new()),
         "possible": targets.is_ok() && running.is_none(),
@@ -198,6 +231,18 @@ async fn dry_run(app: &App, lang: Lang, cluster: &ClusterName, name: &ModuleName
         "cli": plan.command,
         "plan_hash": views::plan_hash(&state, verb, node),
     }))
+}
+
+/// What a node says it would do: `steps` in words and typed; `message` when it would refuse, or said nothing.
+fn rehearsal_json(of: &NodeRehearsal, module: &ModuleName, lang: Lang) -> Value {
+    let Some(rehearsal) = &of.rehearsal else {
+        let text = say::not_rehearsed(lang, &of.node);
+        return json!({ "node": of.node, "refusal": null, "message": text, "steps": [] });
+    };
+    let message = rehearsal.refusal.as_ref().map(|r| words::refusal(r, module, &of.node).of(lang).to_owned());
+    let step = |(at, step): (usize, &Rehearsed)| json!({ "n": at + 1, "text": say::rehearsed(lang, step), "step": step });
+    let steps: Vec<Value> = rehearsal.steps.iter().enumerate().map(step).collect();
+    json!({ "node": of.node, "refusal": rehearsal.refusal, "message": message, "steps": steps })
 }
 
 /// One operation.

@@ -2,7 +2,7 @@
 
 use super::clusters;
 use super::error::Result;
-use super::extract::{Body, MaybeBody, Names};
+use super::extract::{Body, MaybeBody, Names, Tongue};
 use super::guard::Caller;
 use super::state;
 use crate::app::App;
@@ -94,10 +94,10 @@ pub struct ClusterOut {
 /// One cluster.
 #[utoipa::path(get, path = "/api/v1/clusters/{c}", params(("c" = String, Path)), tag = "clusters",
     responses((status = 200, body = ClusterOut), (status = 404)))]
-pub async fn one(State(app): State<Arc<App>>, Names(name): Names<ClusterName>) -> Result<Json<ClusterOut>> {
+pub async fn one(State(app): State<Arc<App>>, Tongue(lang): Tongue, Names(name): Names<ClusterName>) -> Result<Json<ClusterOut>> {
     let cluster = clusters::cluster(&app, &name).await?;
     let nodes = node_rows(&app, &name).await?;
-    let modules = state::modules(&app, &name).await?.iter().map(|m| m.json(&app)).collect();
+    let modules = state::modules(&app, &name).await?.iter().map(|m| m.json(&app, lang)).collect();
     Ok(Json(ClusterOut { name: name.to_string(), generation: cluster.generation, xml: cluster.xml, def: cluster.def, nodes, modules }))
 }
 

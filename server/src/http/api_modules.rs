@@ -31,9 +31,9 @@ pub struct Modules {
 /// Modules of a cluster with their health and each node's last word.
 #[utoipa::path(get, path = "/api/v1/clusters/{c}/modules", params(("c" = String, Path)), tag = "modules",
     responses((status = 200, body = Modules), (status = 404)))]
-pub async fn list(State(app): State<Arc<App>>, Names(cluster): Names<ClusterName>) -> Result<Json<Modules>> {
+pub async fn list(State(app): State<Arc<App>>, Tongue(lang): Tongue, Names(cluster): Names<ClusterName>) -> Result<Json<Modules>> {
     clusters::cluster(&app, &cluster).await?;
-    let modules = state::modules(&app, &cluster).await?.iter().map(|m| m.json(&app)).collect();
+    let modules = state::modules(&app, &cluster).await?.iter().map(|m| m.json(&app, lang)).collect();
     Ok(Json(Modules { modules }))
 }
 
@@ -85,11 +85,16 @@ pub async fn add(
     Ok((StatusCode::CREATED, Json(VersionAdded { name: body.name.to_string(), version: 1, problems: problems(&warnings, lang) })))
 }
 
-/// A module: health, and per node its last word, whether it is heard, and the age of that word.
+/// A module: health, and per node its last word, whether it is heard, the age of that word, and in the caller's language
+/// why it is not green and what helps (`why`).
 #[utoipa::path(get, path = "/api/v1/clusters/{c}/modules/{m}", params(("c" = String, Path), ("m" = String, Path)), tag = "modules",
     responses((status = 200, body = Object), (status = 404)))]
-pub async fn one(State(app): State<Arc<App>>, Names((cluster, module)): Names<(ClusterName, ModuleName)>) -> Result<Json<Value>> {
-    Ok(Json(state::module(&app, &cluster, &module).await?.json(&app)))
+pub async fn one(
+    State(app): State<Arc<App>>,
+    Tongue(lang): Tongue,
+    Names((cluster, module)): Names<(ClusterName, ModuleName)>,
+) -> Result<Json<Value>> {
+    Ok(Json(state::module(&app, &cluster, &module).await?.json(&app, lang)))
 }
 
 /// Body of a version or a check.

@@ -164,7 +164,7 @@ impl Viewer {
                 Topic::Module { cluster, module, .. } | Topic::Work { cluster, module } => {
                     let key = ("module", format!("{cluster}/{module}"));
                     if let std::collections::btree_map::Entry::Vacant(free) = items.entry(key) {
-                        let value = found(state::module(&self.app, cluster, module).await)?.map(|m| m.json(&self.app));
+                        let value = found(state::module(&self.app, cluster, module).await)?.map(|m| m.json(&self.app, self.ctx.lang));
                         free.insert(json!(value));
                     }
                 }
@@ -177,7 +177,7 @@ impl Viewer {
                         if matches!(&self.scope, Scope::Module(_, wanted) if *wanted != module.module.name) {
                             continue;
                         }
-                        items.insert(("module", format!("{cluster}/{}", module.module.name)), module.json(&self.app));
+                        items.insert(("module", format!("{cluster}/{}", module.module.name)), module.json(&self.app, self.ctx.lang));
                     }
                 }
                 Topic::Inventory { cluster } => {
@@ -215,12 +215,12 @@ fn found<T>(result: Result<T>) -> Result<Option<T>> {
 }
 
 /// `GET /live/snapshot`: everything, with the number from which to go on.
-pub async fn snapshot(State(app): State<Arc<App>>) -> Result<Json<Value>> {
+pub async fn snapshot(State(app): State<Arc<App>>, ctx: Ctx) -> Result<Json<Value>> {
     // Taken first: a change that comes while reading is sent again, which does no harm.
     let seq = app.fleet.seq();
     let mut clusters = Vec::new();
     for cluster in app.store.clusters().await? {
-        let modules: Vec<Value> = state::modules(&app, &cluster.name).await?.iter().map(|m| m.json(&app)).collect();
+        let modules: Vec<Value> = state::modules(&app, &cluster.name).await?.iter().map(|m| m.json(&app, ctx.lang)).collect();
         let nodes: Vec<Value> = state::nodes(&app, &cluster.name)
             .await?
             .iter()

@@ -8,7 +8,7 @@ use super::extract::{Names, Query};
 use super::page::{Ctx, Fields, chrome, go, html, ok};
 use super::pages::{newest, problem, problem_views};
 use super::{api_actions, state, views};
-use crate::actions::choose;
+use crate::actions::{self, choose};
 use crate::app::App;
 use crate::deploy::{self, Author, Draft, NotKept, templates};
 use axum::extract::State;
@@ -293,6 +293,15 @@ pub struct ActionQuery {
     accept_loss: String,
     #[serde(default)]
     full_sync: String,
+    #[serde(default)]
+    keep: String,
+    #[serde(default)]
+    minutes: String,
+}
+
+/// Options of an order as a form or a link carries them.
+fn options(accept_loss: bool, full_sync: bool, keep: &str, minutes: &str) -> choose::Options {
+    choose::Options { accept_loss, full_sync, keep: keep.parse().ok(), minutes: minutes.trim().parse().ok() }
 }
 
 fn is_on(text: &str) -> bool {
@@ -318,6 +327,7 @@ async fn action_view(app: &App, ctx: &Ctx, asked: &Asked, reason: String, error:
         verb: asked.verb.clone(),
         target: views::target(asked.node.as_ref()),
         interruption: views::interruption(app, &asked.verb, &state).await?,
+        rehearsals: Vec::new(),
         reason,
         error,
         plan_hash: views::plan_hash(&state, &asked.verb, asked.node.as_ref()),
@@ -335,9 +345,14 @@ pub async fn action_form(
     Names((cluster, name, verb)): Names<(ClusterName, ModuleName, String)>,
     Query(query): Query<ActionQuery>,
 ) -> Result<Response> {
-    let verb = choose::verb_of(&verb, is_on(&query.accept_loss), is_on(&query.full_sync)).ok_or_else(Failure::not_found)?;
-    let asked = Asked { cluster, name, verb, node: query.node.parse().ok() };
-    Ok(answer(&ctx, StatusCode::OK, &action_view(&app, &ctx, &asked, String::new(), None).await?))
+    let options = options(is_on(&query.accept_loss), is_on(&query.full_sync), &query.keep, &query.minutes);
+    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: query.node.parse().ok() };
+    let mut view = action_view(&app, &ctx, &asked, String::new(), None).await?;
+    let state = state::module(&app, &asked.cluster, &asked.name).await?;
+    let targets = choose::targets(&asked.verb, asked.node.as_ref(), &state.reports).unwrap_or_default();
+    let rehearsals = actions::rehearse(&app, &state.module, &asked.verb, &targets, &ctx.caller()?.name).await;
+    view.rehearsals = rehearsals.into_iter().map(|r| (r.node, r.rehearsal)).collect();
+    Ok(answer(&ctx, StatusCode::OK, &view))
 }
 
 /// `POST …/actions/{verb}`: orders it.
@@ -347,8 +362,8 @@ pub async fn action(
     Names((cluster, name, verb)): Names<(ClusterName, ModuleName, String)>,
     form: Fields,
 ) -> Result<Response> {
-    let verb = choose::verb_of(&verb, form.is_on("accept_loss"), form.is_on("full_sync")).ok_or_else(Failure::not_found)?;
-    let asked = Asked { cluster, name, verb, node: form.parse("node") };
+    let options = options(form.is_on("accept_loss"), form.is_on("full_sync"), form.text("keep"), form.text("minutes"));
+    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: form.parse("node") };
     let reason = form.some("reason");
     let typed_reason = reason.clone().unwrap_or_default();
     let again = async |error: ActionError| -> Result<Response> {

@@ -1,6 +1,7 @@
 //! What is stored and what is known now, put together: the facts behind API and pages.
 
 use super::error::{Failure, Result};
+use super::views;
 use crate::app::App;
 use crate::fleet::{Contact, Report};
 use crate::store::modules::{DeployResult, Module};
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use tsugi_core::health::{Verdict, module_health};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::{Mode, ModuleDef};
+use tsugi_web::say;
+use tsugi_web::text::Lang;
 
 /// A module with everything known of it.
 #[derive(Debug, Clone)]
@@ -28,8 +31,8 @@ pub struct ModuleState {
 }
 
 impl ModuleState {
-    /// As in the API.
-    pub fn json(&self, app: &App) -> Value {
+    /// As in the API, with its sentences in `lang`.
+    pub fn json(&self, app: &App, lang: Lang) -> Value {
         let nodes: Vec<Value> = self
             .reports
             .iter()
@@ -40,6 +43,10 @@ impl ModuleState {
                     "connected": r.contact.is_connected,
                     "age_ms": r.age_ms(),
                     "snapshot": r.snapshot(),
+                    "why": say::why(lang, &self.module.name, &views::cell(r)).map(|said| json!({
+                        "text": said.text, "next": said.next, "remedy": said.remedy,
+                        "command": said.command, "on": said.on, "is_last_resort": said.is_last_resort(),
+                    })),
                     "deploy_problems": deployed.map(|d| &d.problems),
                 })
             })

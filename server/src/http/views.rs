@@ -42,15 +42,20 @@ fn command_addr(cluster: &Cluster, node: &NodeName) -> Option<std::net::IpAddr> 
     lans.iter().find(|l| l.is_command).or(lans.first()).and_then(|l| l.addr(node))
 }
 
+/// A module on a node; without the node's address, which only its cluster knows.
+pub fn cell(report: &crate::fleet::Report) -> NodeCell {
+    NodeCell {
+        node: report.node.clone(),
+        addr: None,
+        contact: contact(report.contact, None),
+        snapshot: report.snapshot().cloned(),
+        resync_still_ms: report.seen.as_ref().and_then(|s| s.resync_still_since).map(|since| since.elapsed().as_millis() as u64),
+    }
+}
+
 /// A module.
 pub fn module(cluster: &Cluster, state: &ModuleState) -> ModuleView {
-    let cell = |r: &crate::fleet::Report| NodeCell {
-        node: r.node.clone(),
-        addr: command_addr(cluster, &r.node),
-        contact: contact(r.contact, None),
-        snapshot: r.snapshot().cloned(),
-        resync_still_ms: r.seen.as_ref().and_then(|s| s.resync_still_since).map(|since| since.elapsed().as_millis() as u64),
-    };
+    let cell = |r: &crate::fleet::Report| NodeCell { addr: command_addr(cluster, &r.node), ..cell(r) };
     ModuleView {
         cluster: cluster.name.clone(),
         module: state.module.name.clone(),
@@ -202,6 +207,11 @@ pub fn plan_hash(state: &ModuleState, verb: &Verb, node: Option<&NodeName>) -> S
             (&r.node, s.map(|s| (s.state, s.readiness, s.is_up_to_date, s.config_generation)), s.and_then(|s| s.refusal(verb).cloned()))
         })
         .collect();
+    // How long a maintenance lasts is typed after the plan was made, and changes nothing of it.
+    let verb = match verb {
+        Verb::Maintenance { minutes: 1.. } => &Verb::Maintenance { minutes: 1 },
+        other => other,
+    };
     let facts = serde_json::json!([verb, node, nodes, state.module.generation]);
     crate::auth::hex(&sha256(facts.to_string().as_bytes())[..16])
 }

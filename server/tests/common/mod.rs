@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tsugi_core::ids::{Epoch, Gen, LifeId, ModuleName, NodeName, Session};
+use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::state::{Allowed, ArbiterView, Flag, PeerView, Readiness, Replication, Snapshot, State};
 use tsugi_core::wire::console::{AgentMsg, ConsoleMsg, EnrollAnswer, PROTOCOL};
 use tsugi_server::{Config, Running};
@@ -328,9 +329,14 @@ impl Agent {
     }
 
     pub async fn show_with(&mut self, state: State, readiness: Readiness, allowed: Vec<Allowed>) {
+        self.show_but(state, readiness, |s| s.allowed = allowed).await;
+    }
+
+    /// … with something else changed.
+    pub async fn show_but(&mut self, state: State, readiness: Readiness, change: impl FnOnce(&mut Snapshot)) {
         self.since += 1;
         let peer = NodeName::new(if self.node.as_str() == "n1" { "n2" } else { "n1" }).unwrap();
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             module: ModuleName::new("files").unwrap(),
             node: self.node.clone(),
             config_generation: self.generation,
@@ -338,6 +344,7 @@ impl Agent {
             readiness,
             reason: None,
             since_unix_ms: self.since,
+            maintenance_until_unix_ms: None,
             flag: Flag::UpToDate,
             is_up_to_date: true,
             epoch: Epoch(1),
@@ -351,9 +358,17 @@ impl Agent {
             arbiter: ArbiterView::Reachable,
             authority: Default::default(),
             resources: vec![],
-            allowed,
+            allowed: vec![],
         };
+        change(&mut snapshot);
         self.say(&AgentMsg::Snapshot { snapshot: Box::new(snapshot) }).await;
+    }
+
+    /// Says what the next order that is only tried would do; the order.
+    pub async fn rehearse(&mut self, rehearsal: Rehearsal) -> tsugi_core::command::Command {
+        let command = self.hear("a dry run", |m| if let ConsoleMsg::Rehearse { command, .. } = m { Some(command) } else { None }).await;
+        self.say(&AgentMsg::RehearseDone { id: command.id.clone(), rehearsal }).await;
+        command
     }
 
     /// Takes the next order and answers it.

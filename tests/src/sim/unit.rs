@@ -20,7 +20,7 @@ use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
 /// Time-out of a start script, of a stop script, and of a forced one.
 const SCRIPT_MAX: (u64, u64, u64) = (60 * S, 30 * S, 10 * S);
 /// The agent's own time-out of a request to the arbiter.
-pub const ASK_MAX: u64 = 2 * S;
+pub const ASK_MAX: u64 = 8 * S;
 /// No acknowledgement whatever.
 pub const SHUT: u64 = 0;
 /// No promise needed.

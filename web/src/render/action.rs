@@ -8,7 +8,9 @@ use crate::say::{self, Grade, Mark, Plan, StepMark, Target};
 use crate::text as p;
 use crate::view::{ActionError, ActionView, Chrome};
 use askama::Template;
-use tsugi_core::command::Verb;
+use tsugi_core::command::{MAINTENANCE_MINUTES_MAX, Verb};
+use tsugi_core::ids::NodeName;
+use tsugi_core::rehearsal::Rehearsal;
 
 #[derive(Template)]
 #[template(path = "pages/action.html", blocks = ["form"])]
@@ -26,6 +28,10 @@ struct Page<'a> {
     is_dialog: bool,
     has_reason: bool,
     hidden: Vec<(&'static str, String)>,
+    /// Length of a maintenance, to be changed.
+    minutes: Option<u32>,
+    minutes_max: u32,
+    rehearsals: Vec<RehearsalM>,
     type_name: String,
     reason: &'a str,
     error: Option<String>,
@@ -36,6 +42,14 @@ struct StepM {
     tone: &'static str,
     icon: Html,
     text: String,
+}
+
+/// What one node says it would do.
+struct RehearsalM {
+    title: String,
+    /// In place of steps.
+    message: Option<String>,
+    steps: Vec<(usize, String)>,
 }
 
 #[derive(Template)]
@@ -65,6 +79,8 @@ fn page(v: &ActionView, is_dialog: bool) -> Page<'_> {
     match v.verb {
         Verb::Prim { accept_loss: true } => hidden.push(("accept_loss", "1".to_owned())),
         Verb::Second { full_sync: true } => hidden.push(("full_sync", "1".to_owned())),
+        Verb::Resolve { ref keep } => hidden.push(("keep", keep.to_string())),
+        Verb::Maintenance { minutes: 0 } => hidden.push(("minutes", "0".to_owned())),
         _ => {}
     }
     let steps = plan.steps.iter().map(|s| StepM { tone: step(s.mark).1, icon: step(s.mark).0, text: s.text.clone() }).collect();
@@ -82,6 +98,12 @@ fn page(v: &ActionView, is_dialog: bool) -> Page<'_> {
         is_dialog,
         has_reason: plan.grade >= Grade::Impact,
         hidden,
+        minutes: match v.verb {
+            Verb::Maintenance { minutes } if minutes > 0 => Some(minutes),
+            _ => None,
+        },
+        minutes_max: MAINTENANCE_MINUTES_MAX,
+        rehearsals: v.rehearsals.iter().map(|(node, said)| rehearsal(c, v, node, said.as_ref())).collect(),
         type_name: both!(c.lang, "Type the module's name ({module}) to confirm", "確認のため、モジュール名（{module}）を入力してください"),
         reason: &v.reason,
         error: v.error.as_ref().map(|e| error(c, v, e)),
@@ -90,6 +112,20 @@ fn page(v: &ActionView, is_dialog: bool) -> Page<'_> {
             Target::Module => both!(c.lang, "On a node:", "ノード上では："),
         },
         plan,
+    }
+}
+
+fn rehearsal(c: &Chrome, v: &ActionView, node: &NodeName, said: Option<&Rehearsal>) -> RehearsalM {
+    let refused = |r: &Rehearsal| r.refusal.as_ref().map(|refusal| say::refusal(c.lang, refusal, &v.module.module, node).text);
+    let message = match said {
+        None => Some(say::not_rehearsed(c.lang, node)),
+        Some(r) if r.refusal.is_none() && r.steps.is_empty() => Some(c.t(p::REHEARSED_NOTHING).to_owned()),
+        Some(r) => refused(r),
+    };
+    RehearsalM {
+        title: both!(c.lang, "Step by step on {node}", "{node} での手順"),
+        message,
+        steps: (1..).zip(said.iter().flat_map(|r| &r.steps).map(|step| say::rehearsed(c.lang, step))).collect(),
     }
 }
 

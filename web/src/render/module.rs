@@ -4,7 +4,7 @@ use super::operation::OperationM;
 use super::parts::{Button, EventRow, PillM, action_href, kind, module_verbs, verb_icon, with_dots};
 use super::topology::Topology;
 use super::{out, ui};
-use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
+use crate::fleet::{HealthView, ModuleView, NodeCell};
 use crate::live_ids::Block;
 use crate::say::{self, Interruption, Mark, Said, Target};
 use crate::text as p;
@@ -33,6 +33,9 @@ struct Page<'a> {
     is_loss: bool,
     said: Said,
     rest: String,
+    /// Whose data to keep, where a person must say so.
+    keeps: Vec<Button>,
+    maintenance: Option<MaintenanceM>,
     operation: Option<OperationM>,
     topo: Topology,
     data: Data,
@@ -40,6 +43,12 @@ struct Page<'a> {
     checks: Checks,
     events: Vec<EventRow>,
     versions: &'a [VersionView],
+}
+
+/// A maintenance that lasts.
+struct MaintenanceM {
+    until: u64,
+    left: String,
 }
 
 struct ActionButton {
@@ -134,6 +143,8 @@ fn page(v: &ModulePageView) -> Page<'_> {
         is_loss: matches!(m.health, HealthView::Conflict | HealthView::NotReady),
         rest: said.rest(),
         said,
+        keeps: keeps(c, m),
+        maintenance: maintenance(c, m),
         operation: v.operation.as_ref().map(|op| OperationM::of(c, op)),
         topo: Topology::of(c, m),
         data: data(c, m),
@@ -152,7 +163,32 @@ fn actions(c: &Chrome, m: &ModuleView) -> Vec<ActionButton> {
         word: verb.word(),
         why: say::plan(c.lang, m, &verb, &Target::Module, &Interruption::None).blocked,
     };
-    module_verbs(m).into_iter().map(button).collect()
+    let mut verbs = module_verbs(m);
+    if m.mode() == Mode::Mirror {
+        let minutes = if m.maintenance_until().is_some() { 0 } else { MAINTENANCE_MINUTES };
+        verbs.push(Verb::Maintenance { minutes });
+    }
+    verbs.into_iter().map(button).collect()
+}
+
+/// Minutes a maintenance is offered with; the form changes them.
+const MAINTENANCE_MINUTES: u32 = 30;
+
+fn maintenance(c: &Chrome, m: &ModuleView) -> Option<MaintenanceM> {
+    let until = m.maintenance_until()?;
+    Some(MaintenanceM { until, left: fmt::time_left(c.lang, until.saturating_sub(c.now_unix_ms) / 1000) })
+}
+
+/// Two histories: the way on for each of the nodes.
+fn keeps(c: &Chrome, m: &ModuleView) -> Vec<Button> {
+    if !m.is_split() {
+        return Vec::new();
+    }
+    let button = |cell: &NodeCell| {
+        let (node, verb) = (&cell.node, Verb::Resolve { keep: cell.node.clone() });
+        Button { href: action_href(m, &verb, None), icon: verb_icon(&verb), label: both!(c.lang, "Keep {node}…", "{node} を残す…") }
+    };
+    m.cells.iter().map(button).collect()
 }
 
 fn data(c: &Chrome, m: &ModuleView) -> Data {
@@ -226,14 +262,9 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
 
 fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
-    let said = s.and_then(|s| s.reason.as_ref()).map(|r| say::reason(c.lang, r, &m.module, &cell.node));
-    let said = said.or_else(|| match (s, cell.contact) {
-        (Some(_), _) => None,
-        (None, Contact::Connected) => Some(say::refusal(c.lang, &Refusal::NotConfigured, &m.module, &cell.node)),
-        (None, Contact::Lost { .. }) => Some(say::no_contact(c.lang, &cell.node)),
-        (None, Contact::Never) => Some(say::never_connected(c.lang, &cell.node)),
-    });
+    let said = say::why(c.lang, &m.module, cell);
     let calm = match s.map(|s| (s.state, s.readiness)) {
+        Some((State::Second, Readiness::Ready)) if m.maintenance_until().is_some() => c.t(p::CALM_MAINTAINED),
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
         Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
         Some((state, Readiness::Ready)) if state.is_serving() => c.t(p::CALM_SERVING),

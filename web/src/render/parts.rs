@@ -71,7 +71,9 @@ pub(crate) fn verb_icon(verb: &Verb) -> &'static str {
     match verb {
         Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } => "i-play",
         Verb::Stop => "i-stop",
-        Verb::Restart | Verb::StopStart | Verb::Resolve { .. } | Verb::Maintenance { .. } => "i-restart",
+        Verb::Restart | Verb::StopStart => "i-restart",
+        Verb::Resolve { .. } => "i-right",
+        Verb::Maintenance { .. } => "i-gear",
         Verb::Swap => "i-swap",
     }
 }
@@ -91,6 +93,8 @@ pub(crate) fn action_href(m: &ModuleView, verb: &Verb, node: Option<&str>) -> St
     match verb {
         Verb::Prim { accept_loss: true } => add("accept_loss=1"),
         Verb::Second { full_sync: true } => add("full_sync=1"),
+        Verb::Resolve { keep } => add(&format!("keep={keep}")),
+        Verb::Maintenance { minutes } => add(&format!("minutes={minutes}")),
         _ => {}
     }
     href

@@ -219,7 +219,9 @@ fn mirror(c: &Chrome, m: &ModuleView) -> Topology {
         lines.push(Line { class: "t-path".to_owned(), d: elbow(312, other, 90), marker: None });
         let can = m.cells[1 - at].now().is_some_and(|s| s.state == State::Second && s.readiness == Readiness::Ready && s.is_up_to_date);
         let resyncs = m.cells[1 - at].now().is_some_and(|s| s.resync.is_some());
-        let text = c.t(if can {
+        let text = c.t(if can && m.maintenance_until().is_some() {
+            p::PATH_MAINTAINED
+        } else if can {
             p::PATH_READY
         } else if resyncs {
             p::PATH_AFTER_RESYNC

@@ -1,9 +1,8 @@
 //! Small pieces of markup used in the templates. Everything here is already escaped.
 
 use crate::say::{Mark, Said};
-use crate::text as p;
 use crate::view::Chrome;
-use crate::{assets, both, fmt};
+use crate::{assets, fmt};
 use askama::filters::HtmlSafe;
 use std::fmt::{Display, Formatter, Result};
 
@@ -96,10 +95,5 @@ pub(crate) fn plain_stopped() -> Html {
 
 /// Where a command is to be run, and whether it is the last resort.
 pub(crate) fn command_label(c: &Chrome, said: &Said) -> String {
-    match (said.is_last_resort(), &said.on) {
-        (true, Some(node)) => both!(c.lang, "Last resort (discards data), on {node}:", "最後の手段（データを破棄）、{node} 上で："),
-        (true, None) => c.t(p::LAST_RESORT).to_owned(),
-        (false, Some(node)) => both!(c.lang, "On {node}:", "{node} 上で："),
-        (false, None) => String::new(),
-    }
+    said.command_label(c.lang)
 }

@@ -1,11 +1,12 @@
 //! Health of a module as a sentence: is the service up, is it protected, what to do next.
 
-use super::{Mark, Said, reason};
+use super::{Mark, Said, reason, refusal};
 use crate::both;
 use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
 use crate::fmt;
 use crate::text::{Lang, Text};
-use tsugi_core::ids::NodeName;
+use tsugi_core::command::Refusal;
+use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::module::Mode;
 use tsugi_core::state::{ArbiterView, Readiness, Reason, Replication, State};
 
@@ -59,6 +60,20 @@ pub fn health_mark(health: HealthView) -> Mark {
 
 /// The sentence of a module: what is true, the consequence, the next step.
 pub fn headline(lang: Lang, m: &ModuleView) -> Said {
+    let said = by_health(lang, m);
+    if !m.is_split() {
+        return said;
+    }
+    // Of the two commands, one for each side, neither is the module's own.
+    let remedy = both!(
+        lang,
+        "Save what you need, then choose the node whose data goes on.",
+        "必要なデータを退避してから、データを残すノードを選んでください。"
+    );
+    Said { command: None, on: None, ..said }.remedy(remedy)
+}
+
+fn by_health(lang: Lang, m: &ModuleView) -> Said {
     let module = &m.module;
     match m.health {
         HealthView::Conflict => conflict(lang, m),
@@ -96,6 +111,17 @@ pub fn headline(lang: Lang, m: &ModuleView) -> Said {
             }
         }
         HealthView::Protected => protected(lang, m),
+    }
+}
+
+/// Why the module is not green on a node, as far as the console knows; absent where it is. The node's own line on the page
+/// of the module, and its part in the API.
+pub fn why(lang: Lang, module: &ModuleName, cell: &NodeCell) -> Option<Said> {
+    match (cell.now(), cell.contact) {
+        (Some(s), _) => s.reason.as_ref().map(|r| reason(lang, r, module, &cell.node)),
+        (None, Contact::Connected) => Some(refusal(lang, &Refusal::NotConfigured, module, &cell.node)),
+        (None, Contact::Lost { .. }) => Some(no_contact(lang, &cell.node)),
+        (None, Contact::Never) => Some(never_connected(lang, &cell.node)),
     }
 }
 
@@ -357,11 +383,16 @@ fn protected(lang: Lang, m: &ModuleView) -> Said {
                 "{module} runs on {prim}, and {second} holds the same data.",
                 "{module} は {prim} で稼働し、{second} に同じデータがあります。"
             ))
-            .then(both!(
-                lang,
-                "If {prim} stops, {second} takes over by itself.",
-                "{prim} が止まると、{second} が自動で引き継ぎます。"
-            ))
+            .then(match m.maintenance_until() {
+                Some(_) => both!(
+                    lang,
+                    "Under maintenance: if {prim} stops, nothing takes over until the maintenance ends.",
+                    "保守モード中です。{prim} が止まっても、保守が終わるまで引き継ぎは行われません。"
+                ),
+                None => {
+                    both!(lang, "If {prim} stops, {second} takes over by itself.", "{prim} が止まると、{second} が自動で引き継ぎます。")
+                }
+            })
         }
         Mode::Farm => {
             let (up, _) = up_of(m);

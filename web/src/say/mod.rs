@@ -19,13 +19,16 @@ mod verb;
 pub use authority::{authority, authority_warnings};
 pub use detail::{detail, lost_session};
 pub use event::{event, event_mark, level};
-pub use health::{attention, headline, health_hint, health_mark, health_name, module_health, never_connected, no_contact};
+pub use health::{attention, headline, health_hint, health_mark, health_name, module_health, never_connected, no_contact, why};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
 pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_short};
-pub use rehearsal::rehearsed;
+pub use rehearsal::{not_rehearsed, rehearsed};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
+
+use crate::both;
+use crate::text::Lang;
 
 /// What is true, what follows, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,8 +76,17 @@ impl Said {
     }
     /// The command discards data: shown as the last resort, never as the first thing to copy.
     pub fn is_last_resort(&self) -> bool {
-        let discards = |c: &String| c.contains("--accept-loss") || c.contains("primforce") || c.contains("--full-sync");
+        let discards = |c: &String| ["--accept-loss", "primforce", "--full-sync", "resolve "].iter().any(|word| c.contains(word));
         self.command.as_ref().is_some_and(discards)
+    }
+    /// What stands before the command: where to run it, and what it costs. Empty where there is nothing to say.
+    pub fn command_label(&self, lang: Lang) -> String {
+        match (self.is_last_resort(), &self.on) {
+            (true, Some(node)) => both!(lang, "Last resort (discards data), on {node}:", "最後の手段（データを破棄）、{node} 上で："),
+            (true, None) => both!(lang, "Last resort (discards data):", "最後の手段（データを破棄）："),
+            (false, Some(node)) => both!(lang, "On {node}:", "{node} 上で："),
+            (false, None) => String::new(),
+        }
     }
     /// Everything after the first sentence, as running text.
     pub fn rest(&self) -> String {

@@ -160,6 +160,12 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
             "Keep the data of {module} on {keep} and discard the other copy?",
             "{module} は {keep} のデータを残し、もう一方のデータを破棄しますか？"
         ),
+        (Verb::Maintenance { minutes: 0 }, Target::Module) => {
+            both!(lang, "End the maintenance of {module}?", "{module} の保守モードを終了しますか？")
+        }
+        (Verb::Maintenance { .. }, Target::Module) => {
+            both!(lang, "Switch automatic actions of {module} off for a time?", "{module} の自動処理を一定時間止めますか？")
+        }
         (Verb::Maintenance { minutes: 0 }, _) => {
             both!(lang, "End the maintenance of {module} on {on}?", "{on} の {module} の保守モードを終了しますか？")
         }
@@ -195,6 +201,8 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
 fn node_of<'a>(m: &'a ModuleView, verb: &Verb, target: &Target) -> Option<&'a NodeCell> {
     match (target, verb) {
         (Target::Node(node), _) => m.cell(node),
+        (Target::Module, Verb::Resolve { keep }) => m.cell(keep),
+        (Target::Module, Verb::Maintenance { .. }) => m.cells.iter().find(|c| c.now().is_some()),
         (Target::Module, Verb::Start) => m.cells.iter().find(|c| c.now().is_some_and(|s| s.state == State::Stop)),
         (Target::Module, _) => {
             let heard = |is_wanted: fn(State) -> bool| m.cells.iter().find(move |c| c.now().is_some_and(|s| is_wanted(s.state)));
@@ -244,7 +252,8 @@ fn join(lang: Lang, a: &str, b: &str) -> String {
 fn interrupts(m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> bool {
     let serves = node.is_some_and(NodeCell::is_serving);
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Maintenance { .. } => false,
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Maintenance { .. } => false,
+        Verb::Resolve { keep } => m.serving().is_some_and(|c| c.node != *keep),
         Verb::Swap => true,
         Verb::Stop if *target == Target::Module => m.serving().is_some(),
         Verb::Stop | Verb::Restart | Verb::StopStart => serves,

@@ -169,10 +169,10 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .remedy(both!(
             lang,
-            "Save what you need, then force secondary with a full copy on the side to give up.",
-            "必要なデータを退避してから、破棄する側で全体コピーのセカンダリとして強制起動してください。"
+            "Save what you need, decide whose data goes on, and order so on both nodes. The command here keeps that of {node}.",
+            "必要なデータを退避してから、残す側を決め、両方のノードで同じ指定を実行してください。次のコマンドは {node} を残す場合です。"
         ))
-        .command(command_line(&Verb::Second { full_sync: true }, module)),
+        .command(command_line(&Verb::Resolve { keep: node.clone() }, module)),
         Reason::Frozen => Said::only(both!(
             lang,
             "Writes of {module} on {node} are waiting: neither the other node nor the arbiter answers.",

@@ -1,18 +1,21 @@
 //! What an order would do (`--dry-run`), a line per step.
 
-use super::{gloss, script};
+use super::gloss;
 use crate::both;
 use crate::text::Lang;
+use tsugi_core::ids::NodeName;
 use tsugi_core::rehearsal::Rehearsed;
 
 /// Words one step of a rehearsal.
 pub fn rehearsed(lang: Lang, step: &Rehearsed) -> String {
     match step {
         Rehearsed::Script { script: name, forced } => {
-            let (file, what) = (name.file(), script(lang, *name));
+            let file = name.file();
             match forced {
-                true => both!(lang, "run {file} force ({what})", "{file} force を実行（{what}）"),
-                false => both!(lang, "run {file} ({what})", "{file} を実行（{what}）"),
+                true => {
+                    both!(lang, "run the script {file} again, with the argument force", "スクリプト {file} を引数 force でもう一度実行")
+                }
+                false => both!(lang, "run the script {file}", "スクリプト {file} を実行"),
             }
         }
         Rehearsed::Kill => both!(lang, "end what is left of the application", "残っているアプリケーションのプロセスを終了"),
@@ -42,4 +45,13 @@ pub fn rehearsed(lang: Lang, step: &Rehearsed) -> String {
             both!(lang, "→ {word} ({gloss})", "→ {word}（{gloss}）")
         }
     }
+}
+
+/// A node did not say in time what it would do.
+pub fn not_rehearsed(lang: Lang, node: &NodeName) -> String {
+    both!(
+        lang,
+        "{node} did not say in time what it would do; it decides when it gets the order.",
+        "{node} から実行内容の回答がありませんでした。可否は操作を受け取った時点で判断されます。"
+    )
 }

@@ -194,10 +194,26 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
                     "{node} のデータは破棄し、{keep} のデータで上書き"
                 );
                 s.push(StepMark::Warn, text);
+                let text = both!(
+                    lang,
+                    "Whatever was written only on {node} since the two parted is lost for good",
+                    "分かれた後に {node} だけに書き込まれたデータは完全に失われる"
+                );
+                s.push(StepMark::Warn, text);
             }
         }
         Verb::Maintenance { minutes: 0 } => {
             let text = both!(lang, "Automatic restart and failover are on again", "自動の再起動と切り替えが有効に戻る");
+            s.push(StepMark::Good, text);
+        }
+        Verb::Maintenance { .. } if *target == Target::Module => {
+            let text = both!(
+                lang,
+                "For that time no node restarts or takes over by itself; none ever serves without the right to",
+                "その間、どのノードも自動の再起動や引き継ぎを行わない（権利のない動作は引き続き防止）"
+            );
+            s.push(StepMark::Warn, text);
+            let text = both!(lang, "Automatic actions return by themselves when the time is over", "時間が過ぎると自動処理は自動で戻る");
             s.push(StepMark::Good, text);
         }
         Verb::Maintenance { minutes } => {

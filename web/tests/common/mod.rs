@@ -10,6 +10,7 @@ use tsugi_core::ids::{ArbiterName, ClusterName, Epoch, Gen, ModuleName, NodeName
 use tsugi_core::module::{
     Action, Async, Authority, Boot, DefaultPrim, Heart, Heartbeat, Mode, ModuleDef, Profile, Replicated, Rfs, ScriptName, Timing, Vip,
 };
+use tsugi_core::rehearsal::{Rehearsal, Rehearsed};
 use tsugi_core::state::{
     Allowed, ArbiterView, Flag, Health, NetworkView, PeerView, Readiness, Reason, Replication, ResourceView, Resync, Snapshot, State,
 };
@@ -110,6 +111,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
         readiness,
         reason: None,
         since_unix_ms: NOW - 24 * MIN,
+        maintenance_until_unix_ms: None,
         flag: Flag::UpToDate,
         is_up_to_date: true,
         epoch: Epoch(12),
@@ -224,6 +226,26 @@ pub fn blocked() -> ModuleView {
     let mut b = cell(snapshot("ledger", "hq-db2", State::Prim, Readiness::Ready), "192.168.10.12");
     b.contact = Contact::Lost { since_unix_ms: NOW - 6 * MIN };
     mirror("hq-core", "ledger", "192.168.10.52", HealthView::NotReady, [cell(a, "192.168.10.11"), b])
+}
+
+/// Two histories; under maintenance, so that nothing more happens.
+pub fn split() -> ModuleView {
+    let side = |n: &str, peer: &str, addr: &str| {
+        let mut s = snapshot("ledger", n, State::Wait, Readiness::NotReady);
+        s.reason = Some(Reason::SplitBrain { peer: node(peer) });
+        s.is_up_to_date = false;
+        s.maintenance_until_unix_ms = Some(NOW + 25 * MIN);
+        s.replication = Replication::Off;
+        cell(s, addr)
+    };
+    let cells = [side("hq-db1", "hq-db2", "192.168.10.11"), side("hq-db2", "hq-db1", "192.168.10.12")];
+    mirror("hq-core", "ledger", "192.168.10.52", HealthView::NotReady, cells)
+}
+
+/// Whose data to keep.
+pub fn resolve(chrome: Chrome) -> ActionView {
+    let keep = node("hq-db2");
+    ActionView { module: split(), verb: Verb::Resolve { keep }, target: Target::Module, error: None, ..force(chrome) }
 }
 
 pub fn farm() -> ModuleView {
@@ -474,6 +496,20 @@ pub fn config(chrome: Chrome, is_new: bool) -> ModuleConfigView {
     }
 }
 
+/// What a primary says it would do on a swap.
+pub fn rehearsal() -> Rehearsal {
+    let script = |script, forced| Rehearsed::Script { script, forced };
+    let enter = |state, readiness, reason| Rehearsed::Enter { state, readiness, reason };
+    let steps = vec![
+        script(ScriptName::StopPrim, false),
+        script(ScriptName::StopPrim, true),
+        Rehearsed::DropVips,
+        Rehearsed::Release,
+        enter(State::Second, Readiness::Transient, None),
+    ];
+    Rehearsal { refusal: None, steps }
+}
+
 pub fn swap(chrome: Chrome) -> ActionView {
     ActionView {
         chrome,
@@ -481,6 +517,7 @@ pub fn swap(chrome: Chrome) -> ActionView {
         verb: Verb::Swap,
         target: Target::Module,
         interruption: Interruption::Measured { median_ms: 11_000, least_ms: 9200, most_ms: 13_400, count: 5 },
+        rehearsals: vec![(node("hq-db1"), Some(rehearsal()))],
         reason: String::new(),
         error: None,
         plan_hash: "a1b2".to_owned(),
@@ -502,6 +539,7 @@ pub fn force(chrome: Chrome) -> ActionView {
         module: m,
         verb: Verb::Prim { accept_loss: true },
         interruption: Interruption::None,
+        rehearsals: vec![(node("hq-db1"), None)],
         reason: String::new(),
         error: Some(ActionError::NameDiffers),
         plan_hash: "a1b2".to_owned(),
@@ -559,6 +597,8 @@ pub fn pages(lang: Lang, theme: Theme) -> Vec<(&'static str, String)> {
         ("module-protected", render::module(&with_operation)),
         ("module-alone", render::module(&module_page(in_module(&alone_without_contact()), alone_without_contact()))),
         ("module-blocked", render::module(&module_page(in_module(&blocked()), blocked()))),
+        ("module-split", render::module(&module_page(in_module(&split()), split()))),
+        ("action-resolve", render::action(&resolve(c("/clusters/hq-core/modules/ledger/actions/resolve", None)))),
         ("module-stopped", render::module(&module_page(in_module(&stopped()), stopped()))),
         ("module-farm", render::module(&module_page(in_module(&farm()), farm()))),
         ("config", render::module_config(&config(c("/clusters/yokohama-mes/modules/mes-db/config", None), false))),

@@ -25,6 +25,7 @@ const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Exit codes but for `state -q`.
 mod exit {
     pub const REFUSED: u8 = 1;
+    pub const USAGE: u8 = 2;
     pub const NOT_REACHED: u8 = 3;
     pub const NO_AGENT: u8 = 4;
     /// `state -q`: 0 to 4 are states there.
@@ -53,6 +54,12 @@ enum What {
     State {
         /// Only this module.
         module: Option<ModuleName>,
+        /// As `MODULE`, for scripts written elsewhere.
+        #[arg(short = 'm', hide = true, conflicts_with = "module", value_name = "MODULE")]
+        named: Option<ModuleName>,
+        /// Accepted with `-q` (`-lq`) for scripts written elsewhere.
+        #[arg(short = 'l', hide = true)]
+        _l: bool,
         /// Also networks, checked resources, possible orders and the protocol's numbers.
         #[arg(short, long)]
         verbose: bool,
@@ -60,7 +67,7 @@ enum What {
         #[arg(long, conflicts_with = "verbose")]
         json: bool,
         /// Says nothing; exit code STOP 0, WAIT 1, ALONE or UP 2, PRIM 3, SECOND 4, and 100 when not known.
-        #[arg(short, long, requires = "module", conflicts_with_all = ["json", "verbose"])]
+        #[arg(short, long, conflicts_with_all = ["json", "verbose"])]
         quiet: bool,
     },
     /// Starts the module; the protocol chooses its role.
@@ -208,7 +215,8 @@ fn main() -> ExitCode {
     };
     let code = match runtime.block_on(run(cli.what, lang, &Agent { socket: socket_in(&cli.run), lang })) {
         Ok(code) => code,
-        Err(_) if is_quiet => exit::QUIET_FAILED,
+        // 0 to 4 are states there, so that a script cannot take "not known" for one.
+        Err(stop) if is_quiet && stop.code != exit::USAGE => exit::QUIET_FAILED,
         Err(stop) => {
             eprintln!("{}", stop.text);
             stop.code
@@ -220,7 +228,16 @@ fn main() -> ExitCode {
 async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
     let order = |verb, args| order::run(agent, verb, args);
     match what {
-        What::State { module, verbose, json, quiet } => {
+        What::State { module, named, verbose, json, quiet, .. } => {
+            let module = module.or(named);
+            if quiet && module.is_none() {
+                let text = both!(
+                    lang,
+                    "`-q` needs the module: tsugi state -q MODULE",
+                    "`-q` にはモジュールの指定が必要です: tsugi state -q MODULE"
+                );
+                return Err(Stop { text, code: exit::USAGE });
+            }
             let snapshots = agent.state(module.as_ref()).await?;
             if quiet {
                 return Ok(snapshots.first().map_or(exit::QUIET_FAILED, |s| quiet_code(s.state)));

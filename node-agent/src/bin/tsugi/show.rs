@@ -39,11 +39,16 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
         if !rest.is_empty() {
             let _ = writeln!(out, "  {rest}");
         }
-        if let Some(command) = said.command {
-            row(&mut out, words::RUN.in_(lang), &command);
+        if let Some(command) = &said.command {
+            row(&mut out, words::RUN.in_(lang), format!("{} {command}", said.command_label(lang)).trim_start());
         }
     }
     row(&mut out, words::SINCE.in_(lang), &format!("{} ({})", local(s.since_unix_ms), ago(lang, s.since_unix_ms)));
+    if let Some(until) = s.maintenance_until_unix_ms {
+        let now = Timestamp::now().as_millisecond().try_into().unwrap_or(0);
+        let left = fmt::time_left(lang, until.saturating_sub(now) / 1000);
+        row(&mut out, words::MAINTENANCE.in_(lang), &format!("{} ({left})", local(until)));
+    }
     if s.replication != Replication::None || s.flag != Flag::Unknown {
         row(&mut out, words::DATA.in_(lang), say::flag(lang, s.flag));
     }
@@ -159,7 +164,8 @@ pub fn refusal(lang: Lang, said: &say::Said) -> String {
     }
     if let Some(command) = &said.command {
         let label: Text = words::RUN;
-        let _ = write!(out, "\n{}: {command}", label.in_(lang));
+        let (label, place) = (label.in_(lang), said.command_label(lang));
+        let _ = write!(out, "\n{label}: {place}{}{command}", if place.is_empty() { "" } else { " " });
     }
     out
 }

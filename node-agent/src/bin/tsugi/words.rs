@@ -3,6 +3,7 @@
 use tsugi_web::text::{Lang, Text};
 
 pub const DATA: Text = Text { en: "data", ja: "データ" };
+pub const MAINTENANCE: Text = Text { en: "maintenance to", ja: "保守の終了" };
 pub const PEER: Text = Text { en: "other node", ja: "相手ノード" };
 pub const REPLICATION: Text = Text { en: "replication", ja: "複製" };
 pub const RESYNC: Text = Text { en: "resync", ja: "再同期" };
