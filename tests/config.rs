@@ -13,7 +13,7 @@ use tsugi_core::cluster::ClusterDef;
 use tsugi_core::cluster::xml::{parse_cluster, to_xml};
 use tsugi_core::ids::{ClusterName, NodeName};
 use tsugi_core::module::xml::{ParseContext, Parsed, Problem, parse};
-use tsugi_core::module::{Action, Async, Authority, Probe, ScriptName};
+use tsugi_core::module::{Action, Async, Authority, Mode, Probe, ScriptName};
 
 fn modules() -> BTreeMap<String, PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules");
@@ -42,11 +42,15 @@ fn read(text: &str) -> Parsed {
 
 #[test]
 fn every_shipped_module_is_accepted_without_a_remark() {
-    assert_eq!(modules().into_keys().collect::<Vec<_>>(), ["ledger", "mirror", "postgresql"]);
+    assert_eq!(modules().into_keys().collect::<Vec<_>>(), ["ledger", "light", "mirror", "postgresql"]);
     for module in modules().keys() {
         let parsed = read(&userconfig(module));
         assert_eq!(parsed.problems, [], "{module}");
         let def = parsed.def.unwrap();
+        if def.mode == Mode::Light {
+            assert_eq!((def.rfs, def.vips.len()), (None, 0), "{module}");
+            continue;
+        }
         let rfs = def.rfs.unwrap();
         assert_eq!(
             (def.authority, rfs.ack, rfs.replicated.len()),
@@ -85,7 +89,10 @@ fn shipped_modules_are_complete_and_their_scripts_are_sound() {
         for asked in manifest["macros"].as_array().unwrap() {
             assert!(text.contains(&format!("<macro name={} value=", asked["name"])), "{module} has no macro {}", asked["name"]);
         }
-        for script in [ScriptName::Prestart, ScriptName::StartPrim, ScriptName::StopPrim] {
+        let is_light = manifest["mode"] == "light";
+        let (start, stop) =
+            if is_light { (ScriptName::StartBoth, ScriptName::StopBoth) } else { (ScriptName::StartPrim, ScriptName::StopPrim) };
+        for script in [ScriptName::Prestart, start, stop] {
             assert!(dir.join("bin").join(script.file()).is_file(), "{module} lacks {}", script.file());
         }
         for entry in std::fs::read_dir(dir.join("bin")).unwrap() {
@@ -175,6 +182,17 @@ fn a_rule_with_a_slip_is_refused_at_its_character() {
         ["19:20 safe/service/failover: The Lua form of the rules is not read: rules are checked before they are used, and what a program \
           will do cannot be. Write each rule as `label: if (…) then action();`."]
     );
+}
+
+#[test]
+fn a_mirror_is_not_made_light_by_its_mode_alone() {
+    let found = refused("mode=\"mirror\"", "mode=\"light\"");
+    let wrong = |place: &str, what: &str| {
+        format!(
+            "{place} safe/service/{what}: `{what}` does not belong into a module with mode=\"light\". Remove it, or change the mode of the module."
+        )
+    };
+    assert_eq!(found, [wrong("18:5", "heart"), wrong("21:5", "rfs"), wrong("26:5", "vip")]);
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub enum Risk {
     NetworkDown { lan: String },
     /// Writes wait for the arbiter.
     Frozen { node: NodeName },
-    /// Some nodes of a farm do not serve.
+    /// Some nodes of a farm, or of a light module, do not serve and should.
     FewerNodes { serving: u32, of: u32 },
 }
 
@@ -107,7 +107,15 @@ pub fn module_health(mode: Mode, is_failover_on: bool, nodes: &[NodeReport<'_>])
                     Mode::Farm if serving.len() < nodes.len() => {
                         risks.push(Risk::FewerNodes { serving: serving.len() as u32, of: nodes.len() as u32 });
                     }
-                    Mode::Farm | Mode::Light => {}
+                    Mode::Farm => {}
+                    Mode::Light => {
+                        // Each node for itself: who was stopped, and who waits for another module, is as it should be.
+                        let failed = heard.iter().filter(|s| is_failed(s)).count();
+                        if failed > 0 {
+                            let serving = serving.len() as u32;
+                            risks.push(Risk::FewerNodes { serving, of: serving + failed as u32 });
+                        }
+                    }
                 }
                 let is_moving = heard.iter().any(|s| s.readiness == Readiness::Transient);
                 // A follower being brought level explains "alone" and "not replicating"; other risks stay visible
@@ -174,9 +182,16 @@ fn without_service(heard: &[&Snapshot], nodes: &[NodeReport<'_>]) -> ModuleHealt
     if heard.is_empty() || may_serve {
         return ModuleHealth::NoContact;
     }
-    let by_order =
-        |s: &&Snapshot| s.state == State::Stop && matches!(s.reason, None | Some(Reason::NeverStarted | Reason::StoppedBy { .. }));
-    if heard.iter().all(by_order) { ModuleHealth::Stopped } else { ModuleHealth::NotReady }
+    if heard.iter().all(|s| is_stopped_by_order(s)) { ModuleHealth::Stopped } else { ModuleHealth::NotReady }
+}
+
+fn is_stopped_by_order(s: &Snapshot) -> bool {
+    s.state == State::Stop && matches!(s.reason, None | Some(Reason::NeverStarted | Reason::StoppedBy { .. }))
+}
+
+/// It should run on its node and does not.
+fn is_failed(s: &Snapshot) -> bool {
+    s.readiness == Readiness::NotReady && !is_stopped_by_order(s) && !s.reason.as_ref().is_some_and(Reason::waits_for_module)
 }
 
 #[cfg(test)]
@@ -325,5 +340,26 @@ mod tests {
         let v = module_health(Mode::Farm, true, &reports);
         assert_eq!((v.health, v.risks), (ModuleHealth::AtRisk, vec![Risk::FewerNodes { serving: 1, of: 2 }]));
         assert_eq!(module_health(Mode::Farm, true, &reports[..1]).health, ModuleHealth::Protected);
+    }
+
+    #[test]
+    fn a_light_module_is_judged_on_each_node_for_itself() {
+        let (a, b) = (node("n1"), node("n2"));
+        let up = snapshot("n1", State::Up, Ready);
+        let beside = |other: Snapshot| {
+            let reports = [
+                NodeReport { node: &a, is_connected: true, snapshot: Some(&up) },
+                NodeReport { node: &b, is_connected: true, snapshot: Some(&other) },
+            ];
+            let v = module_health(Mode::Light, true, &reports);
+            (v.health, v.risks)
+        };
+        let because = |state, reason| with(snapshot("n2", state, NotReady), |s| s.reason = Some(reason));
+        let waits = |resource: &str| Reason::CheckFailed { resource: resource.into(), detail: String::new() };
+        assert_eq!(beside(because(State::Wait, waits("module.db"))), (ModuleHealth::Protected, vec![]), "its leader is elsewhere");
+        assert_eq!(beside(because(State::Stop, Reason::StoppedBy { by: "root".into() })), (ModuleHealth::Protected, vec![]));
+        let fewer = vec![Risk::FewerNodes { serving: 1, of: 2 }];
+        assert_eq!(beside(because(State::Wait, waits("ping.router"))), (ModuleHealth::AtRisk, fewer.clone()));
+        assert_eq!(beside(because(State::Stop, Reason::LoopLimit { count: 3 })), (ModuleHealth::AtRisk, fewer));
     }
 }

@@ -146,6 +146,13 @@ pub enum Reason {
     Unkillable { detail: String },
 }
 
+impl Reason {
+    /// It waits for another module, which may well be where it should be: on another node.
+    pub fn waits_for_module(&self) -> bool {
+        matches!(self, Reason::CheckFailed { resource, .. } if resource.starts_with("module."))
+    }
+}
+
 /// What one node reports of the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct PeerView {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::command::{Command, Refusal};
-use tsugi_core::engine::{Mirror, MirrorConfig, Saved};
+use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved};
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
 use tsugi_core::module::depends::{self, Dependencies};
@@ -280,9 +280,9 @@ impl Agent {
     fn problems_here(&self, deployment: &Deployment, def: &ModuleDef) -> Vec<String> {
         let mut problems = Vec::new();
         let node = &self.identity.node;
-        if def.mode != Mode::Mirror || deployment.nodes.len() != 2 {
+        if def.mode == Mode::Farm || def.mode == Mode::Mirror && deployment.nodes.len() != 2 {
             problems.push(format!(
-                "module {}: this release runs mirror modules on exactly two nodes; choose service mode=\"mirror\" and two nodes",
+                "module {}: this release runs mirror modules on exactly two nodes and light modules; choose service mode=\"mirror\" and two nodes, or mode=\"light\"",
                 deployment.module
             ));
         }
@@ -341,26 +341,8 @@ impl Agent {
             Boot::Auto => saved.is_started,
         };
         let delay = setting.def.boot_delay;
-        let cfg = MirrorConfig {
-            timing: setting.def.heart.timing,
-            is_failover_on: setting.def.is_failover_on,
-            authority: setting.def.authority,
-            rules: setting.def.rules.clone(),
-            default_prim: setting.def.default_prim.clone(),
-            maxloop: setting.def.maxloop,
-            loop_interval: setting.def.loop_interval,
-            ack: setting.def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
-            ..MirrorConfig::new(setting.node.clone(), setting.peer.clone())
-        };
-        let place = Place {
-            module: setting.module.clone(),
-            me: setting.node.clone(),
-            peer: setting.peer.clone(),
-            bin_dir: setting.active_dir.join("bin"),
-            log_dir: setting.log_dir.clone(),
-        };
-        let arbiter = Arbiter::new(&self.arbiters, &setting.def, place, saved.clone());
-        let engine = Mirror::new(cfg, saved, rand::random());
+        let arbiter = self.arbiter(&setting, &saved);
+        let engine = engine(&setting, saved);
         let channel = mpsc::channel(INBOX_MAX);
         let hands = Hands::new(setting, channel.0.clone(), record, arbiter).await.context("open the heartbeats")?;
         let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
@@ -378,7 +360,47 @@ impl Agent {
         Ok(())
     }
 
+    /// Who lets this node go on without the peer; none where there is no peer.
+    fn arbiter(&self, setting: &Setting, saved: &Saved) -> Option<Arbiter> {
+        let place = Place {
+            module: setting.module.clone(),
+            me: setting.node.clone(),
+            peer: setting.peer.clone()?,
+            bin_dir: setting.active_dir.join("bin"),
+            log_dir: setting.log_dir.clone(),
+        };
+        Some(Arbiter::new(&self.arbiters, &setting.def, place, saved.clone()))
+    }
+
     fn setting(&self, deployment: &Deployment, def: ModuleDef) -> anyhow::Result<Setting> {
+        let module = deployment.module.clone();
+        let pair = match def.mode {
+            Mode::Light => None,
+            Mode::Mirror | Mode::Farm => Some(self.pair(deployment, &def)?),
+        };
+        // Without a right to serve there is nothing for the guard to see the end of.
+        let guard = self.guard.clone().filter(|_| pair.is_some());
+        let (peer, link, data) = pair.map_or((None, None, None), |p| (Some(p.peer), Some(p.link), p.data));
+        Ok(Setting {
+            active_dir: self.store.active_dir(&module),
+            log_dir: self.store.log_dir(&module),
+            state_dir: self.config.state_dir.clone(),
+            run_dir: self.config.run_dir.clone(),
+            exe: std::env::current_exe().context("find this program's own file")?,
+            cgroups: self.cgroups.clone(),
+            guard,
+            module,
+            node: self.identity.node.clone(),
+            peer,
+            cluster: self.identity.cluster.to_string(),
+            def,
+            link,
+            data,
+        })
+    }
+
+    /// What ties a module to its other node.
+    fn pair(&self, deployment: &Deployment, def: &ModuleDef) -> anyhow::Result<Pair> {
         let me = self.identity.node.clone();
         let module = deployment.module.clone();
         let peer = deployment
@@ -426,30 +448,15 @@ impl Agent {
             patience: def.heart.timing.silence,
         });
         let link = LinkConfig {
-            module: module.clone(),
-            node: me.clone(),
+            module,
+            node: me,
             peer: peer.clone(),
             life: self.life,
             key: cluster.heartbeat_key.0,
             networks,
             lost_after: def.heart.timing.silence,
         };
-        Ok(Setting {
-            active_dir: self.store.active_dir(&module),
-            log_dir: self.store.log_dir(&module),
-            state_dir: self.config.state_dir.clone(),
-            run_dir: self.config.run_dir.clone(),
-            exe: std::env::current_exe().context("find this program's own file")?,
-            cgroups: self.cgroups.clone(),
-            guard: self.guard.clone(),
-            module,
-            node: me,
-            peer,
-            cluster: self.identity.cluster.to_string(),
-            def,
-            link,
-            data,
-        })
+        Ok(Pair { peer, link, data })
     }
 
     fn tell_versions(&self) {
@@ -602,6 +609,34 @@ impl Agent {
         }
         self.store.events().flush();
     }
+}
+
+/// What ties a module to its other node.
+struct Pair {
+    peer: NodeName,
+    link: LinkConfig,
+    data: Option<DataConfig>,
+}
+
+/// The state machine of a module of this type.
+fn engine(setting: &Setting, saved: Saved) -> Engine {
+    let (me, def) = (setting.node.clone(), &setting.def);
+    let Some(peer) = setting.peer.clone() else {
+        let cfg = LightConfig { me, maxloop: def.maxloop, loop_interval: def.loop_interval, rules: def.rules.clone() };
+        return Engine::Light(Box::new(Light::new(cfg, saved)));
+    };
+    let cfg = MirrorConfig {
+        timing: def.heart.timing,
+        is_failover_on: def.is_failover_on,
+        authority: def.authority,
+        rules: def.rules.clone(),
+        default_prim: def.default_prim.clone(),
+        maxloop: def.maxloop,
+        loop_interval: def.loop_interval,
+        ack: def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
+        ..MirrorConfig::new(me, peer)
+    };
+    Engine::Mirror(Box::new(Mirror::new(cfg, saved, rand::random())))
 }
 
 /// The agent runs without a guard rather than not at all: it then does itself what it can.

@@ -38,14 +38,14 @@ pub struct Setting {
     pub module: ModuleName,
     /// This node.
     pub node: NodeName,
-    /// The other one.
-    pub peer: NodeName,
+    /// The other one; absent in a module of one node.
+    pub peer: Option<NodeName>,
     /// Cluster name.
     pub cluster: String,
     /// Definition.
     pub def: ModuleDef,
-    /// Heartbeats.
-    pub link: LinkConfig,
+    /// Heartbeats; absent where there is no other node.
+    pub link: Option<LinkConfig>,
     /// Data process; absent = nothing is replicated.
     pub data: Option<DataConfig>,
     /// `modules/M/active`.
@@ -60,7 +60,7 @@ pub struct Setting {
     pub exe: PathBuf,
     /// Control groups of this agent.
     pub cgroups: Cgroups,
-    /// Guard of this node; absent where none can be had.
+    /// Guard of this node; absent where none can be had, and for a module that needs no right to serve.
     pub guard: Option<Arc<Guard>>,
 }
 
@@ -70,7 +70,8 @@ pub struct Hands {
     inbox: mpsc::Sender<Inbox>,
     record: RecordFile,
     link: Option<Link>,
-    arbiter: Arbiter,
+    /// Absent where nobody has to be asked.
+    arbiter: Option<Arbiter>,
     /// Whether it answered when it was last asked.
     is_answering: watch::Sender<Option<bool>>,
     /// The look at the arbiter, and the request under way: both end with the module.
@@ -95,7 +96,7 @@ const QUEUE_MAX: usize = 256;
 
 impl Hands {
     /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Arbiter) -> anyhow::Result<Hands> {
+    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Option<Arbiter>) -> anyhow::Result<Hands> {
         // The engine begins by giving its former role up: nothing of that life may be left to acknowledge anything.
         if let Some(data) = &setting.data {
             DataProcess::end_earlier(data).await?;
@@ -146,7 +147,7 @@ impl Hands {
 
     /// Its loss must be seen before it is needed.
     fn look_at_arbiter(&mut self) {
-        let (arbiter, is_answering) = (self.arbiter.clone(), self.is_answering.clone());
+        let (Some(arbiter), is_answering) = (self.arbiter.clone(), self.is_answering.clone()) else { return };
         let look = tokio::spawn(async move {
             while let Some(is_ready) = arbiter.is_ready().await {
                 is_answering.send_replace(Some(is_ready));
@@ -157,14 +158,14 @@ impl Hands {
     }
 
     /// Who lets this node go on without its peer.
-    pub fn authority(&self) -> &AuthorityView {
-        self.arbiter.view()
+    pub fn authority(&self) -> AuthorityView {
+        self.arbiter.as_ref().map(|a| a.view().clone()).unwrap_or_default()
     }
 
     /// Whether it answers. The engine asks only when it needs something; this also looks in between.
     pub fn arbiter_view(&self, engines: ArbiterView) -> ArbiterView {
-        match (self.arbiter.view().kind, *self.is_answering.borrow()) {
-            (Authority::Manual | Authority::None, _) => ArbiterView::NotNeeded,
+        match (self.arbiter.as_ref().map(|a| a.view().kind), *self.is_answering.borrow()) {
+            (None | Some(Authority::Manual | Authority::None), _) => ArbiterView::NotNeeded,
             (_, None) => engines,
             (_, Some(true)) => ArbiterView::Reachable,
             (_, Some(false)) => ArbiterView::Unreachable,
@@ -172,8 +173,9 @@ impl Hands {
     }
 
     async fn open_link(&mut self) -> anyhow::Result<()> {
+        let Some(config) = self.setting.link.clone() else { return Ok(()) };
         let (tx, mut rx) = mpsc::channel(QUEUE_MAX);
-        self.link = Some(Link::start(self.setting.link.clone(), tx).await?);
+        self.link = Some(Link::start(config, tx).await?);
         let to_runner = self.inbox.clone();
         tokio::spawn(async move {
             while let Some(LinkEvent::Heard(heard)) = rx.recv().await {
@@ -195,7 +197,9 @@ impl Hands {
         let bytes = postcard::to_stdvec(saved)?;
         // A few milliseconds of disk: the runner has nothing else to do before it, and must not do anything else.
         tokio::task::block_in_place(|| self.record.save(&bytes))?;
-        self.arbiter.saved(saved);
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.saved(saved);
+        }
         Ok(())
     }
 
@@ -206,7 +210,9 @@ impl Hands {
 
     /// The engine has taken this beat into account.
     pub fn processed(&self, heard: &crate::link::Heard) {
-        self.arbiter.heard(&heard.status);
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.heard(&heard.status);
+        }
         if let Some(link) = &self.link {
             link.processed(heard);
         }
@@ -463,7 +469,10 @@ impl Hands {
 
     /// Asks the arbiter; the answer comes as `Done`.
     pub fn ask(&mut self, job: JobId, request: ArbiterRequest) {
-        let (inbox, arbiter, module) = (self.inbox.clone(), self.arbiter.clone(), self.setting.module.clone());
+        let Some(arbiter) = self.arbiter.clone() else {
+            return done(self.inbox.clone(), job, Outcome::Arbiter(None));
+        };
+        let (inbox, module) = (self.inbox.clone(), self.setting.module.clone());
         let is_answering = self.is_answering.clone();
         // The engine has one request at a time: of an earlier one nobody wants the answer any more, nor its fencing.
         if let Some(earlier) = self.asking.take() {

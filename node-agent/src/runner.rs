@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
-use tsugi_core::engine::{Effect, Input, Mirror, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::engine::{Effect, Engine, Input, Outcome, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
@@ -153,7 +153,7 @@ pub struct Reports {
 
 /// The loop.
 pub struct Runner {
-    engine: Mirror,
+    engine: Engine,
     hands: Hands,
     reports: Reports,
     inbox: mpsc::Receiver<Inbox>,
@@ -179,7 +179,7 @@ pub struct Runner {
 impl Runner {
     /// A loop ready to [`Runner::run`], and its handle.
     pub fn new(
-        engine: Mirror,
+        engine: Engine,
         hands: Hands,
         reports: Reports,
         channel: (mpsc::Sender<Inbox>, mpsc::Receiver<Inbox>),
@@ -488,9 +488,9 @@ impl Runner {
             vips_held: self.vips_held.clone(),
             replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
             resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
-            peer: PeerView { node: Some(setting.peer.clone()), in_contact: is_contact, state: peer.map(|p| p.state), networks },
+            peer: PeerView { node: setting.peer.clone(), in_contact: is_contact, state: peer.map(|p| p.state), networks },
             arbiter: self.hands.arbiter_view(self.engine.arbiter()),
-            authority: self.hands.authority().clone(),
+            authority: self.hands.authority(),
             resources: self.engine.resources(),
             allowed: self.engine.allowed(),
         };

@@ -7,7 +7,8 @@ mod common;
 use common::*;
 use scraper::{ElementRef, Html, Selector};
 use std::collections::{BTreeMap, BTreeSet};
-use tsugi_core::state::Reason;
+use tsugi_core::state::{Readiness, Reason, State};
+use tsugi_web::fleet::HealthView;
 use tsugi_web::live_ids::{Block, Scope};
 use tsugi_web::text::Lang;
 use tsugi_web::view::*;
@@ -228,6 +229,26 @@ fn a_greyed_action_says_why_and_is_not_a_dialog() {
         let why = doc.select(&select(&format!("#{}", e.attr("aria-describedby").unwrap()))).next().unwrap();
         assert!(text(why).ends_with('.'), "{}", text(why));
         assert_eq!(e.attr("hx-get"), None);
+    }
+}
+
+#[test]
+fn a_light_module_shows_where_it_runs_and_offers_no_orders_of_roles() {
+    let waits = Reason::CheckFailed { resource: "module.db".to_owned(), detail: "module db is SECOND".to_owned() };
+    let calm = light(HealthView::Protected, (State::Wait, Readiness::NotReady), waits);
+    for (lang, said) in [(Lang::En, "batch runs on app-1."), (Lang::Ja, "batch は app-1 で稼働しています。")] {
+        let html = render::module(&module_page(chrome(lang, Theme::Light, "/", None), calm.clone()));
+        assert!(html.contains(said) && html.contains("UP"), "{html}");
+        for verb in ["swap", "prim", "primforce", "second"] {
+            assert!(!html.contains(&format!("/{verb}?")) && !html.contains(&format!("/{verb}\"")), "{verb}");
+        }
+        assert!(html.contains("/restart"), "what is possible is offered");
+    }
+    let failed = Reason::LoopLimit { count: 3 };
+    let half = light(HealthView::AtRisk, (State::Stop, Readiness::NotReady), failed);
+    for (lang, said) in [(Lang::En, "not on every node where it should"), (Lang::Ja, "一部で動いていません")] {
+        let html = render::module(&module_page(chrome(lang, Theme::Light, "/", None), half.clone()));
+        assert!(html.contains(said), "{html}");
     }
 }
 

@@ -26,13 +26,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub mod authority;
+mod by_mode;
+mod light;
 mod mirror;
 mod rehearse;
+mod watched;
 
+pub use by_mode::Engine;
+pub use light::{Light, LightConfig};
 pub use mirror::Mirror;
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
+
+/// Between two attempts after a failure of this node's own making (disk, address).
+const BACKOFF: Duration = Duration::from_secs(3);
+/// Between two attempts to end what is left of the application.
+const STEP_RETRY: Duration = Duration::from_secs(1);
 
 /// What a mirror's engine must know; fixed for the life of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

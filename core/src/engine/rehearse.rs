@@ -3,13 +3,14 @@
 //! The copy lives in a friendly world: scripts succeed, the data process and the arbiter do as asked, by the record
 //! as this node knows it. Nothing of it reaches the machine.
 
-use super::{Effect, Input, Mirror, Outcome, VipPlan};
+use super::{Effect, Input, Light, Mirror, Outcome, VipPlan};
 use crate::command::Command;
 use crate::event::Event;
-use crate::ids::{Epoch, Lsn, NodeName};
+use crate::ids::{Epoch, LifeId, Lsn, NodeName};
 use crate::rehearsal::{Rehearsal, Rehearsed};
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest, Record};
+use std::collections::VecDeque;
 
 /// Inputs a rehearsal goes through at most: an order that does not come to rest by then waits for something.
 const INPUTS_MAX: usize = 200;
@@ -21,19 +22,7 @@ impl Mirror {
             return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
         }
         let mut copy = self.clone();
-        let mut record = self.known_record();
-        let me = self.me().clone();
-        let mut steps = Vec::new();
-        let mut inputs = std::collections::VecDeque::from([Input::Command(command)]);
-        for _ in 0..INPUTS_MAX {
-            let Some(input) = inputs.pop_front() else { break };
-            let mut effects = Vec::new();
-            copy.step(input, &mut effects);
-            for effect in effects {
-                inputs.extend(pretend(effect, &me, &mut record, &mut steps));
-            }
-        }
-        Rehearsal { refusal: None, steps }
+        play(command, self.me(), self.known_record(), |input, out| copy.step(input, out))
     }
 
     /// The arbiter's record as far as this node knows it.
@@ -51,6 +40,32 @@ impl Mirror {
         };
         Record { instance: saved.arbiter, version, owner, in_sync, gen_id }
     }
+}
+
+impl Light {
+    /// What `command` would do, if nothing fails. This engine stays as it is.
+    pub fn rehearse(&self, command: Command) -> Rehearsal {
+        if let Some(refusal) = self.refusal(&command.verb) {
+            return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
+        }
+        let mut copy = self.clone();
+        play(command, self.me(), Record::empty(LifeId(0)), |input, out| copy.step(input, out))
+    }
+}
+
+/// Gives the order to the copy, and answers until it comes to rest.
+fn play(command: Command, me: &NodeName, mut record: Record, mut step: impl FnMut(Input, &mut Vec<Effect>)) -> Rehearsal {
+    let mut steps = Vec::new();
+    let mut inputs = VecDeque::from([Input::Command(command)]);
+    for _ in 0..INPUTS_MAX {
+        let Some(input) = inputs.pop_front() else { break };
+        let mut effects = Vec::new();
+        step(input, &mut effects);
+        for effect in effects {
+            inputs.extend(pretend(effect, me, &mut record, &mut steps));
+        }
+    }
+    Rehearsal { refusal: None, steps }
 }
 
 /// Notes what an effect would do, and answers it as if it had been done.

@@ -68,6 +68,8 @@ pub enum RuleFault {
     },
     /// `remote.` in a module without another node.
     NoRemote,
+    /// `swap()` in a module without a second node to take the role.
+    NoSwap,
     /// The Lua form of the rules.
     Lua,
     /// The same label twice.

@@ -237,6 +237,7 @@ fn rule_message(fault: &RuleFault) -> String {
         RuleFault::StateAlone { state } => format!("`{state}` alone is no condition."),
         RuleFault::MixedComparison => "A condition is compared with a state.".to_owned(),
         RuleFault::NeverUnknown { name } => format!("`{name}` is of this node, and is never `unknown`."),
+        RuleFault::NoSwap => "This module has no other node that could take its role.".to_owned(),
         RuleFault::NoRemote => "This module has no other node that `remote.` could mean.".to_owned(),
         RuleFault::Lua => {
             "The Lua form of the rules is not read: rules are checked before they are used, and what a program will do cannot be."
@@ -264,6 +265,7 @@ fn rule_remedy(fault: &RuleFault) -> String {
         RuleFault::StateAlone { state } => format!("Compare a resource with it: `tcp.web == {state}`."),
         RuleFault::MixedComparison => "Compare a resource with a state, or two conditions with each other.".to_owned(),
         RuleFault::NeverUnknown { .. } => "Write `init`, or `remote.` before the resource.".to_owned(),
+        RuleFault::NoSwap => "Write `restart()`, `stopstart()`, `stop()` or `wait()`.".to_owned(),
         RuleFault::NoRemote => "Remove what needs the other node.".to_owned(),
         RuleFault::Lua => "Write each rule as `label: if (…) then action();`.".to_owned(),
         RuleFault::DuplicateLabel { .. } => "Choose another label.".to_owned(),

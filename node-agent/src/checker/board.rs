@@ -60,7 +60,7 @@ pub fn look(board: &Board, module: &ModuleName, node: Option<&NodeName>, wanted:
 /// Watches for ever. A restart of the other module is seen as down and up again, however short it was.
 pub async fn watch(mut reporter: Reporter, board: Board, module: ModuleName, node: Option<NodeName>, wanted: Standing) {
     let mut changes = board.all.subscribe();
-    let mut breaks = 0;
+    let (mut breaks, mut said) = (0, String::new());
     loop {
         let (health, detail, now) = judge(changes.borrow_and_update().get(&module), &module, node.as_ref(), wanted);
         if health == Health::Up && reporter.shown() == Some(Health::Up) && now != breaks {
@@ -70,6 +70,12 @@ pub async fn watch(mut reporter: Reporter, board: Board, module: ModuleName, nod
             }
         }
         breaks = now;
+        // Who waits for it is to say what it is waiting for now, not what it was when the wait began.
+        let is_other_word = health == Health::Down && reporter.shown() == Some(Health::Down) && detail != said;
+        if is_other_word && reporter.tell(reporter.name.clone(), health, detail.clone()).await.is_err() {
+            return;
+        }
+        said.clone_from(&detail);
         if reporter.report(health, detail).await.is_err() || changes.changed().await.is_err() {
             return;
         }

@@ -180,7 +180,8 @@ pub fn observe(verb: &Verb, before: Option<&Snapshot>, node: &NodeName, reports:
     // "since" is the node's own clock, compared only with itself.
     let has_moved = before.is_none_or(|b| b.since_unix_ms != now.since_unix_ms || b.state != now.state || b.readiness != now.readiness);
     let is_there = match verb {
-        Verb::Start => serves || follows,
+        // A module without a role is started once it waits for the module it depends on: that may be on another node.
+        Verb::Start => serves || follows || now.peer.node.is_none() && now.reason.as_ref().is_some_and(Reason::waits_for_module),
         Verb::Stop => now.state == State::Stop,
         Verb::Restart => serves && has_moved,
         Verb::StopStart => (serves || follows) && has_moved,
@@ -313,6 +314,19 @@ mod tests {
         let mut failed = snapshot("n1", State::Stop, Readiness::NotReady);
         failed.reason = Some(Reason::LoopLimit { count: 3 });
         assert_eq!(see(failed.clone()), Seen::Stuck(Note::Blocked { reason: failed.reason }));
+    }
+
+    #[test]
+    fn a_light_module_that_waits_for_its_leader_is_started() {
+        let stopped = snapshot("n1", State::Stop, Readiness::NotReady);
+        let waits = |resource: &str| {
+            let mut now = snapshot("n1", State::Wait, Readiness::NotReady);
+            now.reason = Some(Reason::CheckFailed { resource: resource.into(), detail: "module db is SECOND".into() });
+            now
+        };
+        let see = |now: Snapshot| observe(&Verb::Start, Some(&stopped), &node("n1"), &[report(now, true)]);
+        assert_eq!(see(waits("module.db")), Seen::There);
+        assert!(matches!(see(waits("ping.router")), Seen::Stuck(_)));
     }
 
     #[test]

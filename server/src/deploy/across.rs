@@ -46,7 +46,7 @@ pub(super) fn count(mode: Mode, draft: Draft<'_>) -> Option<ConfigProblem> {
     }
     let (en, ja) = match mode {
         Mode::Mirror => ("A mirror module lives on exactly 2 nodes", "ミラーモジュールは 2 台のノードで動きます"),
-        Mode::Light => ("A light module lives on exactly 1 node", "ライトモジュールは 1 台のノードで動きます"),
+        Mode::Light => ("A light module lives on 1 to 32 nodes", "ライトモジュールは 1～32 台のノードで動きます"),
         Mode::Farm => ("A farm module lives on 2 to 32 nodes", "ファームモジュールは 2～32 台のノードで動きます"),
     };
     Some(ConfigProblem::whole(
@@ -210,5 +210,23 @@ mod tests {
         let text = "Module db is not on every node of this module.".to_owned();
         assert_eq!(said(&["db"], &[neighbour("db", &["n1", "n3"], &[])]), [(text.clone(), true)]);
         assert_eq!(said(&["db"], &[]), [(text, true)]);
+    }
+
+    #[test]
+    fn a_light_module_is_on_one_node_or_more_and_has_no_scripts_of_roles() {
+        let module = ModuleName::new("web").unwrap();
+        let nodes: Vec<NodeName> = (0..33).map(|n| NodeName::new(format!("n{n}")).unwrap()).collect();
+        let scripts: BTreeMap<String, String> =
+            ["start_prim", "start_both", "stop_sec", "common.sh"].map(|name| (name.to_owned(), String::new())).into();
+        let draft = |count: usize| Draft { module: &module, nodes: &nodes[..count], userconfig: "", scripts: &scripts };
+        let counted = |mode, count| self::count(mode, draft(count)).map(|p| p.message.en);
+        assert_eq!((counted(Mode::Light, 1), counted(Mode::Light, 32)), (None, None));
+        assert_eq!(counted(Mode::Light, 33).as_deref(), Some("A light module lives on 1 to 32 nodes; 33 are named."));
+        assert!(counted(Mode::Mirror, 1).is_some());
+        let found = super::super::scripts_of_roles(Mode::Light, draft(1));
+        let said: Vec<_> = found.iter().map(|p| (p.file.as_str(), p.remedy.en.as_str())).collect();
+        let ours = [("bin/start_prim", "Name it `start_both`, or remove it."), ("bin/stop_sec", "Name it `stop_both`, or remove it.")];
+        assert_eq!(said, ours);
+        assert_eq!(super::super::scripts_of_roles(Mode::Mirror, draft(2)), []);
     }
 }

@@ -14,10 +14,12 @@ use crate::words::{Words, problem_message, problem_remedy};
 use std::collections::{BTreeMap, BTreeSet};
 use tsugi_core::ids::{ClusterName, ModuleName, NodeName};
 use tsugi_core::module::xml::{ParseContext, parse};
-use tsugi_core::module::{Mode, ModuleDef};
+use tsugi_core::module::{Mode, ModuleDef, ScriptName};
 
 /// File of the configuration, as named in problems.
 pub const USERCONFIG: &str = "conf/userconfig.xml";
+/// Most nodes of a module that may be on more than two.
+const NODES_MAX: usize = 32;
 /// Most scripts and other files of a module.
 const SCRIPTS_MAX: usize = 200;
 /// Most bytes of a configuration with its scripts: what fits the frame to the agent, escaped, with room.
@@ -83,6 +85,7 @@ pub fn check(cluster: &Cluster, neighbours: &[Neighbour], draft: Draft<'_>) -> C
     }
     if let Some(def) = &parsed.def {
         problems.extend(across::count(def.mode, draft));
+        problems.extend(scripts_of_roles(def.mode, draft));
         problems.extend(across::neighbours(def, neighbours, draft));
         problems.extend(across::dependencies(def, neighbours, draft));
     }
@@ -146,6 +149,30 @@ fn scripts(draft: Draft<'_>) -> Vec<ConfigProblem> {
         ));
     }
     problems
+}
+
+/// Scripts that a module without primary and secondary would never run.
+fn scripts_of_roles(mode: Mode, draft: Draft<'_>) -> Vec<ConfigProblem> {
+    use ScriptName::{StartBoth, StartPrim, StartSec, StartSecond, StopBoth, StopPrim, StopSec, StopSecond};
+    let run_instead = |script| match script {
+        StartPrim | StartSec | StartSecond => Some(StartBoth),
+        StopPrim | StopSec | StopSecond => Some(StopBoth),
+        _ => None,
+    };
+    let names = draft.scripts.keys().filter(|_| mode != Mode::Mirror);
+    let wrong = names.filter_map(|name| Some((name, run_instead(ScriptName::of_file(name)?)?.file())));
+    let problem = |(name, instead): (&String, &str)| {
+        ConfigProblem::whole(
+            &format!("bin/{name}"),
+            "",
+            Words::new(
+                format!("`{name}` is never run: this module has no primary and no secondary."),
+                format!("このモジュールにプライマリとセカンダリはないため、「{name}」は実行されません。"),
+            ),
+            Words::new(format!("Name it `{instead}`, or remove it."), format!("名前を「{instead}」にするか、削除してください。")),
+        )
+    };
+    wrong.map(problem).collect()
 }
 
 /// Why a configuration was not kept.
@@ -227,8 +254,8 @@ pub async fn add_version(
 pub(crate) fn node_count(mode: Mode) -> (usize, usize) {
     match mode {
         Mode::Mirror => (2, 2),
-        Mode::Light => (1, 1),
-        Mode::Farm => (2, 32),
+        Mode::Light => (1, NODES_MAX),
+        Mode::Farm => (2, NODES_MAX),
     }
 }
 

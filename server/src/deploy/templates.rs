@@ -41,10 +41,11 @@ macro_rules! template {
 
 type Files = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const SHIPPED: [Files; 3] = [
+const SHIPPED: [Files; 4] = [
     template!("mirror", ["common.sh", "prestart", "start_prim", "stop_prim"]),
     template!("postgresql", ["common.sh", "prestart", "start_prim", "stop_prim"]),
     template!("ledger", ["common.sh", "prestart", "start_prim", "stop_prim"]),
+    template!("light", ["common.sh", "prestart", "start_both", "stop_both"]),
 ];
 
 /// Every template, the general one first.
@@ -68,7 +69,7 @@ mod tests {
     #[test]
     fn every_shipped_template_is_readable_and_has_its_scripts() {
         let all = super::all();
-        assert_eq!(all.iter().map(|t| t.id.as_str()).collect::<Vec<_>>(), ["mirror", "postgresql", "ledger"]);
-        assert!(all.iter().all(|t| t.scripts.contains_key("start_prim") && t.userconfig.contains("<safe>")));
+        assert_eq!(all.iter().map(|t| t.id.as_str()).collect::<Vec<_>>(), ["mirror", "postgresql", "ledger", "light"]);
+        assert!(all.iter().all(|t| t.scripts.keys().any(|s| s == "start_prim" || s == "start_both") && t.userconfig.contains("<safe>")));
     }
 }

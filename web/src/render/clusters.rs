@@ -74,7 +74,7 @@ fn page(v: &ClustersView) -> Page<'_> {
             .map(|m| Named {
                 mark: say::health_mark(m.health),
                 name: m.module.to_string(),
-                hint: say::health_name(c.lang, m.health),
+                hint: say::module_health(c.lang, m),
                 href: module_href(&m.cluster, m.module.as_str()),
             })
             .collect(),

@@ -8,7 +8,7 @@ use crate::text::{Lang, Text};
 use tsugi_core::command::Refusal;
 use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::module::Mode;
-use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
+use tsugi_core::state::{ArbiterView, Readiness, Reason, Replication, State};
 
 /// `Protected` / `保護中`.
 pub fn health_name(lang: Lang, health: HealthView) -> &'static str {
@@ -36,6 +36,14 @@ pub fn health_hint(lang: Lang, health: HealthView) -> &'static str {
         HealthView::Protected => Text { en: "Failover is possible", ja: "自動で切り替えできます" },
     };
     text.in_(lang)
+}
+
+/// The word for a module: one without a second node is not protected when all is well, it runs.
+pub fn module_health(lang: Lang, m: &ModuleView) -> &'static str {
+    match (m.mode(), m.health) {
+        (Mode::Light, HealthView::Protected) => Text { en: "Running", ja: "稼働中" }.in_(lang),
+        (_, health) => health_name(lang, health),
+    }
 }
 
 /// Its shape.
@@ -72,6 +80,18 @@ fn by_health(lang: Lang, m: &ModuleView) -> Said {
         HealthView::NotReady => not_ready(lang, m),
         HealthView::NoContact => out_of_contact(lang, m),
         HealthView::AtRisk if m.mode() == Mode::Mirror => mirror_at_risk(lang, m),
+        HealthView::AtRisk if m.mode() == Mode::Light => {
+            let up = up_nodes(lang, m);
+            let said = Said::only(both!(
+                lang,
+                "{module} runs on {up}, and not on every node where it should.",
+                "{module} は {up} で稼働していますが、動くべきノードの一部で動いていません。"
+            ));
+            match first_reason(lang, m) {
+                Some(why) => Said { remedy: why.remedy.or(why.next), command: why.command, on: why.on, ..said.then(why.text) },
+                None => said,
+            }
+        }
         HealthView::AtRisk => {
             let (up, all) = up_of(m);
             Said::only(both!(lang, "{module} runs on {up} of {all} nodes.", "{module} は {all} 台中 {up} 台で稼働しています。")).then(
@@ -383,14 +403,20 @@ fn protected(lang: Lang, m: &ModuleView) -> Said {
             ))
         }
         Mode::Light => {
-            let node = m.serving().map_or("—", |c| c.node.as_str());
-            Said::only(both!(lang, "{module} runs on {node}.", "{module} は {node} で稼働しています。")).then(both!(
+            let up = up_nodes(lang, m);
+            Said::only(both!(lang, "{module} runs on {up}.", "{module} は {up} で稼働しています。")).then(both!(
                 lang,
-                "If it fails, it is restarted in place; a light module has no second node.",
-                "異常があればその場で再起動します。ライトモジュールに予備のノードはありません。"
+                "If it fails, it is restarted in place; no other node takes a light module over.",
+                "異常があればその場で再起動します。ライトモジュールは他のノードに引き継がれません。"
             ))
         }
     }
+}
+
+/// Nodes on which it is up: `n1 and n2`.
+fn up_nodes(lang: Lang, m: &ModuleView) -> String {
+    let up: Vec<&str> = m.cells.iter().filter(|c| c.is(State::Up, Readiness::Ready)).map(|c| c.node.as_str()).collect();
+    if up.is_empty() { "—".to_owned() } else { up.join(Text { en: " and ", ja: " と " }.in_(lang)) }
 }
 
 fn up_of(m: &ModuleView) -> (usize, usize) {
@@ -404,7 +430,9 @@ fn first_reason(lang: Lang, m: &ModuleView) -> Option<Said> {
         (s.readiness == Readiness::NotReady).then_some(())?;
         s.reason.as_ref().map(|r| reason(lang, r, &m.module, &c.node))
     };
-    let blocked = m.cells.iter().filter(|c| c.now().is_some_and(|s| s.state != State::Stop)).find_map(said);
+    // A light module that waits for another one is as it should be: that one may serve elsewhere.
+    let is_calm = |c: &&NodeCell| m.mode() == Mode::Light && c.now().and_then(|s| s.reason.as_ref()).is_some_and(Reason::waits_for_module);
+    let blocked = m.cells.iter().filter(|c| !is_calm(c) && c.now().is_some_and(|s| s.state != State::Stop)).find_map(said);
     blocked.or_else(|| m.cells.iter().find_map(said))
 }
 

@@ -19,7 +19,7 @@ mod verb;
 pub use authority::{authority, authority_warnings};
 pub use detail::{detail, lost_session};
 pub use event::{event, event_mark, level};
-pub use health::{attention, headline, health_hint, health_mark, health_name, never_connected, no_contact, why};
+pub use health::{attention, headline, health_hint, health_mark, health_name, module_health, never_connected, no_contact, why};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
 pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_short};

@@ -142,6 +142,9 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
         (Verb::Start | Verb::Stop, Target::Module) => {
             both!(lang, "{name} {module} on every node?", "すべてのノードで {module} を{name}しますか？")
         }
+        (Verb::Restart, Target::Module) if m.cells.iter().filter(|c| c.is_serving()).count() > 1 => {
+            both!(lang, "{name} {module} on every node where it runs?", "稼働中のすべてのノードで {module} を{name}しますか？")
+        }
         (Verb::Start | Verb::Stop | Verb::Restart, _) => {
             both!(lang, "{name} {module} on {on}?", "{on} の {module} を{name}しますか？")
         }

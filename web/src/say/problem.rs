@@ -281,6 +281,7 @@ fn rule_message(fault: &RuleFault) -> String {
         RuleFault::StateAlone { state } => format!("`{state}` だけでは条件になりません。"),
         RuleFault::MixedComparison => "条件と状態を比較しています。".to_owned(),
         RuleFault::NeverUnknown { name } => format!("`{name}` は自ノードのリソースなので、`unknown` にはなりません。"),
+        RuleFault::NoSwap => "このモジュールには、役割を引き継ぐ相手ノードがありません。".to_owned(),
         RuleFault::NoRemote => "このモジュールには、`remote.` が指す相手ノードがありません。".to_owned(),
         RuleFault::Lua => {
             "Lua 形式のルールは読み込めません。ルールは使う前に検査しますが、プログラムの動作は検査できないためです。".to_owned()
@@ -307,6 +308,7 @@ fn rule_remedy(fault: &RuleFault) -> String {
         RuleFault::StateAlone { state } => format!("`tcp.web == {state}` のように、リソースと比較してください。"),
         RuleFault::MixedComparison => "リソースと状態、または条件どうしを比較してください。".to_owned(),
         RuleFault::NeverUnknown { .. } => "`init` と書くか、リソースの前に `remote.` を付けてください。".to_owned(),
+        RuleFault::NoSwap => "`restart()`、`stopstart()`、`stop()`、`wait()` のどれかを書いてください。".to_owned(),
         RuleFault::NoRemote => "相手ノードを参照する部分を削除してください。".to_owned(),
         RuleFault::Lua => "各ルールを `label: if (…) then action();` の形で書いてください。".to_owned(),
         RuleFault::DuplicateLabel { .. } => "別の名前にしてください。".to_owned(),

@@ -126,6 +126,10 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
                 s.release(on);
                 let text = both!(lang, "No other node takes over", "他のノードは引き継がない");
                 s.push(StepMark::Warn, text);
+            } else if m.mode() != Mode::Mirror {
+                let module = &m.module;
+                let text = both!(lang, "{module} stops on {on}", "{on} で {module} を停止");
+                s.push(StepMark::Stop, text);
             } else {
                 let text = both!(lang, "{on} stops following; its data is kept", "{on} はセカンダリとしての動作を終了（データは保持）");
                 s.push(StepMark::Stop, text);
@@ -134,8 +138,17 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
             }
         }
         Verb::Restart => {
-            s.stop_application(on);
-            s.start_application(on);
+            let all: Vec<&NodeCell> = match target {
+                Target::Module => m.cells.iter().filter(|c| c.is_serving()).collect(),
+                Target::Node(_) => vec![cell],
+            };
+            for c in all {
+                s.stop_application(c.node.as_str());
+                s.start_application(c.node.as_str());
+            }
+            if m.mode() != Mode::Mirror {
+                return s.out;
+            }
             let text = both!(lang, "{on} keeps its role; nothing is taken over", "{on} の役割は変わらず、引き継ぎは起こらない");
             s.push(StepMark::Good, text);
         }

@@ -272,6 +272,34 @@ pub fn farm() -> ModuleView {
     }
 }
 
+/// Runs on app-1; app-2 is `other`.
+pub fn light(health: HealthView, other: (State, Readiness), reason: Reason) -> ModuleView {
+    let of = |n: &str, (state, readiness)| {
+        let mut s = snapshot("batch", n, state, readiness);
+        s.replication = Replication::None;
+        s.flag = Flag::Unknown;
+        s.is_up_to_date = false;
+        s.arbiter = ArbiterView::NotNeeded;
+        s.peer = PeerView::default();
+        for row in &mut s.allowed {
+            let is_there = matches!(row.verb, Verb::Start | Verb::Stop | Verb::Restart | Verb::StopStart);
+            row.refusal = (!is_there).then_some(Refusal::NoSuchRole);
+        }
+        s
+    };
+    let up = of("app-1", (State::Up, Readiness::Ready));
+    let mut second = of("app-2", other);
+    second.reason = Some(reason);
+    ModuleView {
+        cluster: cluster("dr-hub"),
+        module: module("batch"),
+        def: Some(ModuleDef { vips: vec![], ..def(Mode::Light, "203.0.113.10", None) }),
+        version: 1,
+        health,
+        cells: vec![cell(up, "10.9.0.1"), cell(second, "10.9.0.2")],
+    }
+}
+
 fn nodes(names: &[(&str, &str)], lost: &[&str]) -> Vec<NodeView> {
     names
         .iter()

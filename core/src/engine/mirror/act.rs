@@ -3,41 +3,22 @@
 use super::plan::Goal;
 use super::{Mirror, Phase};
 use crate::command::BY_MAXLOOP;
-use crate::engine::{Effect, Timer};
+use crate::engine::Effect;
+use crate::engine::watched::{Remote, event_of};
 use crate::event::Event;
-use crate::module::Action;
-use crate::rules::{Decision, Firing, ResourceTable, RuleAction, Steady, Value};
-use crate::state::{Health, Readiness, Reason, State};
+use crate::rules::{Firing, RuleAction};
+use crate::state::{Readiness, Reason, State};
 
 impl Mirror {
-    /// How the resources stand. `is_for_action`: one that has been acted upon does not count again before its
-    /// checker says something new.
-    fn table(&self, is_for_action: bool) -> ResourceTable {
-        let value = |r: &super::Resource| if is_for_action && r.is_acted { Value::Init } else { r.health.value() };
-        let local = self.resources.iter().map(|(name, r)| (name.clone(), value(r))).collect();
+    /// The other node's resources, as far as it is in contact.
+    fn remote(&self) -> Remote {
         let peer = self.peer.as_deref().filter(|_| self.is_contact);
-        ResourceTable { local, remote: peer.map(|p| p.resources.clone()).unwrap_or_default() }
+        peer.map(|p| p.resources.clone()).unwrap_or_default()
     }
 
     /// A rule holds the module in WAIT: which resource, and what its checker says.
     pub(super) fn unfit(&self) -> Option<Reason> {
-        if self.cfg.rules.rules.is_empty() {
-            return None;
-        }
-        let firing = self.cfg.rules.firing(&self.table(false)).into_iter().find(|f| f.action == RuleAction::Wait)?;
-        Some(self.reason_of(&firing))
-    }
-
-    fn reason_of(&self, firing: &Firing) -> Reason {
-        let resource = firing.because.first().cloned().unwrap_or_else(|| firing.label.clone());
-        let detail = self.resources.get(&resource).map(|r| r.detail.clone()).unwrap_or_default();
-        Reason::CheckFailed { resource, detail }
-    }
-
-    /// Resources of this node that rules of the other one look at: they travel in each beat.
-    pub(super) fn resources_told(&self) -> std::collections::BTreeMap<String, Value> {
-        let told = self.resources.iter().filter(|(name, _)| self.cfg.rules.is_remote_wanted(name));
-        told.take(crate::wire::peer::RESOURCES_SENT_MAX).map(|(name, r)| (name.clone(), r.health.value())).collect()
+        self.watched.unfit(&self.cfg.rules, self.remote())
     }
 
     /// Level-triggered: a role is held and nothing is under way, so what fires is done, at once or when it has been
@@ -45,38 +26,24 @@ impl Mirror {
     pub(super) fn act_on_rules(&mut self, out: &mut Vec<Effect>) {
         let is_steady = self.readiness == Readiness::Ready && !self.is_planning();
         if !matches!(self.phase, Phase::Serving | Phase::Following) || !is_steady || self.is_maintained {
-            if std::mem::take(&mut self.steady) != Steady::default() {
-                out.push(Effect::StopTimer(Timer::Confirm));
-            }
-            return;
+            return self.watched.rest(out);
         }
-        if self.cfg.rules.rules.is_empty() {
-            return;
-        }
-        let table = self.table(true);
-        match self.steady.look(&self.cfg.rules, &table) {
-            Decision::Nothing => out.push(Effect::StopTimer(Timer::Confirm)),
-            Decision::Hold { wait, .. } => out.push(Effect::SetTimer(Timer::Confirm, wait)),
-            Decision::Keep => {}
-            Decision::Act(firing) => self.act(&firing, out),
+        let remote = self.remote();
+        if let Some(firing) = self.watched.look(&self.cfg.rules, remote, out) {
+            self.act(&firing, out);
         }
     }
 
     /// The action has been asked for all the time that it must be.
     pub(super) fn on_confirmed(&mut self, out: &mut Vec<Effect>) {
-        let table = self.table(true);
-        if let Some(firing) = self.steady.due(&self.cfg.rules, &table) {
+        let remote = self.remote();
+        if let Some(firing) = self.watched.due(&self.cfg.rules, remote) {
             self.act(&firing, out);
         }
     }
 
     fn act(&mut self, firing: &Firing, out: &mut Vec<Effect>) {
-        self.steady.forget();
-        out.push(Effect::StopTimer(Timer::Confirm));
-        let reason = self.reason_of(firing);
-        for resource in self.resources.values_mut().filter(|r| r.health == Health::Down) {
-            resource.is_acted = true;
-        }
+        let reason = self.watched.acted(firing, out);
         if firing.action == RuleAction::Swap {
             // Nothing is restarted: it does not count.
             if self.is_swappable() {
@@ -93,10 +60,7 @@ impl Mirror {
             return;
         }
         let Reason::CheckFailed { resource, .. } = &reason else { return };
-        out.push(Effect::Report(match of_rule(action) {
-            Some(action) => Event::CheckAction { resource: resource.clone(), action },
-            None => Event::RuleFired { label: firing.label.clone(), action },
-        }));
+        out.push(Effect::Report(event_of(firing, action, resource)));
         let resource = resource.clone();
         match action {
             RuleAction::Swap => {}
@@ -119,10 +83,8 @@ impl Mirror {
         if self.cfg.loop_interval.is_zero() {
             return true;
         }
-        let slot = (1..).find(|slot| !self.loop_slots.contains(slot)).unwrap_or(1);
-        self.loop_slots.insert(slot);
-        self.saved.loop_count = self.loop_slots.len() as u32;
-        out.push(Effect::SetTimer(Timer::LoopExpire(slot), self.cfg.loop_interval));
+        self.loops.add(self.cfg.loop_interval, out);
+        self.saved.loop_count = self.loops.count();
         self.save(out);
         if self.saved.loop_count <= self.cfg.maxloop {
             return true;
@@ -133,12 +95,7 @@ impl Mirror {
     }
 
     pub(super) fn forget_loops(&mut self, out: &mut Vec<Effect>) {
-        out.extend(std::mem::take(&mut self.loop_slots).into_iter().map(|slot| Effect::StopTimer(Timer::LoopExpire(slot))));
+        self.loops.forget(out);
         self.saved.loop_count = 0;
     }
-}
-
-/// The action as checkers have it.
-fn of_rule(action: RuleAction) -> Option<Action> {
-    [Action::Wait, Action::Restart, Action::StopStart, Action::Stop].into_iter().find(|a| a.of_rule() == Some(action))
 }

@@ -17,27 +17,17 @@ mod tests;
 mod view;
 mod wait;
 
+use super::watched::{Loops, Resource, Watched};
 use super::{Effect, Input, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
 use crate::command::BY_MAXLOOP;
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, Session};
 use crate::replica::ReplicaNote;
-use crate::state::{ArbiterView, Flag, Health, Readiness, Reason, State};
+use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterRequest, Record};
 use crate::wire::peer::Status;
 use plan::{Goal, Step};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// How a resource stands and what its checker does.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Resource {
-    health: Health,
-    detail: String,
-    action: crate::module::Action,
-    is_pre: bool,
-    /// Its action has begun since it went down.
-    is_acted: bool,
-}
+use std::collections::VecDeque;
 
 /// What a node is about, apart from the state it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,11 +128,8 @@ pub struct Mirror {
     is_both_up: bool,
     /// `start_sec` has run and `stop_sec` has not.
     is_sec_up: bool,
-    resources: BTreeMap<String, Resource>,
-    /// The action that rules ask for and that must be asked for a while longer.
-    steady: crate::rules::Steady,
-    /// Numbers of the running [`Timer::LoopExpire`]; as many as actions count.
-    loop_slots: BTreeSet<u32>,
+    watched: Watched,
+    loops: Loops,
     last_sent: Option<Box<Status>>,
 }
 
@@ -192,9 +179,8 @@ impl Mirror {
             is_offer_paused: false,
             is_both_up: false,
             is_sec_up: false,
-            resources: BTreeMap::new(),
-            steady: crate::rules::Steady::default(),
-            loop_slots: BTreeSet::new(),
+            watched: Watched::default(),
+            loops: Loops::default(),
             last_sent: None,
         }
     }
@@ -207,7 +193,7 @@ impl Mirror {
             Input::Heard { status, answers } => self.on_heard(status, answers, out),
             Input::Timer(timer) => self.on_timer(timer, out),
             Input::Health { name, health, detail, action, is_pre } => {
-                self.on_health(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
+                self.watched.hear(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
             }
             Input::Replica(note) => self.on_note(note, out),
             Input::Done(job, outcome) => self.on_done(job, outcome, out),
@@ -235,11 +221,7 @@ impl Mirror {
             self.is_quarantined = true;
             out.push(Effect::SetTimer(Timer::Quarantine, self.cfg.timing.keep));
         }
-        // How old they are is not known after a restart: each counts for a whole interval again.
-        if !self.cfg.loop_interval.is_zero() {
-            self.loop_slots = (1..=self.saved.loop_count).collect();
-            out.extend(self.loop_slots.iter().map(|slot| Effect::SetTimer(Timer::LoopExpire(*slot), self.cfg.loop_interval)));
-        }
+        self.loops.resume(self.saved.loop_count, self.cfg.loop_interval, out);
         out.push(Effect::SetTimer(Timer::Beat, self.cfg.timing.beat));
     }
 
@@ -265,8 +247,8 @@ impl Mirror {
                 }
             }
             Timer::LoopExpire(slot) => {
-                self.loop_slots.remove(&slot);
-                self.saved.loop_count = self.loop_slots.len() as u32;
+                self.loops.expire(slot);
+                self.saved.loop_count = self.loops.count();
                 self.save(out);
             }
             Timer::Confirm => self.on_confirmed(out),

@@ -1,12 +1,12 @@
-//! Orders of an administrator, and actions of checkers.
+//! Orders of an administrator.
 
 use super::plan::Goal;
-use super::{Force, Mirror, Phase, Resource};
+use super::{Force, Mirror, Phase};
 use crate::command::{Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Epoch;
-use crate::state::{Flag, Health, Readiness, Reason, State};
+use crate::state::{Flag, Readiness, Reason, State};
 use std::time::Duration;
 
 impl Mirror {
@@ -198,19 +198,5 @@ impl Mirror {
             }
             Phase::Idle | Phase::Claiming | Phase::Stopped | Phase::Leaving => self.start(out),
         }
-    }
-
-    pub(super) fn on_health(&mut self, name: String, resource: Resource, out: &mut Vec<Effect>) {
-        let before = self.resources.get(&name).map(|r| r.health);
-        if resource.health == Health::Off {
-            self.resources.remove(&name);
-            return;
-        }
-        if before != Some(resource.health) {
-            let (health, detail) = (resource.health, resource.detail.clone());
-            out.push(Effect::Report(Event::Resource { name: name.clone(), health, detail }));
-        }
-        let is_acted = before == Some(Health::Down) && self.resources.get(&name).is_some_and(|r| r.is_acted);
-        self.resources.insert(name, Resource { is_acted, ..resource });
     }
 }

@@ -2,13 +2,12 @@
 
 use super::{Mirror, Phase};
 use crate::command::BY_MAXLOOP;
-use crate::engine::{Effect, Outcome, ScriptRun, Timer, VipPlan};
+use crate::engine::{Effect, Outcome, STEP_RETRY, ScriptRun, Timer, VipPlan};
 use crate::event::Event;
 use crate::ids::Epoch;
 use crate::module::ScriptName;
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{Flag, Readiness, Reason, State};
-use std::time::Duration;
 
 /// One step of a plan; each is answered by `Done`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,8 +27,6 @@ pub(super) enum Step {
 
 /// Attempts to remove the addresses, [`STEP_RETRY`] apart, before a plan goes on without.
 const DROP_TRIES: u8 = 6;
-/// Between two attempts to end what is left of the application.
-const STEP_RETRY: Duration = Duration::from_secs(1);
 
 /// What holds when the plan is done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -309,7 +306,7 @@ impl Mirror {
         self.running = None;
         self.blocked = Some((reason.clone(), is_retried));
         if is_retried {
-            out.push(Effect::SetTimer(Timer::Backoff, super::wait::BACKOFF));
+            out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
         }
         self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
     }

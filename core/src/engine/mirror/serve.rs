@@ -427,7 +427,7 @@ impl Mirror {
                 out.push(Effect::Report(Event::DataFailed { detail }));
                 self.offer = None;
                 self.is_offer_paused = true;
-                out.push(Effect::SetTimer(Timer::Backoff, super::wait::BACKOFF));
+                out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
             }
             Phase::Serving | Phase::Following => self.on_data_failed(detail, false, out),
             _ => {}

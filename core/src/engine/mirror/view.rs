@@ -48,7 +48,7 @@ impl Mirror {
             is_fit: self.unfit().is_none() && !matches!(self.blocked, Some((_, false))) && self.hosting.is_none(),
             wants_role: self.saved.wants_role,
             is_taken: self.saved.is_taken,
-            resources: self.resources_told(),
+            resources: self.watched.told(&self.cfg.rules),
         }
     }
 
@@ -127,13 +127,7 @@ impl Mirror {
     }
     /// Checked resources.
     pub fn resources(&self) -> Vec<ResourceView> {
-        let view = |(name, r): (&String, &super::Resource)| ResourceView {
-            name: name.clone(),
-            health: r.health,
-            detail: r.detail.clone(),
-            action: r.action,
-        };
-        self.resources.iter().map(view).collect()
+        self.watched.views()
     }
     /// Every order and whether it would be accepted now.
     pub fn allowed(&self) -> Vec<Allowed> {

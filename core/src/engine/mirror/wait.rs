@@ -1,7 +1,7 @@
 //! Without a role: who may start, and what the arbiter is asked.
 
 use super::{Asking, Mirror, Mutant, Phase};
-use crate::engine::{Effect, Timer};
+use crate::engine::{BACKOFF, Effect, Timer};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, LifeId};
 use crate::module::Authority;
@@ -13,8 +13,6 @@ use std::time::Duration;
 
 /// Between two attempts to reach the arbiter: short, because a take-over waits for it.
 const ARBITER_RETRY: Duration = Duration::from_millis(500);
-/// Between two attempts after a failure of this node's own making (disk, address).
-pub(super) const BACKOFF: Duration = Duration::from_secs(3);
 
 /// Who should ask for the role.
 enum Standing {

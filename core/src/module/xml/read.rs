@@ -8,7 +8,7 @@ use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value::is_variable_name;
 use crate::markup::{Expected, Place};
-use crate::module::{Boot, DefaultPrim, Heart, Limits, Mode, ModuleDef, Profile, Timing, User};
+use crate::module::{Boot, DefaultPrim, Heart, Limits, Mode, ModuleDef, Profile, Rfs, Timing, User, Vip};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ mod checks;
 mod errd;
 mod failover;
 mod heart;
+mod light;
 mod rfs;
 mod vip;
 
@@ -38,15 +39,16 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
         "light" => Some(Mode::Light),
         _ => None,
     });
-    if let Some(other) = mode.filter(|m| *m != Mode::Mirror) {
-        let what = format!("mode=\"{}\"", if other == Mode::Farm { "farm" } else { "light" });
+    if mode == Some(Mode::Farm) {
         let instead = Some("mode=\"mirror\"".to_owned());
-        problems.push(service.wrong("mode", ProblemKind::NotSupported { what, instead }));
+        problems.push(service.wrong("mode", ProblemKind::NotSupported { what: "mode=\"farm\"".to_owned(), instead }));
     }
-    node_count(&service, ctx, problems);
-    let heart = heart::read(&service, ctx, problems);
-    let vips = vip::read(&service, ctx, problems);
-    let (rfs, heart) = rfs::read(&service, heart, ctx, problems);
+    let pair = if mode == Some(Mode::Light) {
+        light::refuse(&service, problems);
+        Pair::none()
+    } else {
+        pair(&service, ctx, problems)
+    };
     let user = service.one("user").map(|u| self::user(&u, problems));
     // Where the lack of `user` is an error, that is enough.
     if user.is_none() && service.one("errd").is_none() {
@@ -54,10 +56,9 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
     }
     let mut names = Names::default();
     let mut checks = errd::read(&service, user.is_some(), &mut names, problems);
-    checks.extend(checks::read(&service, &vips, &mut names, ctx, problems));
+    checks.extend(checks::read(&service, &pair.vips, &mut names, ctx, problems));
     let depends = checks::depends(&service, &mut names, &mut checks, problems);
     let rules = failover::read(&service, mode, &checks, problems);
-    let right = authority::read(&service, ctx, problems);
     Some(ModuleDef {
         mode: mode?,
         boot: match service.text("boot") {
@@ -67,21 +68,47 @@ pub(super) fn module(safe: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<P
         },
         boot_delay: service.time("boot_delay").unwrap_or_default(),
         is_failover_on: service.switch("failover").unwrap_or(true),
-        default_prim: default_prim(&service, ctx, problems),
+        default_prim: pair.default_prim,
         maxloop: service.number("maxloop").unwrap_or(MAXLOOP),
         loop_interval: service.time("loop_interval").unwrap_or(LOOP_INTERVAL),
-        authority: right.authority,
-        arbiter: right.arbiter,
-        witnesses: right.witnesses,
-        fence: right.fence,
-        heart,
-        vips,
-        rfs,
+        authority: pair.right.authority,
+        arbiter: pair.right.arbiter,
+        witnesses: pair.right.witnesses,
+        fence: pair.right.fence,
+        heart: pair.heart,
+        vips: pair.vips,
+        rfs: pair.rfs,
         user,
         checks,
         rules,
         depends,
     })
+}
+
+/// What there is because there are two nodes.
+struct Pair {
+    heart: Heart,
+    vips: Vec<Vip>,
+    rfs: Option<Rfs>,
+    right: authority::Right,
+    default_prim: DefaultPrim,
+}
+
+impl Pair {
+    /// Of a module without a second node: nothing of it is used.
+    fn none() -> Pair {
+        let heart = Heart { port: None, timing: Timing::of(Profile::default()), heartbeats: Vec::new() };
+        Pair { heart, vips: Vec::new(), rfs: None, right: authority::Right::none(), default_prim: DefaultPrim::Alone }
+    }
+}
+
+fn pair(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<Problem>) -> Pair {
+    node_count(service, ctx, problems);
+    let heart = heart::read(service, ctx, problems);
+    let vips = vip::read(service, ctx, problems);
+    let (rfs, heart) = rfs::read(service, heart, ctx, problems);
+    let right = authority::read(service, ctx, problems);
+    Pair { heart, vips, rfs, right, default_prim: default_prim(service, ctx, problems) }
 }
 
 /// A mirror has two nodes. One is accepted, with a warning: the second may join later.

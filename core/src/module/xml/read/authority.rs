@@ -30,6 +30,13 @@ pub(super) struct Right {
     pub fence: Option<Fence>,
 }
 
+impl Right {
+    /// Of a module that asks nobody.
+    pub fn none() -> Right {
+        Right { authority: Authority::default(), arbiter: ArbiterName::console(), witnesses: Vec::new(), fence: None }
+    }
+}
+
 pub(super) fn read(service: &At<'_>, ctx: &ParseContext<'_>, problems: &mut Vec<Problem>) -> Right {
     let splitbrain = service.one("check").and_then(|c| c.one("splitbrain"));
     let written = service.text("authority").map(|text| match text {

@@ -5,11 +5,11 @@ use crate::markup::RuleFault;
 use crate::markup::schema::{At, near};
 use crate::markup::tree::shorten;
 use crate::module::{Check, Mode, default_rules};
-use crate::rules::{self, HANDLE_TIME, Ident, Rule, Ruleset, Side};
+use crate::rules::{self, HANDLE_TIME, Ident, Rule, RuleAction, Ruleset, Side};
 use std::collections::BTreeSet;
 
 /// Resources of every mirror that no checker sets.
-const OF_MIRRORS: [&str; 2] = ["rfs.uptodate", "rfs.degraded"];
+const OF_MIRRORS: &[&str] = &["rfs.uptodate", "rfs.degraded"];
 
 pub(super) fn read(service: &At<'_>, mode: Option<Mode>, checks: &[Check], problems: &mut Vec<Problem>) -> Ruleset {
     let mut all = default_rules(checks);
@@ -40,9 +40,15 @@ pub(super) fn read(service: &At<'_>, mode: Option<Mode>, checks: &[Check], probl
 fn senses(rule: &Rule, mode: Option<Mode>, checks: &[Check]) -> BTreeSet<RuleFault> {
     let mut found = BTreeSet::new();
     let handlers: Vec<String> = checks.iter().filter(|c| c.handler.is_some()).map(Check::handler_resource).collect();
-    let known: Vec<&str> = checks.iter().map(|c| c.name.as_str()).chain(handlers.iter().map(String::as_str)).chain(OF_MIRRORS).collect();
+    let is_single = mode.is_some_and(|m| m != Mode::Mirror);
+    let of_mode = if is_single { &[] } else { OF_MIRRORS };
+    let known: Vec<&str> =
+        checks.iter().map(|c| c.name.as_str()).chain(handlers.iter().map(String::as_str)).chain(of_mode.iter().copied()).collect();
+    if is_single && rule.action == RuleAction::Swap {
+        found.insert(RuleFault::NoSwap);
+    }
     for resource in rule.condition.resources() {
-        if resource.side == Side::Remote && mode.is_some_and(|m| m != Mode::Mirror) {
+        if resource.side == Side::Remote && is_single {
             found.insert(RuleFault::NoRemote);
         }
         // Networks are the cluster's, and scripts may set any `custom` resource.
