@@ -349,3 +349,20 @@ fn a_node_set_back_to_an_earlier_time_does_not_serve_although_the_record_names_i
     assert_eq!(serves(3, "a", &alone), (State::Alone, Flag::UpToDate));
     assert_eq!(serves(4, "a", &alone), (State::Wait, Flag::Stale));
 }
+
+/// The limit of automatic actions holds over restarts of the agent: only a person starts the count afresh.
+#[test]
+fn a_start_at_boot_does_not_forget_automatic_actions_and_a_persons_does() {
+    let start = |by: &str| {
+        let mut node = Node::new("a", "b", 7);
+        let mut cfg = MirrorConfig::new(name("a"), name("b"));
+        cfg.loop_interval = Duration::from_secs(3600);
+        node.engine = Mirror::new(cfg, Saved { loop_count: 2, is_started: true, ..Saved::default() }, 5);
+        node.feed(Input::Boot);
+        node.feed(Input::Command(Command { id: String::new(), verb: Verb::Start, by: by.into(), reason: None }));
+        node.engine.saved().loop_count
+    };
+
+    assert_eq!(start(tsugi_core::command::BY_BOOT), 2);
+    assert_eq!(start("root"), 0);
+}

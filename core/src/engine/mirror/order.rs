@@ -2,7 +2,7 @@
 
 use super::plan::Goal;
 use super::{Force, Mirror, Phase};
-use crate::command::{Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
+use crate::command::{BY_BOOT, BY_SHUTDOWN, Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Epoch;
@@ -62,8 +62,10 @@ impl Mirror {
             return;
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
-        // A person's order starts the count of automatic actions afresh.
-        self.forget_loops(out);
+        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not.
+        if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+            self.forget_loops(out);
+        }
         match verb {
             Verb::Start => self.start(out),
             Verb::Stop => self.stop(by, out),
