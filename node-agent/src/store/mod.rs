@@ -311,13 +311,14 @@ impl Store {
         Ok(())
     }
 
-    /// The module's record: a handle for saving, and what was saved last.
+    /// The module's record: a handle for saving, and what was saved last. One that cannot be read counts as damaged,
+    /// and nothing can be saved over it in this life of the agent: the module is shown, with the reason, and not served.
     pub fn record(&self, module: &ModuleName) -> Result<(RecordFile, RecordLoad), StoreError> {
         let dir = self.module_dir(module);
         if !dir.is_dir() {
             return Err(StoreError::NoModule { module: module.clone() });
         }
-        RecordFile::open(&dir)
+        Ok(RecordFile::open(&dir).unwrap_or_else(|error| RecordFile::unreadable(&dir, &error)))
     }
 
     /// Whether the module ran; the default if nothing was stored.

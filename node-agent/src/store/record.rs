@@ -84,12 +84,20 @@ impl RecordFile {
         Ok((record, load))
     }
 
+    /// Stands for a record that could not be read: what is in it stays as it is.
+    pub fn unreadable(dir: &Path, error: &StoreError) -> (RecordFile, RecordLoad) {
+        let paths = [dir.join("record.a"), dir.join("record.b")];
+        let detail = error.to_string();
+        let record = RecordFile { paths, files: [None, None], seq: 0, next: 0, failure: Some(detail.clone()) };
+        (record, RecordLoad::Damaged { detail })
+    }
+
     /// Writes the record and waits until it is on the disk. An error means that nothing is known of what is on the
     /// disk: the caller leaves service.
     pub fn save(&mut self, contents: &[u8]) -> Result<(), StoreError> {
         let path = self.paths[self.next].clone();
         if let Some(failure) = &self.failure {
-            return Err(StoreError::at("write", &path, io::Error::other(format!("an earlier write failed: {failure}"))));
+            return Err(StoreError::at("write", &path, io::Error::other(format!("the record failed before: {failure}"))));
         }
         let result = self.write_next(&path, contents);
         if let Err(error) = &result {
@@ -375,8 +383,22 @@ mod tests {
         record.save(b"good").unwrap();
         assert!(record.save(&vec![0; RECORD_BYTES_MAX + 1]).is_err());
         let error = record.save(b"small").unwrap_err().to_string();
-        assert!(error.contains("record.b") && error.contains("earlier write failed"), "{error}");
+        assert!(error.contains("record.b") && error.contains("failed before"), "{error}");
         assert_eq!(load(dir.path()), saved("good"));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_neither_taken_for_a_fresh_one_nor_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        // What cannot be read as a file, whoever asks.
+        std::fs::create_dir(dir.path().join("record.a")).unwrap();
+        let error = RecordFile::open(dir.path()).err().unwrap();
+
+        let (mut record, load) = RecordFile::unreadable(dir.path(), &error);
+
+        assert!(matches!(&load, RecordLoad::Damaged { detail } if detail.contains("record.a")), "{load:?}");
+        assert!(record.save(b"new").is_err());
+        assert!(!dir.path().join("record.b").exists());
     }
 
     #[test]
