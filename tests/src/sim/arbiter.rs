@@ -27,6 +27,11 @@ impl Arbiter {
 impl World {
     pub(super) fn ask_arbiter(&mut self, m: usize, s: usize, job: JobId, request: ArbiterRequest) {
         let h = self.modules[m].units[s].host;
+        if let ArbiterRequest::Force { gen_id, .. } = &request
+            && self.modules[m].floor.accepts_loss[s]
+        {
+            self.modules[m].floor.consents.insert(*gen_id);
+        }
         let life = self.hosts[h].life;
         let end = self.true_at(h, self.local(h) + ASK_MAX);
         self.at(end, Event::Answer { m, s, life, job, answer: None });

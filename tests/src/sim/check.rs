@@ -92,8 +92,10 @@ pub struct Floor {
     retired: Vec<Blocks>,
     /// History that a person's order began, and the sides that have taken it on.
     forced: Option<(Gen, [bool; 2])>,
-    /// The newest order to become primary accepts a loss.
+    /// The newest order to become primary that was carried out accepts a loss.
     pub accepts_loss: [bool; 2],
+    /// Requests by force that were sent with such a consent, by the history they make.
+    pub consents: std::collections::BTreeSet<Gen>,
     /// A forced side that has not begun to serve yet.
     consent: [bool; 2],
     /// Flag of each side's copy before it began to follow.
@@ -365,7 +367,8 @@ impl World {
         let name = self.name(m, s);
         let module = &mut self.modules[m];
         let lost = module.lacking(&module.units[s].tree.mem, &module.floor.synced);
-        if let (Some(block), false, false) = (lost, module.floor.accepts_loss[s], module.floor.is_set_back[s]) {
+        let is_accepted = module.floor.consents.contains(&gen_id);
+        if let (Some(block), false, false) = (lost, is_accepted, module.floor.is_set_back[s]) {
             let owed = module.floor.synced[block];
             let detail =
                 format!("`prim` without consent to a loss makes {name} primary, without acknowledged fsync {owed} of block {block}");
@@ -467,5 +470,7 @@ impl World {
         matches!(self.plan.profile, Profile::Consent | Profile::Rollback)
             || self.modules[m].floor.is_record_lost
             || self.modules[m].floor.is_store_lost
+            // The first decision is a person's, and a crash may have swallowed it.
+            || self.arbiter.records[m].version.0 == 0
     }
 }

@@ -720,8 +720,12 @@ impl World {
     /// Operations that waited at the gate run now.
     pub(super) fn open_gate(&mut self, m: usize, s: usize, id: u64) {
         let Some(serving) = self.process(m, s, id).serving() else { return };
-        if serving.is_held || serving.is_gate_closed() {
+        if serving.is_gate_closed() {
             return;
+        }
+        if serving.is_held {
+            // A release has waited for the gate.
+            return self.drain(m, s, id);
         }
         for kind in std::mem::take(&mut serving.blocked) {
             self.operation(m, s, id, kind);

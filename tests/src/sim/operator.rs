@@ -43,11 +43,6 @@ impl World {
         }
         self.figures.orders += 1;
         self.note(m, 60, |w| format!("operator: {} on n{}", verb.word(), w.modules[m].units[s].host + 1));
-        match verb {
-            Verb::Prim { accept_loss } => self.modules[m].floor.accepts_loss[s] = accept_loss,
-            Verb::PrimForce => self.modules[m].floor.accepts_loss[s] = true,
-            _ => {}
-        }
         let command = Command { id: String::new(), verb, by: "operator".into(), reason: None };
         let soon = self.rng.range(MS, 20 * MS);
         self.after(soon, Event::Inbox { m, s, life, input: Box::new(Input::Command(command)) });

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use tsugi_core::command::{BY_BOOT, Command, Verb};
 use tsugi_core::engine::{Effect, Input, Mirror, MirrorConfig, Outcome, Saved, ScriptRun, Ticket, Timer, VipPlan};
+use tsugi_core::event::Event as Said;
 use tsugi_core::ids::{Epoch, JobId, Lsn};
 use tsugi_core::module::ScriptName;
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
@@ -492,6 +493,14 @@ impl World {
                 self.ask_arbiter(m, s, job, request);
             }
             Effect::Report(event) => {
+                let consent = match &event {
+                    Said::Ordered { verb: Verb::Prim { accept_loss }, .. } => Some(*accept_loss),
+                    Said::Ordered { verb: Verb::PrimForce | Verb::Resolve { .. }, .. } => Some(true),
+                    _ => None,
+                };
+                if let Some(consent) = consent {
+                    self.modules[m].floor.accepts_loss[s] = consent;
+                }
                 if self.plan.is_traced {
                     self.note(m, 0, |_| format!("n{} reports {event:?}", h + 1));
                 } else {

@@ -50,9 +50,7 @@ impl Mirror {
         self.blocked = None;
         if self.saved.intent.is_some() && self.force.is_none() {
             // Its record may be newer than it knows: nothing is compared before that is settled.
-            self.phase = Phase::Claiming;
-            self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
-            return self.pursue_claim(out);
+            return self.begin_claiming(out);
         }
         let standing = if self.force.is_some() { Standing::Me } else { self.standing(peer.as_deref()) };
         match standing {
@@ -65,17 +63,26 @@ impl Mirror {
             Standing::Me if self.is_maintained && self.force.is_none() && peer.is_none() => {
                 self.enter(State::Wait, Readiness::NotReady, Some(Reason::Maintenance), out);
             }
-            Standing::Me => {
-                self.phase = Phase::Claiming;
-                self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
-                self.pursue_claim(out);
-            }
+            Standing::Me => self.begin_claiming(out),
             Standing::Peer => {
                 let reason = Reason::PeerFirst { peer: self.cfg.peer.clone() };
                 self.enter(State::Wait, Readiness::Transient, Some(reason), out);
             }
             Standing::Nobody(reason) => self.enter(State::Wait, Readiness::NotReady, Some(reason), out),
         }
+    }
+
+    /// What the arbiter said last is what stands in the way until it says something else.
+    fn begin_claiming(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Claiming;
+        let is_retry = matches!(
+            self.reason,
+            Some(Reason::NoArbiter | Reason::NoWitness | Reason::NotFenced { .. } | Reason::ArbiterReplaced | Reason::DataOlder { .. })
+        );
+        if !is_retry || self.force.is_some() {
+            self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
+        }
+        self.pursue_claim(out);
     }
 
     /// The same line is computed on both nodes from the same two records.
@@ -117,7 +124,11 @@ impl Mirror {
 
     /// By its own record, nobody else holds what was acknowledged last.
     pub(super) fn is_alone_in_record(&self) -> bool {
-        self.saved.intent.is_none() && self.saved.in_sync.len() == 1 && self.saved.in_sync.contains(&self.cfg.me)
+        self.saved.intent.is_none() && self.is_only_in_record()
+    }
+
+    fn is_only_in_record(&self) -> bool {
+        self.saved.in_sync.len() == 1 && self.saved.in_sync.contains(&self.cfg.me)
     }
 
     fn reason_not_good(&self, peer: Option<&Status>) -> Reason {
@@ -292,7 +303,13 @@ impl Mirror {
 
     /// Nobody else could have been eligible; or the other node is here, idle, and agrees (`standing`).
     fn may_seed_idle(&self) -> bool {
-        self.saved.intent.is_none() && (self.is_alone_in_record() || self.is_agreed()) && !self.is_quarantined && !self.is_bound
+        let is_free = self.saved.intent.is_none() || self.is_seeding();
+        is_free && (self.is_only_in_record() || self.is_agreed()) && !self.is_quarantined && !self.is_bound
+    }
+
+    /// A record was to be written anew, and whether it was is not known: the same may be asked again.
+    fn is_seeding(&self) -> bool {
+        matches!(self.saved.intent, Some(ArbiterRequest::Seed { .. }))
     }
 
     /// The other node is here, idle, and by its own word not ahead of this one. There is no record to keep a node
@@ -312,12 +329,13 @@ impl Mirror {
 
     /// Alone by record and deed; or with a follower that is level, required and bound by its promise.
     fn may_seed_serving(&self) -> bool {
+        let is_free = self.saved.intent.is_none() || self.is_seeding();
         match self.requires {
             // … or the other node has said that its copy is not current, which only this one can change.
-            None => self.is_alone_in_record() || self.saved.intent.is_none() && self.has_peer_excluded_itself(),
+            None => is_free && (self.is_only_in_record() || self.has_peer_excluded_itself()),
             Some(session) => {
                 let is_level = self.peer.as_deref().is_some_and(|p| p.level == Some(session) && p.flag == Flag::UpToDate);
-                self.is_contact && self.is_held && !self.is_session_lost && is_level && self.saved.intent.is_none()
+                self.is_contact && self.is_held && !self.is_session_lost && is_level && is_free
             }
         }
     }
@@ -334,6 +352,14 @@ impl Mirror {
         }
         let known = self.peer.as_deref().filter(|p| p.arbiter == self.saved.arbiter).map_or(Epoch(0), |p| p.epoch);
         let floor = self.saved.epoch.max(known);
+        if let Some(ArbiterRequest::Seed { store, in_sync: asked, .. }) = &self.saved.intent {
+            // The first one may still arrive: it is repeated as it is, or waited for.
+            let is_same = *store == record.instance && *asked == in_sync;
+            return match self.saved.intent.clone() {
+                Some(request) if is_same => self.ask(request, out),
+                _ => self.ask_later(BACKOFF, out),
+            };
+        }
         // A pair's history goes on as it is; a node that starts alone begins a new one, as with a claim.
         let gen_id = if self.phase == Phase::Serving { self.saved.gen_id } else { self.new_gen(floor) };
         self.ask(ArbiterRequest::Seed { store: record.instance, floor, gen_id, in_sync }, out);
