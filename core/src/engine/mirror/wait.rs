@@ -414,6 +414,8 @@ impl Mirror {
         }
         if self.is_outrun(&record, &intent) && self.saved.flag > Flag::Stale {
             self.saved.flag = Flag::Stale;
+            // Nor does it hold all of its own history.
+            self.saved.gen_id = Gen(0);
             self.save(out);
             out.push(Effect::Report(Event::SetBack { known: self.saved.epoch, record: record.version }));
         }
@@ -490,6 +492,10 @@ impl Mirror {
         self.saved.intent = None;
         self.saved.released = None;
         self.saved.is_clean = false;
+        if is_forced && !matches!(self.saved.flag, Flag::UpToDate | Flag::Stale) {
+            // This copy may lack what another one of its own history holds: that one is not to be overwritten in silence.
+            self.saved.gen_id = Gen(0);
+        }
         self.saved.flag = Flag::UpToDate;
         if !self.saved.lineage.contains(&record.gen_id) {
             self.push_gen(record.gen_id);
