@@ -473,6 +473,9 @@ impl World {
             // By the record, or by a request under way that will make it so.
             let peer = self.modules[old.module].units[1 - old.side].record.newest();
             let is_named = self.arbiter.records[old.module].in_sync.contains(&name) || peer.is_some_and(|r| r.in_sync.contains(&name));
+            // … or about to be named, by a peer that heard it was level.
+            let counts_on_it = |p: &super::data::Process| matches!(&p.role, super::data::Role::Serving(x) if x.needs_peer);
+            let is_named = is_named || self.modules[old.module].units[1 - old.side].processes().any(counts_on_it);
             // A record that has moved on by more than this copy can account for gives it away.
             let is_outrun = old.record.newest().is_some_and(|r| self.arbiter.records[old.module].version.0 > r.epoch.0 + 2);
             let module = &mut self.modules[old.module];

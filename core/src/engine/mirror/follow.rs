@@ -23,7 +23,7 @@ impl Mirror {
         self.save(out);
         self.phase = Phase::Following;
         self.following = Some(session);
-        self.is_level = false;
+        self.is_level = self.is_mutant(Mutant::UpToDateEarly);
         self.is_session_lost = false;
         self.is_volatile_mine = false;
         self.blocked = None;
