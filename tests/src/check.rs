@@ -446,7 +446,7 @@ fn both_killed(pair: &Pair, plan: &CheckPlan, order: [&str; 2]) -> Result<Figure
     pair.say("n1 and n2 switched off");
     let [first, second] = order;
     pair.lab.boot(first)?;
-    pair.wait(&format!("{first} to serve alone"), REJOIN_BOUND, |v| v.state(first) == ALONE)?;
+    pair.wait(&format!("{first} to serve alone"), TAKEOVER_BOUND, |v| v.state(first) == ALONE)?;
     let mut lost = pair.verify(&acked, &[first]);
     pair.say(&format!("{first} alone switched on and serves; {}", verified(&acked, &lost, first)));
     let load = pair.load()?;
