@@ -43,6 +43,12 @@ impl World {
             false if self.rng.chance(300) => self.rng.spread(S, 60 * S),
             false => return,
         };
+        // The agent sends again what is not answered soon, and a line may repeat it: the arbiter then gets it twice.
+        if self.rng.chance(self.weather.twice) {
+            let again = time + self.rng.spread(MS, 30 * S);
+            self.after(again, Event::Request { m, s, life, job, request: Box::new(request.clone()) });
+            self.figures.asked_twice += 1;
+        }
         self.after(time, Event::Request { m, s, life, job, request: Box::new(request) });
     }
 

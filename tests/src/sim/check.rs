@@ -48,6 +48,8 @@ pub struct Figures {
     pub cuts: u64,
     pub other_faults: u64,
     pub record_changes: u64,
+    pub asked_twice: u64,
+    pub rollbacks: u64,
     pub resyncs: u64,
     pub forced: u64,
     pub two_vips: u64,
@@ -59,7 +61,12 @@ pub struct Figures {
 impl Figures {
     /// Adds another run's.
     pub fn add(&mut self, o: &Figures) {
-        self.seeds += 1;
+        self.join(&Figures { seeds: 1, ..*o });
+    }
+
+    /// Adds the sums of other runs.
+    pub fn join(&mut self, o: &Figures) {
+        self.seeds += o.seeds;
         self.virtual_ns += o.virtual_ns;
         self.events += o.events;
         self.acked_writes += o.acked_writes;
@@ -71,6 +78,8 @@ impl Figures {
         self.cuts += o.cuts;
         self.other_faults += o.other_faults;
         self.record_changes += o.record_changes;
+        self.asked_twice += o.asked_twice;
+        self.rollbacks += o.rollbacks;
         self.resyncs += o.resyncs;
         self.forced += o.forced;
         self.two_vips += o.two_vips;

@@ -102,6 +102,8 @@ pub struct Weather {
     pub clicks: u64,
     /// Of 1000 requests to the arbiter, those that lie on the way for long.
     pub late: u64,
+    /// Of 1000 requests to the arbiter, those that reach it twice.
+    pub twice: u64,
 }
 
 impl Weather {
@@ -122,7 +124,13 @@ impl Weather {
         if profile == Profile::Rollback {
             kinds.push((12, Kind::Rollback));
         }
-        Weather { mean: rng.spread(4 * S, 120 * S), kinds, clicks: rng.spread(10 * S, 600 * S), late: rng.pick(&[0, 10, 10, 200]) }
+        Weather {
+            mean: rng.spread(4 * S, 120 * S),
+            kinds,
+            clicks: rng.spread(10 * S, 600 * S),
+            late: rng.pick(&[0, 10, 10, 200]),
+            twice: rng.pick(&[0, 50, 300]),
+        }
     }
 
     fn pick(&self, rng: &mut Rng) -> Kind {
@@ -253,7 +261,10 @@ impl World {
                 self.figures.other_faults += 1;
                 self.after(time, Event::Heal(Remedy::Well { m, s }));
             }
-            Kind::Rollback => self.roll_back(h, time),
+            Kind::Rollback => {
+                self.figures.rollbacks += 1;
+                self.roll_back(h, time);
+            }
         }
         let mean = self.weather.mean;
         let wait = self.rng.around(mean).max(100 * MS);

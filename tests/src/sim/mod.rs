@@ -13,6 +13,7 @@
 //! | [`arbiter`] | the record; requests that arrive late, answers that are lost |
 //! | [`faults`], [`operator`] | what goes wrong, and who clicks |
 //! | [`check`] | what must hold; stands outside the system |
+//! | [`turns`] | changes of state with what caused them |
 //! | [`run`] | seeds, reports, replay |
 
 pub mod arbiter;
@@ -26,6 +27,7 @@ pub mod operator;
 pub mod rng;
 pub mod run;
 pub mod stream;
+pub mod turns;
 pub mod unit;
 
 use arbiter::Arbiter;
@@ -34,7 +36,7 @@ use check::{Figures, Floor, Violation};
 use disk::WriteId;
 use net::{LANS_MAX, MS, Net, S};
 use rng::{Rng, mix};
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 use stream::Conn;
 use tsugi_core::engine::{Input, MirrorConfig, Mutant};
@@ -222,6 +224,8 @@ pub struct World {
     is_over: bool,
     /// What was seen.
     pub figures: Figures,
+    /// Changes of state.
+    pub turns: BTreeSet<turns::Turn>,
     /// The first rule broken.
     pub violation: Option<Violation>,
     /// Fingerprint of everything that happened.
@@ -264,6 +268,7 @@ impl World {
             healed_at: 0,
             is_over: false,
             figures: Figures::default(),
+            turns: BTreeSet::new(),
             violation: None,
             hash: plan.seed,
             trace: VecDeque::new(),

@@ -1,7 +1,10 @@
 //! Seeds, reports, replay.
 
 use super::check::{Figures, Violation};
+use super::turns::Turn;
 use super::{Plan, Profile, World};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tsugi_core::engine::Mutant;
 
@@ -13,6 +16,8 @@ const EVENTS_PRINTED: usize = 60;
 pub struct Ended {
     /// What was seen.
     pub figures: Figures,
+    /// Changes of state.
+    pub turns: BTreeSet<Turn>,
     /// Fingerprint of everything that happened.
     pub hash: u64,
     /// The first rule broken.
@@ -23,7 +28,7 @@ pub struct Ended {
 pub fn run(plan: Plan) -> Ended {
     let mut world = World::new(plan);
     world.run();
-    Ended { figures: world.figures, hash: world.hash, violation: world.violation }
+    Ended { figures: world.figures, turns: world.turns, hash: world.hash, violation: world.violation }
 }
 
 /// The report of a seed that failed: the rule, the last events of the module, and the command that repeats it.
@@ -73,13 +78,16 @@ fn profile_word(profile: Profile) -> &'static str {
 pub struct Summary {
     /// Sums.
     pub figures: Figures,
+    /// Changes of state, all seeds together.
+    pub turns: BTreeSet<Turn>,
     /// Seeds that failed, with how.
     pub failed: Vec<(Plan, Ended)>,
     /// Real time.
     pub took: Duration,
 }
 
-/// Runs `seeds` from `first` on; ends after `failures_max` failures or when `time_max` is spent.
+/// Runs `seeds` from `first` on, one on each core of the machine; ends after `failures_max` failures or when `time_max` is
+/// spent. Failures in the order of their seeds.
 pub fn many(
     first: u64,
     seeds: u64,
@@ -90,21 +98,41 @@ pub fn many(
     time_max: Duration,
 ) -> Summary {
     let begin = Instant::now();
-    let mut summary = Summary { figures: Figures::default(), failed: Vec::new(), took: Duration::ZERO };
-    for seed in first..first.saturating_add(seeds) {
-        let plan = Plan { seed, profile, minutes, mutant, is_traced: false };
-        let ended = run(plan);
-        summary.figures.add(&ended.figures);
-        if ended.violation.is_some() {
-            summary.failed.push((plan, ended));
-            if summary.failed.len() >= failures_max {
+    let (next, is_enough, end) = (AtomicU64::new(first), AtomicBool::new(false), first.saturating_add(seeds));
+    let work = || {
+        let mut part = Summary { figures: Figures::default(), turns: BTreeSet::new(), failed: Vec::new(), took: Duration::ZERO };
+        while !is_enough.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
                 break;
             }
+            let plan = Plan { seed, profile, minutes, mutant, is_traced: false };
+            let mut ended = run(plan);
+            part.figures.add(&ended.figures);
+            part.turns.append(&mut ended.turns);
+            if ended.violation.is_some() {
+                part.failed.push((plan, ended));
+            }
+            if part.failed.len() >= failures_max || begin.elapsed() > time_max {
+                is_enough.store(true, Ordering::Relaxed);
+            }
         }
-        if begin.elapsed() > time_max {
-            break;
-        }
+        part
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts: Vec<Summary> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|w| w.join().expect("a simulator's thread")).collect()
+    });
+    let mut parts = parts.into_iter();
+    let mut summary = parts.next().expect("at least one thread");
+    for mut part in parts {
+        summary.figures.join(&part.figures);
+        summary.turns.append(&mut part.turns);
+        summary.failed.append(&mut part.failed);
     }
+    summary.failed.sort_by_key(|(plan, _)| plan.seed);
+    summary.failed.truncate(failures_max.max(1));
     summary.took = begin.elapsed();
     summary
 }
@@ -117,7 +145,7 @@ impl Summary {
         let rate = f.virtual_ns as f64 / 1e9 / self.took.as_secs_f64().max(0.001);
         format!(
             "{} seeds, {hours:.1} virtual hours in {:.1} s ({rate:.0} x real time), {} events; {} take-overs, {} orders, {} crashes, {} pauses, \
-             {} cuts, {} other faults; {} resynchronisations, {} changes of the record, {} by force; {} writes and {} fsyncs acknowledged; \
+             {} cuts, {} other faults; {} resynchronisations, {} changes of the record, {} requests twice, {} by force; {} writes and {} fsyncs acknowledged; \
              {} times two addresses; slowest recovery {} s; {} wait for a person; violations {}",
             f.seeds,
             self.took.as_secs_f64(),
@@ -130,6 +158,7 @@ impl Summary {
             f.other_faults,
             f.resyncs,
             f.record_changes,
+            f.asked_twice,
             f.forced,
             f.acked_writes,
             f.acked_fsyncs,

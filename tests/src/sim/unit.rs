@@ -333,6 +333,7 @@ impl World {
             }
         }
         let is_heard = matches!(input, Input::Heard { .. });
+        let cause = super::turns::Cause::of(&input);
         if let Input::Replica(ReplicaNote::Died { .. }) = &input {
             self.forget_data(m, s);
         }
@@ -346,6 +347,7 @@ impl World {
             return self.violate(m, "engine panics", text.unwrap_or_default());
         }
         let after = (engine.is_serving(), engine.state(), engine.readiness());
+        super::turns::note(&mut self.turns, cause, &effects);
         unit.effects.extend(effects);
         if is_heard
             && let Some((life, seq)) = unit.heard.pop_front()
