@@ -70,6 +70,13 @@ pub const BY_MAXLOOP: &str = "maxloop";
 pub const BY_SHUTDOWN: &str = "shutdown";
 /// `by` of the order an agent gives itself when it starts.
 pub const BY_BOOT: &str = "boot";
+/// Begins the name of a checker or rule that gave the order.
+pub const BY_CHECKER: &str = "checker: ";
+
+/// A person gave the order, not the product itself.
+pub fn is_person(by: &str) -> bool {
+    ![BY_MAXLOOP, BY_SHUTDOWN, BY_BOOT, "agent"].contains(&by) && !by.starts_with(BY_CHECKER)
+}
 
 /// An order with who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

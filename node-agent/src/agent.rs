@@ -476,6 +476,11 @@ impl Agent {
             Act::Starves => GuardAct::Starves,
             Act::CannotRenew | Act::AgentSilent | Act::AgentBack => return,
         };
+        if matches!(act, GuardAct::Killed { .. })
+            && let Some(runner) = self.runners.get(&module)
+        {
+            runner.app_ended();
+        }
         self.store.events().add(&self.identity.node, &module, Event::Guard { act, acted_unix_ms: note.at_unix_ms });
         self.console.event_added();
     }

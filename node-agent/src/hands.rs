@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
@@ -92,6 +93,8 @@ pub struct Hands {
 }
 
 /// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
+/// A script that only tells of a change holds a take-over up for no longer than this.
+const TRANSITION_MAX: Duration = Duration::from_secs(10);
 const QUEUE_MAX: usize = 256;
 
 impl Hands {
@@ -314,6 +317,7 @@ impl Hands {
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
         let timeout = match (run.script.is_stop(), run.is_forced) {
+            _ if run.script == ScriptName::Transition => user.start_timeout.min(TRANSITION_MAX),
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,

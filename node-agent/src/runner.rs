@@ -131,6 +131,11 @@ impl RunnerHandle {
     pub fn changes(&self) -> watch::Receiver<Option<Snapshot>> {
         self.snapshot.clone()
     }
+    /// The guard ended the application of the module.
+    pub fn app_ended(&self) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move { inbox.send(Inbox::Input(Input::AppEnded)).await });
+    }
     /// End the loop; with `is_stopping` the module is stopped in order before.
     pub async fn end(&self, is_stopping: bool) {
         let _ = self.inbox.send(Inbox::End { is_stopping }).await;

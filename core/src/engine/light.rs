@@ -117,7 +117,7 @@ impl Light {
                     self.on_step_done(outcome, out);
                 }
             }
-            Input::Heard { .. } | Input::Replica(_) => {}
+            Input::Heard { .. } | Input::Replica(_) | Input::AppEnded => {}
         }
         if self.state == State::Wait && !self.is_planning() {
             self.decide(out);

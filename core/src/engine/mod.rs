@@ -250,6 +250,8 @@ pub enum Input {
     },
     /// The data process says something unasked.
     Replica(ReplicaNote),
+    /// The guard ended the application, because the right to serve had been over for too long.
+    AppEnded,
     /// Long work ended.
     Done(JobId, Outcome),
 }

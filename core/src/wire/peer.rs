@@ -73,6 +73,14 @@ pub struct Status {
     pub is_promise: bool,
     /// The epoch this node gave up durably (swap, stop): the receiver may claim at once.
     pub released: Option<Epoch>,
+    /// It was given up because a person ordered it (swap, stop): the receiver takes over also where nothing is taken
+    /// over by itself.
+    pub hands_over: bool,
+    /// How long the sender keeps a promise, in milliseconds (`P_B`): a primary that believes for longer would still
+    /// serve when the sender takes over.
+    pub keep_ms: u64,
+    /// It asks for the role and no arbiter answers it: the receiver need not wait for it.
+    pub is_arbiter_silent: bool,
     /// All pre-checkers are up here.
     pub is_fit: bool,
     /// `defaultprim="lastprim"`: the sender had the role before and takes it back.

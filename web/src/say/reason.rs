@@ -404,6 +404,22 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .remedy(both!(lang, "To let it act now, end the maintenance.", "すぐに戻すには、保守モードを終了してください。"))
         .command_on(node, command_line(&Verb::Maintenance { minutes: 0 }, module)),
+        Reason::TimesDiffer { peer, here_ms, there_ms } => Said::only(both!(
+            lang,
+            "{node} and {peer} have different heartbeat times in force for {module} (take-over after {here_ms} ms and {there_ms} ms), so they form no pair: {module} is not protected.",
+            "{node} と {peer} で {module} のハートビート時間が異なるため（引き継ぎまで {here_ms} ms と {there_ms} ms）、ペアを構成しません。{module} は保護されていません。"
+        ))
+        .then(both!(
+            lang,
+            "They form a pair by themselves once both have the same configuration.",
+            "両方のノードの構成が同じになると、自動でペアを構成します。"
+        ))
+        .remedy(both!(
+            lang,
+            "Stop {module} on the node that does not serve, and apply the newest configuration; if that is not enough, on the other node too.",
+            "稼働していない側のノードで {module} を停止し、最新の構成を適用してください。それでも解消しない場合は、もう一方のノードでも行ってください。"
+        ))
+        .command_on(node, command_line(&Verb::Stop, module)),
         Reason::Unkillable { detail } => Said::only(both!(
             lang,
             "Processes of {module} on {node} cannot be ended: {detail}.",
@@ -457,6 +473,7 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
         Reason::NoWitness => Text { en: "no witness", ja: "確認用アドレス応答なし" },
         Reason::NotFenced { peer } => return Some(both!(lang, "{peer} not fenced", "{peer} の停止 未確認")),
         Reason::Maintenance => Text { en: "maintenance", ja: "保守モード" },
+        Reason::TimesDiffer { .. } => Text { en: "times differ", ja: "時間設定の不一致" },
         Reason::Unkillable { .. } => Text { en: "processes hang", ja: "プロセス終了不可" },
         Reason::RecordUnusable { .. } => Text { en: "state record unusable", ja: "状態記録 使用不可" },
         Reason::RecordLost { .. } => Text { en: "state record lost", ja: "状態記録 破損" },

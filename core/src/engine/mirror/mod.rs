@@ -63,6 +63,9 @@ struct Force {
     accepts_loss: bool,
     /// `primforce`: this copy, whatever its own flag says.
     overrides_flag: bool,
+    /// `resolve`: the other node serves until it has heard the same decision, and is waited for. Any other order is
+    /// void once the other node serves: it was given for the case that nobody does.
+    is_resolving: bool,
 }
 
 /// The engine of a mirror module on one node.
@@ -119,11 +122,15 @@ pub struct Mirror {
     is_volatile_mine: bool,
 
     force: Option<Force>,
+    /// The role was given up because a person ordered it.
+    is_handed_over: bool,
+    /// The application was ended from outside while the right to serve was not in force: it is started again when it is.
+    is_app_gone: bool,
     /// A failure of this node's own making: stays in WAIT until the back-off ends (`true`) or an order comes.
     blocked: Option<(Reason, bool)>,
     is_waiting_for_handover: bool,
-    /// An offer could not be made: no new one before the back-off ends.
-    is_offer_paused: bool,
+    /// An offer could not be made, or the scripts of a secondary failed: not again before the back-off ends.
+    is_paused: bool,
     /// `start_both` has run and `stop_both` has not.
     is_both_up: bool,
     /// `start_sec` has run and `stop_sec` has not.
@@ -174,9 +181,11 @@ impl Mirror {
             is_level: false,
             is_volatile_mine: false,
             force: None,
+            is_handed_over: false,
+            is_app_gone: false,
             blocked: None,
             is_waiting_for_handover: false,
-            is_offer_paused: false,
+            is_paused: false,
             is_both_up: false,
             is_sec_up: false,
             watched: Watched::default(),
@@ -196,6 +205,7 @@ impl Mirror {
                 self.watched.hear(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
             }
             Input::Replica(note) => self.on_note(note, out),
+            Input::AppEnded => self.on_app_ended(out),
             Input::Done(job, outcome) => self.on_done(job, outcome, out),
         }
         self.consider(out);
@@ -211,7 +221,8 @@ impl Mirror {
         // Nothing of a former life serves any more, so the role it had is free: the peer need not wait for it. With a
         // person as authority it stays that person's decision.
         let had_role = self.saved.is_owner && self.saved.epoch > Epoch(0) && self.saved.released != Some(self.saved.epoch);
-        if had_role && self.cfg.authority != crate::module::Authority::Manual {
+        // The same with `failover="off"`.
+        if had_role && self.cfg.authority != crate::module::Authority::Manual && self.cfg.is_failover_on {
             self.saved.released = Some(self.saved.epoch);
             self.save(out);
         }
@@ -241,7 +252,7 @@ impl Mirror {
             Timer::FreezeMax => self.on_frozen_too_long(out),
             Timer::SwapBack => self.on_swap_back(out),
             Timer::Backoff => {
-                self.is_offer_paused = false;
+                self.is_paused = false;
                 if matches!(self.blocked, Some((_, true))) {
                     self.blocked = None;
                 }

@@ -70,14 +70,17 @@ impl Mirror {
             Verb::Start => self.start(out),
             Verb::Stop => self.stop(by, out),
             Verb::Restart => self.restart(out),
-            Verb::Swap => self.swap(out),
+            Verb::Swap => {
+                self.swap(out);
+                self.is_handed_over = true;
+            }
             Verb::StopStart => self.stop_start(out),
             Verb::Prim { accept_loss } => {
-                self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false });
+                self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false, is_resolving: false });
                 self.start(out);
             }
             Verb::PrimForce => {
-                self.force = Some(Force { by, accepts_loss: true, overrides_flag: true });
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: true, is_resolving: false });
                 self.start(out);
             }
             Verb::Second { full_sync } => {
@@ -104,7 +107,7 @@ impl Mirror {
         match (is_kept, self.phase) {
             (true, Phase::Serving | Phase::Leaving) => {}
             (true, _) => {
-                self.force = Some(Force { by, accepts_loss: true, overrides_flag: false });
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: false, is_resolving: true });
                 self.start(out);
             }
             (false, Phase::Serving | Phase::Leaving | Phase::Following) => {
@@ -139,12 +142,14 @@ impl Mirror {
 
     fn start(&mut self, out: &mut Vec<Effect>) {
         self.blocked = None;
+        self.is_handed_over = false;
         self.saved.is_started = true;
         self.saved.stopped_by = None;
         self.save(out);
         self.phase = Phase::Idle;
+        let from = self.state;
         self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
-        let steps = self.steps_prestart();
+        let steps = self.steps_prestart(from);
         self.start_plan(steps, Goal::Idle, out);
     }
 
@@ -158,12 +163,14 @@ impl Mirror {
             self.asking = None;
             out.push(Effect::StopTimer(Timer::ArbiterRetry));
         }
+        let is_ordered = crate::command::is_person(&by);
         let goal = Goal::Stopped { by };
         match self.phase {
             Phase::Stopped => {}
             Phase::Serving | Phase::Leaving => {
                 let steps = self.steps_out("stop", State::Stop, true);
                 self.leave(steps, "stop", goal, out);
+                self.is_handed_over = is_ordered;
             }
             Phase::Following => {
                 let steps = self.steps_unfollow("stop", State::Stop);
@@ -186,7 +193,7 @@ impl Mirror {
 
     pub(super) fn stop_start(&mut self, out: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Serving if self.is_swappable() => {
+            Phase::Serving if self.is_swappable() && self.is_handing_over_allowed() => {
                 let steps = self.steps_out("stopstart", State::Wait, true);
                 self.leave(steps, "stopstart", Goal::HandedOver, out);
             }

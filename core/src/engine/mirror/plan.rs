@@ -8,6 +8,7 @@ use crate::ids::Epoch;
 use crate::module::ScriptName;
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{Flag, Readiness, Reason, State};
+use std::time::Duration;
 
 /// One step of a plan; each is answered by `Done`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,8 @@ pub(super) enum Step {
 
 /// Attempts to remove the addresses, [`STEP_RETRY`] apart, before a plan goes on without.
 const DROP_TRIES: u8 = 6;
+/// Between two calls of a secondary's scripts that fail.
+const SCRIPTS_AGAIN: Duration = Duration::from_secs(30);
 
 /// What holds when the plan is done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -110,7 +113,7 @@ impl Mirror {
             (Step::Script(run), Outcome::Script { code, millis }) => {
                 out.push(Effect::Report(Event::ScriptDone { script: run.script, code, millis }));
                 match run.script {
-                    ScriptName::StartBoth => self.is_both_up = true,
+                    ScriptName::StartBoth => self.is_both_up = code == Some(0),
                     ScriptName::StopBoth => self.is_both_up = false,
                     ScriptName::StartSec => self.is_sec_up = true,
                     ScriptName::StopSec => self.is_sec_up = false,
@@ -129,6 +132,8 @@ impl Mirror {
                 if matches!(self.reason, Some(Reason::Unkillable { .. })) {
                     self.enter(self.state, Readiness::Transient, Some(Reason::Stopping), out);
                 }
+                // Whatever the scripts had started is gone.
+                (self.is_both_up, self.is_sec_up, self.is_app_gone) = (false, false, false);
                 None
             }
             (Step::RaiseVips, Outcome::Vip(Err(detail))) => {
@@ -178,6 +183,8 @@ impl Mirror {
                     self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out);
                 }
             }
+            // What serves need not end because what accompanies it did not start.
+            (Phase::Serving, Step::Script(run)) if run.script == ScriptName::StartSec => self.next_step(out),
             (Phase::Serving, _) => self.on_app_failed(reason, out),
             (Phase::Claiming, _) => self.block(reason, true, out),
             (Phase::Following, Step::CloseSession) if self.goal == Goal::Claim => {
@@ -195,6 +202,7 @@ impl Mirror {
                 (self.following, self.is_level) = (None, false);
                 self.next_step(out);
             }
+            (Phase::Following, Step::Script(_)) if self.goal == Goal::Following => self.on_second_failed(reason, out),
             (Phase::Following, _) => self.next_step(out),
             (Phase::Stopped | Phase::Idle, _) => {
                 self.plan.clear();
@@ -215,6 +223,11 @@ impl Mirror {
                 }
                 self.phase = Phase::Idle;
             }
+            Goal::Serving if self.is_frozen => {
+                let reason = Some(Reason::Frozen);
+                self.enter(self.state, Readiness::NotReady, reason, out);
+            }
+            Goal::Serving if self.is_app_gone => self.restart(out),
             Goal::Hosting => self.enter(State::Alone, Readiness::Transient, self.hosting.clone(), out),
             Goal::Serving => {
                 let is_pair = self.requires.is_some() && self.saved.intent.is_none() && self.is_peer_recorded();
@@ -308,7 +321,11 @@ impl Mirror {
         if is_retried {
             out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
         }
+        let left = self.steps_of_lost_second();
         self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+        if !left.is_empty() {
+            self.start_plan(left, Goal::Resting, out);
+        }
     }
 
     /// Leave the role by `steps`; the state stays, magenta, until the goal is reached.
@@ -326,6 +343,11 @@ impl Mirror {
 
     fn script(&self, script: ScriptName, to: State, action: &'static str, is_forced: bool) -> Step {
         Step::Script(ScriptRun { script, from: self.state, to, action, is_forced })
+    }
+
+    /// A script of the way from `from` to the state that is shown already.
+    fn script_from(&self, from: State, script: ScriptName) -> Step {
+        Step::Script(ScriptRun { script, from, to: self.state, action: "start", is_forced: false })
     }
 
     /// Both calls of a stop script.
@@ -353,15 +375,15 @@ impl Mirror {
     }
 
     /// Steps into ALONE after the right to serve was obtained.
-    pub(super) fn steps_in(&self) -> Vec<Step> {
-        let to = State::Alone;
-        let mut steps = vec![Step::Serve, Step::RaiseVips, self.script(ScriptName::Transition, to, "start", false)];
+    pub(super) fn steps_in(&self, from: State) -> Vec<Step> {
+        let script = |script| self.script_from(from, script);
+        let mut steps = vec![Step::Serve, Step::RaiseVips, script(ScriptName::Transition)];
         if !self.is_both_up {
-            steps.push(self.script(ScriptName::StartBoth, to, "start", false));
+            steps.push(script(ScriptName::StartBoth));
         }
-        steps.push(self.script(ScriptName::StartPrim, to, "start", false));
+        steps.push(script(ScriptName::StartPrim));
         if !self.is_sec_up {
-            steps.push(self.script(ScriptName::StartSec, to, "start", false));
+            steps.push(script(ScriptName::StartSec));
         }
         steps
     }
@@ -379,19 +401,14 @@ impl Mirror {
     }
 
     /// Steps from STOP to WAIT: nothing of the application may run, no address may be left over.
-    pub(super) fn steps_prestart(&self) -> Vec<Step> {
-        let to = State::Wait;
-        vec![
-            Step::DropVips,
-            self.script(ScriptName::Transition, to, "start", false),
-            self.script(ScriptName::Prestart, to, "start", false),
-            Step::Kill,
-        ]
+    pub(super) fn steps_prestart(&self, from: State) -> Vec<Step> {
+        let script = |script| self.script_from(from, script);
+        vec![Step::DropVips, script(ScriptName::Transition), script(ScriptName::Prestart), Step::Kill]
     }
 
     /// Steps into SECOND (Ready).
     pub(super) fn steps_second(&self) -> Vec<Step> {
-        let script = |script| self.script(script, State::Second, "start", false);
+        let script = |script| self.script_from(State::Wait, script);
         vec![script(ScriptName::Transition), script(ScriptName::StartBoth), script(ScriptName::StartSecond), script(ScriptName::StartSec)]
     }
 
@@ -406,6 +423,21 @@ impl Mirror {
             steps.extend(self.stop_twice(ScriptName::StopBoth, to, action));
         }
         steps.push(Step::Kill);
+        steps
+    }
+
+    /// What a secondary had started for itself, when it goes to WAIT without having left in order: its claim was refused.
+    fn steps_of_lost_second(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StopSec, State::Wait, "stopwait", false));
+        }
+        if self.is_both_up {
+            steps.extend(self.stop_twice(ScriptName::StopBoth, State::Wait, "stopwait"));
+        }
+        if !steps.is_empty() {
+            steps.push(Step::Kill);
+        }
         steps
     }
 
@@ -452,16 +484,36 @@ impl Mirror {
     pub(super) fn steps_grown(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.is_sec_up {
-            steps.push(self.script(ScriptName::StopSec, State::Prim, "start", false));
+            steps.push(self.script_from(State::Alone, ScriptName::StopSec));
         }
-        steps.push(self.script(ScriptName::Transition, State::Prim, "start", false));
+        steps.push(self.script_from(State::Alone, ScriptName::Transition));
         steps
     }
 
     /// What is run while the service goes on: from PRIM to ALONE.
     pub(super) fn steps_shrunk(&self) -> Vec<Step> {
-        let script = |script| self.script(script, State::Alone, "start", false);
+        let script = |script| self.script_from(State::Prim, script);
         vec![script(ScriptName::Transition), script(ScriptName::StartSec)]
+    }
+
+    /// The secondary's scripts failed: it goes on holding every write, is not green, and they are called again.
+    fn on_second_failed(&mut self, reason: Reason, out: &mut Vec<Effect>) {
+        self.plan.clear();
+        self.goal = Goal::Idle;
+        self.is_paused = true;
+        out.push(Effect::SetTimer(Timer::Backoff, SCRIPTS_AGAIN));
+        self.enter(State::Second, Readiness::NotReady, Some(reason), out);
+    }
+
+    /// The guard ended the application. It is started again as soon as this node may acknowledge.
+    pub(super) fn on_app_ended(&mut self, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Serving || self.hosting.is_some() {
+            return;
+        }
+        self.is_app_gone = true;
+        if !self.is_frozen && !self.is_planning() && self.count_loop(out) {
+            self.restart(out);
+        }
     }
 
     /// Something of the application cannot be ended: nothing that needs its end may begin.
