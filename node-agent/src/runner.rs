@@ -242,7 +242,13 @@ impl Runner {
                         self.is_ending = true;
                         self.order_myself(Verb::Stop, BY_SHUTDOWN).await;
                     }
-                    Some(message) => self.take(message).await,
+                    Some(message) => {
+                        if matches!(message, Inbox::Order(..)) {
+                            // Somebody decides: what the boot policy had in mind for later is void.
+                            boot_start = None;
+                        }
+                        self.take(message).await;
+                    }
                 },
                 () = sleep_until(wake_ns) => {
                     let now = boottime_ns();

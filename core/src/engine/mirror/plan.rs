@@ -28,6 +28,8 @@ pub(super) enum Step {
 
 /// Attempts to remove the addresses, [`STEP_RETRY`] apart, before a plan goes on without.
 const DROP_TRIES: u8 = 6;
+/// Before a follower whose disk failed tries again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(30);
 /// Between two calls of a secondary's scripts that fail.
 const SCRIPTS_AGAIN: Duration = Duration::from_secs(30);
 
@@ -319,7 +321,9 @@ impl Mirror {
         self.running = None;
         self.blocked = Some((reason.clone(), is_retried));
         if is_retried {
-            out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
+            // A follower whose disk fails would be compared from the start each time.
+            let is_costly = self.state == State::Second && matches!(reason, Reason::DataUnusable { .. });
+            out.push(Effect::SetTimer(Timer::Backoff, if is_costly { FOLLOW_AGAIN } else { crate::engine::BACKOFF }));
         }
         let left = self.steps_of_lost_second();
         self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
