@@ -6,7 +6,7 @@
 mod application;
 
 use crate::arbiter::Arbiter;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Group};
 use crate::clock::boottime_ns;
 use crate::guard::{Guard, Right};
 use crate::link::{Link, LinkConfig, LinkEvent};
@@ -298,6 +298,11 @@ impl Hands {
             }
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
+    }
+
+    /// Control group of the module.
+    pub fn group(&self) -> Option<&Group> {
+        self.application.group()
     }
 
     /// Environment of everything the module's files run in.
