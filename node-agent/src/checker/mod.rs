@@ -139,9 +139,10 @@ fn started_by(when: When) -> ScriptName {
 async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
     tokio::time::sleep(check.start_after).await;
     let with = |words: &[String]| [around.module.to_string(), check.name.clone()].into_iter().chain(words.iter().cloned()).collect();
-    let repair = check.handler.clone().map(|exec| {
-        Repair::new(check.handler_resource(), Program { exec, args: with(&[]), stands_for: Some(started_by(check.when)) })
-    });
+    let repair = check
+        .handler
+        .clone()
+        .map(|exec| Repair::new(check.handler_resource(), Program { exec, args: with(&[]), stands_for: Some(started_by(check.when)) }));
     match check.probe {
         Probe::Tcp { addr, port, timeout } => {
             let target = tcp::Target { host: addr, port, timeout };
@@ -155,9 +156,7 @@ async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
             process::watch(reporter, wanted, &around, repair).await;
         }
         Probe::Service { unit } => service::watch(reporter, unit, &around, repair).await,
-        Probe::Custom { exec: Some(exec), args } => {
-            Program { exec, args: with(&args), stands_for: None }.keep(reporter, &around).await
-        }
+        Probe::Custom { exec: Some(exec), args } => Program { exec, args: with(&args), stands_for: None }.keep(reporter, &around).await,
         // Scripts set it.
         Probe::Custom { exec: None, .. } => std::future::pending().await,
         Probe::Module { module, node, wanted } => board::watch(reporter, around.board.clone(), module, node, wanted).await,
