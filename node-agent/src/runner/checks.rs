@@ -239,6 +239,7 @@ impl Runner {
             handler_timeout: setting.def.user.as_ref().map_or(HANDLER_MAX, |u| u.start_timeout),
             systemctl: PathBuf::from("/usr/bin/systemctl"),
             board,
+            group: hands.group().cloned(),
         }
     }
 }
