@@ -54,6 +54,14 @@ impl Engine {
     pub fn saved(&self) -> &Saved {
         each!(self, e => e.saved())
     }
+    /// A script or another step is under way.
+    pub fn is_planning(&self) -> bool {
+        each!(self, e => e.is_planning())
+    }
+    /// Automatic actions that count now, and how many may.
+    pub fn loops(&self) -> (u32, u32) {
+        each!(self, e => e.loops())
+    }
     /// Checked resources.
     pub fn resources(&self) -> Vec<ResourceView> {
         each!(self, e => e.resources())

@@ -56,14 +56,19 @@ impl Mirror {
     }
 
     pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
-        let Command { verb, by, reason, .. } = command;
+        let Command { verb, by, reason, is_automatic, .. } = command;
         if let Some(refusal) = self.refusal(&verb) {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
-        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not.
-        if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not,
+        // and that of a checker or script counts as what a rule does.
+        if is_automatic {
+            if verb.is_repair() && !self.count_loop(out) {
+                return;
+            }
+        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
             self.forget_loops(out);
         }
         match verb {
@@ -145,7 +150,7 @@ impl Mirror {
         self.phase = Phase::Idle;
         self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
         let steps = self.steps_prestart();
-        self.start_plan(steps, Goal::Idle, out);
+        self.start_plan_after_poststop(steps, Goal::Idle, out);
     }
 
     pub(super) fn stop(&mut self, by: String, out: &mut Vec<Effect>) {
