@@ -137,6 +137,8 @@ pub enum Refusal {
     NoSuchNode { node: NodeName },
     /// Maintenance lasts 1 to [`MAINTENANCE_MINUTES_MAX`] minutes.
     BadDuration { minutes: u32 },
+    /// No automatic action under maintenance, and a checker or script ordered this.
+    Maintained,
     /// The node is not connected to the console (said by the console).
     NoContact,
 }

@@ -377,6 +377,10 @@ fn a_checker_that_restarts_for_ever_is_stopped_by_the_limit() {
     node.feed(Input::Boot);
     node.order(Verb::Prim { accept_loss: false });
     let restart = Command { id: String::new(), verb: Verb::Restart, by: "chk (root)".into(), reason: None, is_automatic: true };
+    node.order(Verb::Maintenance { minutes: 10 });
+    node.feed(Input::Command(restart.clone()));
+    assert_eq!(node.engine.loops(), (0, 3), "under maintenance nothing is restarted by itself");
+    node.order(Verb::Maintenance { minutes: 0 });
     for count in 1..=3 {
         node.feed(Input::Command(restart.clone()));
         assert_eq!((node.engine.state(), node.engine.saved().loop_count), (State::Alone, count));

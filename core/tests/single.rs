@@ -207,6 +207,9 @@ fn what_a_checker_or_script_orders_counts_and_once_too_often_it_stops_the_module
         node.feed(Input::Command(command));
         node.disk.loop_count
     };
+    node.order(Verb::Maintenance { minutes: 10 });
+    assert_eq!((order(&mut node, Verb::Restart), node.calls.len()), (0, 0), "under maintenance nothing is restarted by itself");
+    node.order(Verb::Maintenance { minutes: 0 });
     assert_eq!([Verb::Restart, Verb::StopStart, Verb::Restart].map(|v| order(&mut node, v)), [1, 2, 3]);
     assert!(node.is_green());
     assert_eq!(order(&mut node, Verb::Restart), 4);

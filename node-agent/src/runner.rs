@@ -316,7 +316,7 @@ impl Runner {
         if self.failure.is_some() {
             return Some(Refusal::Busy);
         }
-        let refusal = self.engine.refusal(&command.verb);
+        let refusal = self.engine.refusal_of(&command);
         if self.orders.len() == ORDERS_REMEMBERED {
             self.orders.pop_front();
         }

@@ -34,6 +34,10 @@ impl Engine {
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         each!(self, e => e.refusal(verb))
     }
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        each!(self, e => e.refusal_of(command))
+    }
     /// What `command` would do, if nothing fails. This engine stays as it is.
     pub fn rehearse(&self, command: Command) -> Rehearsal {
         each!(self, e => e.rehearse(command))

@@ -132,6 +132,12 @@ impl Light {
 
     // ---- orders ----
 
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        let is_held = self.is_maintained && command.is_automatic && command.verb.is_repair();
+        if is_held { Some(Refusal::Maintained) } else { self.refusal(&command.verb) }
+    }
+
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         let is_busy = self.is_planning();
@@ -149,8 +155,9 @@ impl Light {
     }
 
     fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
+        let refusal = self.refusal_of(&command);
         let Command { verb, by, reason, is_automatic, .. } = command;
-        if let Some(refusal) = self.refusal(&verb) {
+        if let Some(refusal) = refusal {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }

@@ -10,6 +10,12 @@ use crate::state::{Flag, Readiness, Reason, State};
 use std::time::Duration;
 
 impl Mirror {
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        let is_held = self.is_maintained && command.is_automatic && command.verb.is_repair();
+        if is_held { Some(Refusal::Maintained) } else { self.refusal(&command.verb) }
+    }
+
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         let peer = self.peer.as_deref().filter(|_| self.is_contact);
@@ -56,8 +62,9 @@ impl Mirror {
     }
 
     pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
+        let refusal = self.refusal_of(&command);
         let Command { verb, by, reason, is_automatic, .. } = command;
-        if let Some(refusal) = self.refusal(&verb) {
+        if let Some(refusal) = refusal {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }
