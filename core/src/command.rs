@@ -45,6 +45,10 @@ impl Verb {
             Verb::Maintenance { .. } => "maintenance",
         }
     }
+    /// Runs the application anew: given by a checker or script, it counts in `maxloop`.
+    pub fn is_repair(&self) -> bool {
+        matches!(self, Verb::Restart | Verb::StopStart)
+    }
     /// One of each, for tables of what is possible.
     pub fn each() -> [Verb; 8] {
         [
@@ -91,6 +95,19 @@ pub struct Command {
     /// Why, in that person's words.
     #[serde(default)]
     pub reason: Option<String>,
+    /// A checker or script decided so, no person: it counts in `maxloop` instead of beginning the count afresh.
+    #[serde(default)]
+    pub is_automatic: bool,
+}
+
+/// What a script does to the count of automatic actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoopChange {
+    /// One more: the script has acted, or is about to.
+    Add,
+    /// Begin afresh.
+    Forget,
 }
 
 /// Why an order is not carried out. Nothing has happened.
@@ -127,6 +144,8 @@ pub enum Refusal {
     NoSuchNode { node: NodeName },
     /// Maintenance lasts 1 to [`MAINTENANCE_MINUTES_MAX`] minutes.
     BadDuration { minutes: u32 },
+    /// No automatic action under maintenance, and a checker or script ordered this.
+    Maintained,
     /// The node is not connected to the console (said by the console).
     NoContact,
 }

@@ -519,6 +519,7 @@ impl Agent {
             Request::Set { ref module, .. }
             | Request::Errd { ref module, .. }
             | Request::Checkers { ref module, .. }
+            | Request::Loops { ref module, .. }
             | Request::Watched { ref module }
             | Request::Rules { ref module } => {
                 let Some(runner) = self.runners.get(module).cloned() else {
@@ -553,6 +554,18 @@ impl Agent {
             Request::Events { module, count } => {
                 let events = self.store.events().last(module.as_ref(), count as usize);
                 tokio::spawn(async move { responder.send(Reply::Events { events }).await });
+            }
+            Request::ScriptLog { module, script } => {
+                let known = self.runners.contains_key(&module);
+                let (dir, nowhere) = (self.store.log_dir(&module), self.no_module(&module));
+                tokio::task::spawn_blocking(move || {
+                    let reply = match crate::script::newest_log(&dir, script.as_deref()) {
+                        _ if !known => nowhere,
+                        Ok((files, text)) => Reply::ScriptLog { files, text },
+                        Err(message) => Reply::Error { message },
+                    };
+                    responder.try_send(reply)
+                });
             }
             Request::About => {
                 let reply = Reply::About {

@@ -231,7 +231,9 @@ impl Runner {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.is_ending && (self.engine.state() == State::Stop || self.failure.is_some()) {
+            // `poststop` and `transition` come after the stop that the other node waits for.
+            let is_stopped = self.engine.state() == State::Stop && !self.engine.is_planning();
+            if self.is_ending && (is_stopped || self.failure.is_some()) {
                 break;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
@@ -330,7 +332,7 @@ impl Runner {
         if self.failure.is_some() {
             return Some(Refusal::Busy);
         }
-        let refusal = self.engine.refusal(&command.verb);
+        let refusal = self.engine.refusal_of(&command);
         if self.orders.len() == ORDERS_REMEMBERED {
             self.orders.pop_front();
         }
@@ -341,7 +343,7 @@ impl Runner {
 
     async fn order_myself(&mut self, verb: Verb, by: &str) {
         if self.engine.refusal(&verb).is_none() {
-            let command = Command { id: String::new(), verb, by: by.to_owned(), reason: None };
+            let command = Command { id: String::new(), verb, by: by.to_owned(), reason: None, is_automatic: false };
             self.step(Input::Command(command)).await;
         }
     }

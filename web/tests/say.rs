@@ -106,6 +106,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NoSplitBrain,
         Refusal::NoSuchNode { node: n2() },
         Refusal::BadDuration { minutes: 2000 },
+        Refusal::Maintained,
     ];
     is_whole(&all, COMMAND_RS, "Refusal");
     all

@@ -122,7 +122,7 @@ impl Pair {
 
     pub fn order(&mut self, node: usize, verb: Verb) -> Option<Refusal> {
         let refusal = self.nodes[node].engine.refusal(&verb);
-        self.feed(node, Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None }));
+        self.feed(node, Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false }));
         refusal
     }
 

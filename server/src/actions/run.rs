@@ -219,7 +219,13 @@ async fn one_node(
 ) -> (Progress, Option<Note>) {
     let reports = |app: &crate::fleet::Fleet| app.reports(&module.cluster, &module.name, &module.nodes);
     let before: Option<Snapshot> = reports(&app.fleet).iter().find(|r| r.node == *node).and_then(Report::snapshot).cloned();
-    let command = Command { id: format!("{id}/{node}"), verb: verb.clone(), by: operation.by.clone(), reason: operation.reason.clone() };
+    let command = Command {
+        id: format!("{id}/{node}"),
+        verb: verb.clone(),
+        by: operation.by.clone(),
+        reason: operation.reason.clone(),
+        is_automatic: false,
+    };
     let Some(answer) = app.fleet.order(&module.cluster, node, &module.name, command) else {
         return (Progress::Failed, Some(Note::NoContact));
     };

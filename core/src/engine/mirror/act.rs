@@ -2,7 +2,7 @@
 
 use super::plan::Goal;
 use super::{Mirror, Phase};
-use crate::command::{BY_CHECKER, BY_MAXLOOP};
+use crate::command::{BY_CHECKER, BY_MAXLOOP, LoopChange};
 use crate::engine::Effect;
 use crate::engine::watched::{Remote, event_of};
 use crate::event::Event;
@@ -103,6 +103,19 @@ impl Mirror {
         out.push(Effect::Report(Event::LoopLimit { count: self.cfg.maxloop }));
         self.stop(BY_MAXLOOP.into(), out);
         false
+    }
+
+    pub(super) fn on_loops(&mut self, change: LoopChange, out: &mut Vec<Effect>) {
+        self.loops.change(change, self.cfg.maxloop, self.cfg.loop_interval, out);
+        if self.saved.loop_count != self.loops.count() {
+            self.saved.loop_count = self.loops.count();
+            self.save(out);
+        }
+    }
+
+    /// Automatic actions that count now, and how many may.
+    pub fn loops(&self) -> (u32, u32) {
+        (self.loops.count(), self.cfg.maxloop)
     }
 
     pub(super) fn forget_loops(&mut self, out: &mut Vec<Effect>) {

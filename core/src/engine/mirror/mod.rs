@@ -199,6 +199,7 @@ impl Mirror {
         match input {
             Input::Boot => self.on_boot(out),
             Input::Command(command) => self.on_command(command, out),
+            Input::Loops(change) => self.on_loops(change, out),
             Input::Heard { status, answers } => self.on_heard(status, answers, out),
             Input::Timer(timer) => self.on_timer(timer, out),
             Input::Health { name, health, detail, action, is_pre } => {

@@ -10,6 +10,12 @@ use crate::state::{Flag, Readiness, Reason, State};
 use std::time::Duration;
 
 impl Mirror {
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        let is_held = self.is_maintained && command.is_automatic && command.verb.is_repair();
+        if is_held { Some(Refusal::Maintained) } else { self.refusal(&command.verb) }
+    }
+
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         let peer = self.peer.as_deref().filter(|_| self.is_contact);
@@ -56,14 +62,20 @@ impl Mirror {
     }
 
     pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
-        let Command { verb, by, reason, .. } = command;
-        if let Some(refusal) = self.refusal(&verb) {
+        let refusal = self.refusal_of(&command);
+        let Command { verb, by, reason, is_automatic, .. } = command;
+        if let Some(refusal) = refusal {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
-        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not.
-        if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not,
+        // and that of a checker or script counts as what a rule does.
+        if is_automatic {
+            if verb.is_repair() && !self.count_loop(out) {
+                return;
+            }
+        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
             self.forget_loops(out);
         }
         match verb {
@@ -94,6 +106,8 @@ impl Mirror {
             Verb::Resolve { keep } => self.resolve(keep == self.cfg.me, by, out),
             Verb::Maintenance { minutes } => self.maintain(minutes, out),
         }
+        // What a checker or script orders gives nothing away where only a person may.
+        self.is_handed_over &= !is_automatic;
     }
 
     /// Two histories that exclude one another: this node waits because of it, or serves beside one that does.
@@ -150,7 +164,7 @@ impl Mirror {
         let from = self.state;
         self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
         let steps = self.steps_prestart(from);
-        self.start_plan(steps, Goal::Idle, out);
+        self.start_plan_after_poststop(steps, Goal::Idle, out);
     }
 
     pub(super) fn stop(&mut self, by: String, out: &mut Vec<Effect>) {

@@ -74,7 +74,7 @@ impl Mirror {
         matches!(self.running, Some((_, Step::Release))) || self.plan.contains(&Step::Release)
     }
 
-    pub(super) fn is_planning(&self) -> bool {
+    pub(in crate::engine) fn is_planning(&self) -> bool {
         self.running.is_some()
     }
 
@@ -474,10 +474,24 @@ impl Mirror {
     /// The peer must not wait for a script that only tells of the change: it is run in the state reached.
     fn run_transition(&mut self, from: State, out: &mut Vec<Effect>) {
         if from != self.state && !self.is_planning() {
-            let action = if self.state == State::Stop { "stop" } else { "stopwait" };
-            let run = ScriptRun { script: ScriptName::Transition, from, to: self.state, action, is_forced: false };
-            self.start_plan([Step::Script(run)], Goal::Resting, out);
+            let is_stop = self.state == State::Stop;
+            let action = if is_stop { "stop" } else { "stopwait" };
+            let run = |script| Step::Script(ScriptRun { script, from, to: self.state, action, is_forced: false });
+            // A stop from WAIT has run it already; one from a role lets the peer go on first.
+            let poststop = (is_stop && from != State::Wait).then(|| run(ScriptName::Poststop));
+            let steps: Vec<Step> = poststop.into_iter().chain([run(ScriptName::Transition)]).collect();
+            self.start_plan(steps, Goal::Resting, out);
         }
+    }
+
+    /// As [`Mirror::start_plan`], but a `poststop` under way ends first: what it cleans up is the next start's ground.
+    pub(super) fn start_plan_after_poststop(&mut self, steps: Vec<Step>, goal: Goal, out: &mut Vec<Effect>) {
+        let is_poststop = matches!(&self.running, Some((_, Step::Script(run))) if run.script == ScriptName::Poststop);
+        if is_poststop && self.state == State::Wait && self.goal == Goal::Resting {
+            (self.plan, self.goal, self.drop_tries) = (steps.into(), goal, 0);
+            return;
+        }
+        self.start_plan(steps, goal, out);
     }
 
     pub(super) fn script_stop_second(&self) -> Step {

@@ -74,7 +74,7 @@ impl Bench {
     }
 
     fn order(&mut self, verb: Verb) {
-        self.feed(Input::Command(Command { id: "1".into(), verb, by: "root".into(), reason: None }));
+        self.feed(Input::Command(Command { id: "1".into(), verb, by: "root".into(), reason: None, is_automatic: false }));
     }
 
     fn heard(&mut self, status: Status) {
