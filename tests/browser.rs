@@ -165,7 +165,9 @@ impl Desk {
         let host = site.trim_start_matches("https://");
         for url in self.browser.requested().unwrap() {
             let is_own = url.starts_with(&format!("https://{host}/")) || url.starts_with(&format!("wss://{host}/"));
-            let is_of_the_browser = ["data:", "blob:", "about:", "chrome:"].iter().any(|scheme| url.starts_with(scheme));
+            let is_of_the_browser = ["data:", "blob:", "about:", "chrome:", "chrome-untrusted:", "chrome-extension:"]
+                .iter()
+                .any(|scheme| url.starts_with(scheme));
             assert!(is_own || is_of_the_browser, "{place} asks elsewhere: {url}");
         }
     }

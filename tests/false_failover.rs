@@ -24,7 +24,8 @@ fn loss_and_delay_on_all_networks_change_no_role() {
     println!("{}", report.vips.line());
     println!("{} entries confirmed, longest pause {:.1} s; {:?}", report.written, report.longest_gap, report.troubles);
     assert_eq!(report.role_changes, Vec::<String>::new(), "{:?}", report.troubles);
+    assert_eq!(report.alarms, Vec::<String>::new(), "{:?}", report.troubles);
     assert!(report.written > 0 && report.longest_gap < GAP_MAX, "the application did not go on: {report:?}");
     assert_eq!(report.lost, Vec::<String>::new());
-    assert!(report.vips.is_clean() && report.vips.rate() > 100.0, "{}", report.vips.line());
+    assert!(report.vips.is_clean(), "{}", report.vips.line());
 }

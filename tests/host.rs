@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tsugi_tests::lab::names::{Places, VIP};
 use tsugi_tests::lab::{CLIENT, Lab, Network, Plan, Quality, ns};
 use tsugi_tests::load::{self, Load};
+use tsugi_tests::vips::VipWatch;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -270,6 +271,27 @@ fn the_ledger_keeps_every_acknowledged_entry_over_a_power_cut() {
     assert!(acked.len() >= 350 && gap.seconds > 0.02, "{} acknowledged, gap {gap:?}", acked.len());
     let found = load::read_all(&net, to).unwrap();
     assert_eq!(load::lost(&acked, &found), Vec::<String>::new());
+}
+
+/// The control of the watch that every lab test has: what it is there to find, it finds, by either way.
+#[test]
+fn an_address_on_two_hosts_is_seen() {
+    let (_guard, lab) = lab("t-double");
+    let change = |host: &str, verb: &str| drop(lab.sh(host, &format!("ip addr {verb} {VIP}/24 dev eth0")).unwrap());
+    let watch = VipWatch::start(&lab).unwrap();
+    assert!(!watch.report().is_clean(), "nobody has the address: {}", watch.report().line());
+    change("n1", "add");
+    wait(|| watch.report().answered > 10 && watch.report().held.contains_key("n1"));
+    let alone = watch.report();
+    assert!(alone.double_instants == 0 && alone.double_answers == 0, "{}", alone.line());
+    change("n2", "add");
+    wait(|| watch.report().double_instants > 0 && watch.report().double_answers > 0);
+    change("n2", "del");
+    let seen = watch.stop();
+    println!("{}", seen.line());
+    assert!(seen.is_sampled() && !seen.is_clean(), "{}", seen.line());
+    assert_eq!(seen.doubles[0].holders, ["n1", "n2"]);
+    assert_eq!(seen.double_answered[0].holders.len(), 2, "{seen:?}");
 }
 
 #[test]

@@ -252,6 +252,25 @@ fn manifests_tie_no_crate_to_one_above_it() {
     }
 }
 
+/// What the installation manual builds has no switch that leaves a rule of the engine out.
+#[test]
+fn the_plain_build_leaves_the_tests_and_their_switches_out() {
+    let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let manifest = text("Cargo.toml");
+    let default = manifest.lines().find(|line| line.starts_with("default-members = ")).unwrap();
+    assert_eq!(default, r#"default-members = ["core", "node-agent", "server", "web"]"#);
+    let with_switches: Vec<_> =
+        ["core", "node-agent", "server", "web"].into_iter().filter(|c| text(&format!("{c}/Cargo.toml")).contains("\"mutants\"")).collect();
+    assert!(with_switches.is_empty(), "{with_switches:?}");
+    for lang in ["en", "ja"] {
+        assert!(text(&format!("docs/manual/{lang}/install.md")).contains("\ncargo build --release --locked\n"));
+    }
+    let script = text("dev");
+    let bare: Vec<_> =
+        script.lines().filter(|l| l.contains("cargo build") || l.contains("cargo test")).filter(|l| !l.contains("--workspace")).collect();
+    assert!(bare.is_empty(), "{bare:?}");
+}
+
 #[test]
 fn no_file_is_too_long_to_be_read() {
     let long: Vec<_> = files()

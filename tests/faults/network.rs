@@ -132,6 +132,7 @@ fn loss_delay_reordering_doubles_and_wrong_bytes_change_no_role() {
     let report = rough::run(&RoughPlan { lab: "t-f-bad".into(), quality, time: BAD_TIME }).unwrap_or_else(|error| panic!("{error:#}"));
     println!("{}; {} entries, longest pause {:.1} s; {:?}", report.vips.line(), report.written, report.longest_gap, report.troubles);
     assert_eq!(report.role_changes, Vec::<String>::new(), "{:?}", report.troubles);
+    assert_eq!(report.alarms, Vec::<String>::new(), "{:?}", report.troubles);
     assert_eq!(report.lost, Vec::<String>::new());
-    assert!(report.vips.is_clean() && report.vips.rate() > 100.0, "{}", report.vips.line());
+    assert!(report.vips.is_clean(), "{}", report.vips.line());
 }

@@ -38,6 +38,8 @@ pub struct Row {
     pub better: &'static str,
     /// Median of the runs.
     pub ours: f64,
+    /// The worst of the runs.
+    pub worst: f64,
     /// The same of others, measured in the same session.
     pub peers: BTreeMap<String, f64>,
     /// Ours to the best peer's.
@@ -54,6 +56,9 @@ pub struct Row {
     /// Where the time goes: medians in milliseconds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub parts_ms: BTreeMap<String, f64>,
+    /// The same: the longest of each part, whichever run it was in.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts_worst_ms: BTreeMap<String, f64>,
 }
 
 /// Extent of a peer's runs.
@@ -77,6 +82,7 @@ impl Row {
             unit,
             better: "lower",
             ours: median(&runs),
+            worst: runs.iter().copied().fold(f64::NAN, f64::max),
             peers: BTreeMap::new(),
             ratio: None,
             bar: Some(bar),
@@ -84,6 +90,7 @@ impl Row {
             runs,
             peers_range: BTreeMap::new(),
             parts_ms: BTreeMap::new(),
+            parts_worst_ms: BTreeMap::new(),
         }
     }
 
@@ -102,8 +109,7 @@ impl Row {
     fn print(&self) {
         let bar = self.bar.map(|b| format!(" (bar {b:.2})")).unwrap_or_default();
         let verdict = if self.holds { "holds" } else { "DOES NOT HOLD" };
-        let worst = self.runs.iter().copied().fold(self.ours, f64::max);
-        let spread = if self.runs.len() > 1 { format!(", worst of {} {worst:.2}", self.runs.len()) } else { String::new() };
+        let spread = if self.runs.len() > 1 { format!(", worst of {} {:.2}", self.runs.len(), self.worst) } else { String::new() };
         println!("{:<58} {:>8.2} {:<4}{spread}{bar} {verdict}", self.row, self.ours, self.unit);
         if !self.parts_ms.is_empty() {
             let mut parts: Vec<_> = self.parts_ms.iter().collect();
@@ -268,5 +274,6 @@ mod tests {
         assert!(Row::at_most("b", "r", "s", 2.0, vec![1.0, 2.0]).holds);
         assert!(!Row::at_most("b", "r", "s", 2.0, vec![1.0, 2.1, 1.0]).holds);
         assert!(!Row::at_most("b", "r", "s", 2.0, vec![]).holds, "nothing measured is nothing shown");
+        assert_eq!(Row::at_most("b", "r", "s", 2.0, vec![1.0, 2.1, 1.0]).worst, 2.1);
     }
 }

@@ -10,7 +10,8 @@ use crate::ledger::{self, Entry};
 use crate::load::{self, Acked, Gap, Load};
 use crate::setup::{self, CLUSTER};
 use crate::sql;
-use anyhow::{Context, Result, bail};
+use crate::vips::VipWatch;
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -137,6 +138,10 @@ pub struct Pair {
     net: OwnedFd,
     begin: Instant,
     quiet: bool,
+    /// Sampler of the virtual address, from before it is raised for the first time.
+    watch: Option<VipWatch>,
+    /// It serves: from here on the address is somewhere.
+    is_up: bool,
 }
 
 /// Folder of the shipped modules.
@@ -185,7 +190,8 @@ impl Pair {
             App::Ledger => "ledger",
             App::Postgresql => "postgresql",
         };
-        let pair = Pair { net: lab.client_net()?, lab, api, module: module.to_owned(), app, begin, quiet };
+        let (net, watch) = (lab.client_net()?, Some(VipWatch::start(&lab)?));
+        let mut pair = Pair { net, lab, api, module: module.to_owned(), app, begin, quiet, watch, is_up: false };
         for host in ["n1", "n2"] {
             pair.lab.sh(host, &format!("mkdir -p {0} && sync {0}", pair.data_dir()))?;
         }
@@ -207,7 +213,13 @@ impl Pair {
         if app == App::Postgresql {
             sql::prepare(&pair.lab, VIP)?;
         }
+        pair.is_up = true;
         Ok(pair)
+    }
+
+    /// The watch over the virtual address, for whoever judges what it saw. Otherwise the pair does, at its end.
+    pub fn take_watch(&mut self) -> Result<VipWatch> {
+        self.watch.take().context("somebody has the watch already")
     }
 
     /// The replicated directory.
@@ -325,6 +337,20 @@ impl Pair {
     }
 }
 
+/// Every test with a pair ends with this: the address was never in two places, and somebody looked.
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let Some(seen) = self.watch.take().map(VipWatch::stop) else { return };
+        if self.is_up && !std::thread::panicking() {
+            println!("{}", seen.line());
+            if !seen.is_clean() {
+                self.keep_logs();
+                panic!("{}: {seen:?}", seen.line());
+            }
+        }
+    }
+}
+
 fn step(begin: Instant, quiet: bool, text: &str) {
     if !quiet {
         println!("[{:6.1} s] {text}", begin.elapsed().as_secs_f64());
@@ -334,17 +360,22 @@ fn step(begin: Instant, quiet: bool, text: &str) {
 /// Runs a check; the figures whatever they say. An error: a step could not be carried out.
 pub fn run(plan: &CheckPlan) -> Result<Figures> {
     let env = plan.without.map(Without::env).unwrap_or_default();
-    let pair = Pair::start(&plan.lab, plan.app, env, plan.quiet)?;
+    let mut pair = Pair::start(&plan.lab, plan.app, env, plan.quiet)?;
+    let watch = pair.take_watch()?;
     let result = match plan.scenario {
         Scenario::PrimaryKilled => primary_killed(&pair, plan),
         Scenario::SecondaryKilled => secondary_killed(&pair, plan),
         Scenario::BothKilledPrimaryFirst => both_killed(&pair, plan, ["n1", "n2"]),
         Scenario::BothKilledSecondaryFirst => both_killed(&pair, plan, ["n2", "n1"]),
     };
-    if result.is_err() || result.as_ref().is_ok_and(|f| !f.is_good()) {
+    let seen = watch.stop();
+    if !seen.is_clean() || result.as_ref().map_or(true, |f| !f.is_good()) {
         keep_logs(&pair.lab);
     }
-    result
+    let figures = result?;
+    pair.say(&seen.line());
+    ensure!(seen.is_clean(), "{}: {:?} {:?}", seen.line(), seen.doubles, seen.double_answered);
+    Ok(figures)
 }
 
 /// Logs of a failed run are worth more than the room they take.

@@ -315,7 +315,7 @@ fn demo(app: App) -> Result<()> {
         pair
     });
     // Set-up may be interrupted too: the lab is taken away under it.
-    let pair = loop {
+    let mut pair = loop {
         if ended.recv_timeout(Duration::from_millis(100)).is_ok() {
             break making.join().unwrap_or_else(|_| bail!("set-up panicked"))?;
         }
@@ -324,6 +324,8 @@ fn demo(app: App) -> Result<()> {
             return Lab::open(places).map_or(Ok(()), |lab| lab.down());
         }
     };
+    // Whoever plays with it may do what no test does.
+    drop(pair.take_watch()?);
     let port = pair.lab.forward(pair.address().port(), pair.address())?;
     let info = pair.lab.info()?;
     let note = |key: &str| info.notes.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();

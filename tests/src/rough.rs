@@ -5,7 +5,7 @@ use crate::check::{App, Pair};
 use crate::events;
 use crate::lab::{CLIENT, CONSOLE, Lab, Network, Quality};
 use crate::load::{Load, Patience};
-use crate::vips::{VipReport, VipWatch};
+use crate::vips::VipReport;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,8 +33,10 @@ pub struct RoughPlan {
 pub struct RoughReport {
     /// Changes of state of either node, in words, with the seconds since the lines went bad.
     pub role_changes: Vec<String>,
-    /// Broken replication sessions, claims and freezes, likewise.
+    /// Broken replication sessions, and what else is worth knowing, likewise.
     pub troubles: Vec<String>,
+    /// Freezes and claims: nothing was broken, so nobody may have needed one.
+    pub alarms: Vec<String>,
     /// Entries confirmed on the bad lines.
     pub written: usize,
     /// Longest time without a confirmation, in seconds.
@@ -63,8 +65,13 @@ pub fn every_line(lab: &Lab, quality: Quality) -> Result<()> {
 
 /// Sets a pair up (profile `normal`, as shipped), makes every line bad, lets a client write, and looks what changed.
 pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
-    let pair = Pair::start(&plan.lab, App::Ledger, BTreeMap::new(), false)?;
-    let vips = VipWatch::start(&pair.lab)?;
+    let mut pair = Pair::start(&plan.lab, App::Ledger, BTreeMap::new(), false)?;
+    let watch = pair.take_watch()?;
+    let report = watched(&pair, plan)?;
+    Ok(RoughReport { vips: watch.stop(), ..report })
+}
+
+fn watched(pair: &Pair, plan: &RoughPlan) -> Result<RoughReport> {
     every_line(&pair.lab, plan.quality)?;
     let (begin, since) = (Instant::now(), events::unix_ms_now());
     pair.say(&format!("every line is bad: {:?}", plan.quality));
@@ -75,7 +82,7 @@ pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
         pair.say(&format!("{} entries confirmed since", load.count()));
     }
     let (written, gap) = (load.count(), load.longest_gap_since(begin));
-    let (mut role_changes, mut troubles) = (Vec::new(), Vec::new());
+    let (mut role_changes, mut troubles, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
     for host in ["n1", "n2"] {
         for record in events::of(&pair.lab, host, since)? {
             let at = record.at_unix_ms.saturating_sub(since) as f64 / 1000.0;
@@ -83,9 +90,8 @@ pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
                 Event::Entered { from, to, .. } if from != to => {
                     role_changes.push(format!("{at:.1} s: {host} {} → {}", from.word(), to.word()));
                 }
+                Event::Frozen | Event::ClaimAsked { .. } => alarms.push(format!("{at:.1} s: {host} {:?}", record.event)),
                 Event::SessionLost { .. }
-                | Event::ClaimAsked { .. }
-                | Event::Frozen
                 | Event::PeerLost { .. }
                 | Event::ArbiterLost
                 | Event::CheckAction { .. }
@@ -94,7 +100,7 @@ pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
             }
         }
     }
-    if !role_changes.is_empty() {
+    if !role_changes.is_empty() || !alarms.is_empty() {
         pair.keep_logs();
     }
     pair.lab.heal()?;
@@ -108,5 +114,5 @@ pub fn run(plan: &RoughPlan) -> Result<RoughReport> {
     if !lost.is_empty() {
         pair.keep_logs();
     }
-    Ok(RoughReport { role_changes, troubles, written, longest_gap: gap.seconds, lost, vips: vips.stop() })
+    Ok(RoughReport { role_changes, troubles, alarms, written, longest_gap: gap.seconds, lost, vips: VipReport::default() })
 }

@@ -22,6 +22,13 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_millis(4);
 /// Hosts that come and go are looked for this often.
 const LOOK: Duration = Duration::from_millis(100);
+/// Rounds a second that a watch must have made, on average, to have seen anything.
+const RATE_MIN: f64 = 100.0;
+/// Questions a second on the network, likewise: a quarter of those that are tried.
+const PROBES_MIN: f64 = 10.0;
+/// Nobody looked for longer than this: an address could have been in two places meanwhile. A holder that lost its right
+/// may keep it for a second (`F` of the profile `normal`).
+const PAUSE_MAX: f64 = 1.0;
 /// Double instants are listed up to here; they are counted beyond.
 const LISTED_MAX: usize = 50;
 
@@ -41,6 +48,10 @@ pub struct VipReport {
     pub seconds: f64,
     /// Rounds in which every host that was on was asked.
     pub rounds: u64,
+    /// When the last of them was, in seconds since the watch began.
+    pub last_round: f64,
+    /// Hosts that were on and whose kernel did not say what it holds, summed over the rounds.
+    pub unreadable: u64,
     /// Longest time between two rounds in seconds.
     pub longest_pause: f64,
     /// Rounds in which two hosts held the address.
@@ -66,16 +77,23 @@ impl VipReport {
     }
     /// The address was never in two places, and somebody looked.
     pub fn is_clean(&self) -> bool {
-        self.double_instants == 0 && self.double_answers == 0 && self.rounds > 0 && self.probes > 0
+        self.double_instants == 0 && self.double_answers == 0 && self.is_sampled()
+    }
+    /// Somebody looked: often enough, without a long pause, at every host, and found the address by both ways.
+    pub fn is_sampled(&self) -> bool {
+        let is_often = self.rate() >= RATE_MIN && self.probes as f64 >= PROBES_MIN * self.seconds && self.longest_pause <= PAUSE_MAX;
+        is_often && self.unreadable == 0 && self.answered > 0 && !self.held.is_empty()
     }
     /// One line for logs.
     pub fn line(&self) -> String {
         format!(
-            "virtual address asked for {:.0} times a second over {:.0} s (longest pause {:.0} ms): two holders {} times; \
-             {} of {} questions on the network answered, by two machines {} times",
+            "virtual address asked for {:.0} times a second over {:.0} s (longest pause {:.0} ms, {} without an answer), held by {}: \
+             two holders {} times; {} of {} questions on the network answered, by two machines {} times",
             self.rate(),
             self.seconds,
             self.longest_pause * 1000.0,
+            self.unreadable,
+            self.held.keys().cloned().collect::<Vec<_>>().join(" and "),
             self.double_instants,
             self.answered,
             self.probes,
@@ -124,6 +142,8 @@ impl VipWatch {
     pub fn report(&self) -> VipReport {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         report.seconds = self.begin.elapsed().as_secs_f64();
+        // A round that never ended is a pause too.
+        report.longest_pause = report.longest_pause.max(report.seconds - report.last_round);
         report
     }
 
@@ -289,12 +309,23 @@ fn ask_kernels(hosts: &Mutex<Hosts>, vip: Ipv4Addr, begin: Instant, report: &Mut
     let mut last = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let round = Instant::now();
+        let mut unreadable = 0;
         let holders = {
             let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
             hosts.on.retain(|_, host| !host.is_dead());
-            let holders = |hosts: &Hosts| -> BTreeSet<String> {
-                // A host that dies under the question holds nothing.
-                hosts.on.iter().filter(|(_, host)| host.holds(vip).unwrap_or(false) && !host.is_dead()).map(|(n, _)| n.clone()).collect()
+            let mut holders = |hosts: &Hosts| -> BTreeSet<String> {
+                let mut holders = BTreeSet::new();
+                for (name, host) in &hosts.on {
+                    let said = host.holds(vip);
+                    // A host that dies under the question holds nothing; one that lives and does not say, who knows.
+                    match said {
+                        _ if host.is_dead() => {}
+                        Ok(true) => drop(holders.insert(name.clone())),
+                        Ok(false) => {}
+                        Err(_) => unreadable += 1,
+                    }
+                }
+                holders
             };
             let first = holders(&hosts);
             // The hosts are asked one after another, and the address may have moved in between. The one asked first
@@ -303,6 +334,8 @@ fn ask_kernels(hosts: &Mutex<Hosts>, vip: Ipv4Addr, begin: Instant, report: &Mut
         };
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
         report.rounds += 1;
+        report.unreadable += unreadable;
+        report.last_round = round.duration_since(begin).as_secs_f64();
         report.longest_pause = report.longest_pause.max(round.duration_since(last).as_secs_f64());
         last = round;
         for host in &holders {
@@ -322,6 +355,31 @@ fn ask_kernels(hosts: &Mutex<Hosts>, vip: Ipv4Addr, begin: Instant, report: &Mut
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_that_saw_nothing_is_not_clean() {
+        let good = VipReport {
+            seconds: 10.0,
+            rounds: 2000,
+            probes: 300,
+            answered: 250,
+            held: BTreeMap::from([("n1".to_owned(), 2000)]),
+            ..VipReport::default()
+        };
+        assert!(good.is_clean());
+        for bad in [
+            VipReport { answered: 0, ..good.clone() },
+            VipReport { held: BTreeMap::new(), ..good.clone() },
+            VipReport { unreadable: 1, ..good.clone() },
+            VipReport { longest_pause: 1.5, ..good.clone() },
+            VipReport { rounds: 900, ..good.clone() },
+            VipReport { probes: 50, ..good.clone() },
+            VipReport { double_instants: 1, ..good.clone() },
+            VipReport { double_answers: 1, ..good.clone() },
+        ] {
+            assert!(!bad.is_clean(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn the_local_address_is_found_behind_other_attributes() {

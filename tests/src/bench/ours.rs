@@ -2,11 +2,12 @@
 
 use super::probe::{self, Interruption, Probe, unix_ms};
 use super::split::{self, Milestone};
+use crate::api::Api;
 use crate::api::{PRIM, SECOND};
 use crate::check::{App, Pair};
 use crate::events;
-use crate::lab::{CLIENT, CONSOLE, Lab};
-use crate::setup::{CLUSTER, wait_for};
+use crate::lab::{CLIENT, CONSOLE, Lab, Network, names::number_of};
+use crate::setup::{self, CLUSTER, wait_for};
 use crate::vips::VipWatch;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -20,6 +21,21 @@ const RECOVERY_BOUND: Duration = Duration::from_secs(180);
 const TAKEOVER_BOUND: Duration = Duration::from_secs(60);
 /// A random wait before each fault is at most this long: two beats of the slowest profile measured.
 const RANDOM_WAIT_MS: u64 = 1000;
+
+/// The host of the etcd, and its arbiter's name.
+const ETCD_HOST: &str = "n3";
+const ETCD_NAME: &str = "store";
+/// A member that has just started elects itself.
+const ETCD_BOUND: Duration = Duration::from_secs(60);
+
+/// Who keeps the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arbiter {
+    /// The console.
+    Console,
+    /// An etcd with one member, on the third host.
+    Etcd,
+}
 
 /// What happens to the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -119,14 +135,20 @@ pub struct Ours {
 
 impl Ours {
     /// A new lab whose module has `heart` in place of the shipped `<heart …/>`.
-    pub fn start(lab: &str, heart: &str) -> Result<Ours> {
-        let edit = |text: &str| {
+    pub fn start(lab: &str, heart: &str, arbiter: Arbiter) -> Result<Ours> {
+        let prepare = |lab: &Lab, api: &Api, files: &mut setup::ModuleFiles| {
             // Twenty restarts in a row are what the limit of automatic actions is there to prevent.
-            text.replace("<heart profile=\"normal\"/>", heart)
-                .replace("<service mode=\"mirror\"", "<service mode=\"mirror\" maxloop=\"100000\"")
+            let mut service = "<service mode=\"mirror\" maxloop=\"100000\"".to_owned();
+            if arbiter == Arbiter::Etcd {
+                start_etcd(lab, api)?;
+                service += &format!(" arbiter=\"{ETCD_NAME}\"");
+            }
+            let text = &files.userconfig;
+            files.userconfig = text.replace("<heart profile=\"normal\"/>", heart).replace("<service mode=\"mirror\"", &service);
+            Ok(())
         };
-        let pair = Pair::start_edited(lab, App::Ledger, BTreeMap::new(), true, edit)?;
-        let vips = VipWatch::start(&pair.lab)?;
+        let mut pair = Pair::start_with(lab, App::Ledger, BTreeMap::new(), true, prepare)?;
+        let vips = pair.take_watch()?;
         let probe = Probe::start(pair.client_net(), pair.address(), probe::EVERY)?;
         probe.wait_steady(TAKEOVER_BOUND)?;
         Ok(Ours { pair, probe, vips, primary: "n1" })
@@ -253,6 +275,27 @@ impl Ours {
     pub fn longest_since(&self, since: Instant) -> f64 {
         self.probe.interruption_since(since).map_or(0.0, |gap| gap.seconds())
     }
+}
+
+/// An etcd on a host of its own, named in the cluster's configuration.
+fn start_etcd(lab: &Lab, api: &Api) -> Result<()> {
+    super::peer::need(&["etcd"])?;
+    let addr = Network::Private.addr(number_of(ETCD_HOST)?);
+    let (client, peer) = (format!("http://{addr}:2379"), format!("http://{addr}:2380"));
+    lab.sh(
+        ETCD_HOST,
+        &format!(
+            "setsid etcd --data-dir /srv/data/etcd --name m1 --logger zap --listen-client-urls {client} --advertise-client-urls {client} \
+             --listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster m1={peer} >/var/log/etcd.log 2>&1 </dev/null & exit 0"
+        ),
+    )?;
+    let is_ready = || lab.sh(ETCD_HOST, "grep -c 'serving.*client' /var/log/etcd.log").ok();
+    wait_for("etcd", ETCD_BOUND, is_ready).with_context(|| lab.sh(ETCD_HOST, "tail -3 /var/log/etcd.log").unwrap_or_default())?;
+    let nodes = ["n1", "n2", "n3"].map(str::to_owned);
+    let arbiters = format!("<arbiters><etcd name=\"{ETCD_NAME}\" endpoints=\"{client}\"/></arbiters></cluster>");
+    let xml = setup::cluster_xml(&nodes).replace("</cluster>", &arbiters);
+    let path = format!("/api/v1/clusters/{CLUSTER}/config");
+    api.must(reqwest::Method::PUT, &path, Some(&serde_json::json!({ "xml": xml }))).map(drop)
 }
 
 /// Cuts every line of a host.

@@ -22,6 +22,8 @@ const TUNED: Settings = Settings { name: "pacemaker token 1000 consensus 200", t
 
 /// Whose median is the ordinary bar.
 pub const DEFAULT_NAME: &str = DEFAULT.name;
+/// Whose median at least one explicit setting must be below.
+pub const TUNED_NAME: &str = TUNED.name;
 
 struct Pacemaker(Settings);
 
