@@ -9,7 +9,7 @@ use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::engine::{Input, MirrorConfig, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::module::{Action, Authority, DefaultPrim, Profile, ScriptName, Timing};
-use tsugi_core::state::{Health, Readiness, Reason, State};
+use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
 
 fn failover_off(cfg: &mut MirrorConfig) {
     cfg.is_failover_on = false;
@@ -261,4 +261,32 @@ fn the_only_owner_of_the_record_need_not_wait_after_a_restart() {
 
     assert_eq!(pair.states()[0], State::Alone, "{}", pair.describe());
     assert!(pair.nodes[0].timers.contains(&Timer::Quarantine));
+}
+
+/// Found by the simulator: a primary lost its power, and within the time that takes to be noticed its secondary was
+/// stopped. The secondary called itself older, and the only copy of what had been confirmed was out.
+#[test]
+fn a_secondary_that_is_stopped_beside_a_dead_primary_keeps_its_right() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.is_cut = true; // it is dead, and nobody knows it yet
+
+    pair.order(1, Verb::Stop);
+    assert_eq!(pair.states()[1], State::Stop);
+    pair.silence(1);
+
+    assert_eq!(pair.nodes[1].disk.flag, Flag::UpToDate);
+    pair.order(1, Verb::Start);
+    assert_eq!(pair.states()[1], State::Alone, "{}", pair.describe());
+}
+
+#[test]
+fn a_secondary_that_is_stopped_is_out_as_soon_as_the_primary_goes_on_without_it() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.is_arbiter_down = true;
+
+    pair.order(1, Verb::Stop);
+    pair.settle();
+
+    assert_eq!(pair.nodes[1].disk.flag, Flag::Stale);
+    assert_eq!(pair.shown(0), (State::Alone, Readiness::Ready, None), "no arbiter was needed: {}", pair.describe());
 }

@@ -233,7 +233,7 @@ impl Runner {
         loop {
             // `poststop` and `transition` come after the stop that the other node waits for.
             let is_stopped = self.engine.state() == State::Stop && !self.engine.is_planning();
-            if self.is_ending && (is_stopped || self.failure.is_some()) {
+            if self.is_ending && (is_stopped && !self.engine.is_excluding() || self.failure.is_some()) {
                 break;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));

@@ -140,6 +140,7 @@ mod tests {
             session: Session(1),
             offer: None,
             requires: None,
+            is_session_lost: false,
             level: None,
             is_promise: false,
             released,

@@ -58,6 +58,10 @@ impl Engine {
     pub fn saved(&self) -> &Saved {
         each!(self, e => e.saved())
     }
+    /// A mirror's copy is about to be given up, as soon as its primary has said that it goes on without it.
+    pub fn is_excluding(&self) -> bool {
+        matches!(self, Engine::Mirror(mirror) if mirror.is_excluding())
+    }
     /// A script or another step is under way.
     pub fn is_planning(&self) -> bool {
         each!(self, e => e.is_planning())

@@ -67,6 +67,8 @@ pub struct Status {
     pub offer: Option<Session>,
     /// Serving: acknowledgements of the receiver are required in this session.
     pub requires: Option<Session>,
+    /// Serving: the required session is over for the sender, which asks to have the receiver excluded.
+    pub is_session_lost: bool,
     /// Following: every operation up to the session's barrier is on this disk.
     pub level: Option<Session>,
     /// Following: the sender will not claim until its bound after the answered beat has run out.

@@ -27,7 +27,7 @@ impl Mirror {
         self.is_session_lost = false;
         self.is_volatile_mine = false;
         self.blocked = None;
-        self.is_paused = false;
+        (self.is_paused, self.excluding) = (false, None);
         self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
         let job = self.new_job();
         out.push(Effect::Replica(job, ReplicaOrder::Follow { epoch: peer.epoch, session }));

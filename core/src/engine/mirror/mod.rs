@@ -118,6 +118,8 @@ pub struct Mirror {
     /// Following: session, and whether its barrier is passed.
     following: Option<Session>,
     is_level: bool,
+    /// Left in order: this copy is given up as soon as the primary says that it goes on without it.
+    excluding: Option<Session>,
     /// `Volatile` written in this life: memory still holds what the disk may lack.
     is_volatile_mine: bool,
 
@@ -179,6 +181,7 @@ impl Mirror {
             is_session_lost: false,
             following: None,
             is_level: false,
+            excluding: None,
             is_volatile_mine: false,
             force: None,
             is_handed_over: false,
@@ -280,6 +283,7 @@ impl Mirror {
         out.push(Effect::SetTimer(Timer::PeerSilent, silence));
         let promise = if status.is_promise { answers } else { None };
         self.peer = Some(status);
+        self.exclude_if_asked(out);
         match self.phase {
             Phase::Serving | Phase::Leaving => self.on_heard_serving(promise, out),
             Phase::Following => self.on_heard_following(out),
@@ -292,6 +296,8 @@ impl Mirror {
             return;
         }
         self.is_contact = false;
+        // A primary that did not live to hear of it goes on with nothing: who has what is for the record.
+        self.excluding = None;
         out.push(Effect::Report(Event::PeerLost { peer: self.cfg.peer.clone() }));
         if self.is_requiring() {
             self.is_session_lost = true;

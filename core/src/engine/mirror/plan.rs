@@ -277,15 +277,6 @@ impl Mirror {
         if was_serving {
             self.saved.released = Some(self.saved.epoch);
         }
-        // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
-        // And with the primary gone there is nobody who could go on alone by this node's word: the record decides.
-        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
-        let is_for_a_person = matches!(self.blocked_goal(), Some(Reason::FailoverOff | Reason::ManualTakeover { .. }));
-        let keeps_flag = was_serving || is_last || is_for_a_person;
-        if !keeps_flag && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) && self.state == State::Second {
-            // Excludes itself before the primary may go on alone without the arbiter.
-            self.saved.flag = Flag::Stale;
-        }
         self.requires = None;
         self.offer = None;
         self.is_session_lost = false;
@@ -298,20 +289,39 @@ impl Mirror {
         self.is_held = false;
     }
 
-    /// A follower that leaves in order: durably out before the primary may go on alone by its word.
+    /// A follower leaves in order. It is to be durably out before the primary may go on alone by its word; but not
+    /// before the primary has heard of it: one that dies at this moment leaves nobody else who has what it confirmed.
     fn exclude_myself(&mut self, out: &mut Vec<Effect>) {
-        (self.following, self.is_level, self.is_session_lost) = (None, false, false);
-        // With the primary gone there is nobody who could go on by this node's word: the record decides.
-        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
+        let session = self.following.take();
+        (self.is_level, self.is_session_lost) = (false, false);
+        // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
         let is_for_a_person = matches!(&self.goal, Goal::Blocked { reason: Reason::FailoverOff | Reason::ManualTakeover { .. }, .. });
-        if !is_last && !is_for_a_person && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+        if self.saved.flag == Flag::Volatile {
+            // The session is closed: everything applied is on the disk.
+            self.saved.flag = Flag::UpToDate;
+            self.save(out);
+        }
+        if self.is_contact && !is_for_a_person && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+            self.excluding = session;
+            self.exclude_if_asked(out);
+        }
+    }
+
+    /// The primary lives and goes on without this copy, or wants to.
+    pub(super) fn exclude_if_asked(&mut self, out: &mut Vec<Effect>) {
+        let (Some(session), Some(peer)) = (self.excluding, self.peer.as_deref()) else { return };
+        if !peer.is_serving {
+            self.excluding = None;
+        } else if peer.is_session_lost || peer.requires != Some(session) {
+            self.excluding = None;
             self.saved.flag = Flag::Stale;
             self.save(out);
         }
     }
 
-    fn blocked_goal(&self) -> Option<&Reason> {
-        self.blocked.as_ref().map(|(reason, _)| reason)
+    /// This copy is about to be given up: the end of this engine's life waits for it, as long as the primary is heard.
+    pub fn is_excluding(&self) -> bool {
+        self.excluding.is_some()
     }
 
     /// To WAIT, and stay there until the back-off ends (`is_retried`) or an order comes.

@@ -42,6 +42,7 @@ impl Mirror {
             session: self.saved.session,
             offer: self.offer,
             requires: self.requires,
+            is_session_lost: self.requires.is_some() && self.is_session_lost,
             level: if self.is_level { self.following } else { None },
             is_promise: self.is_bound && self.can_promise(),
             released: if is_serving { None } else { self.released_epoch() },

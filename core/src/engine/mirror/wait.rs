@@ -549,7 +549,7 @@ impl Mirror {
         self.blocked = None;
         self.is_session_lost = false;
         self.is_waiting_for_handover = false;
-        (self.is_handed_over, self.is_app_gone) = (false, false);
+        (self.is_handed_over, self.is_app_gone, self.excluding) = (false, false, None);
         let from = self.state;
         self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
         out.push(Effect::EntitleAlone);
