@@ -339,7 +339,13 @@ pub async fn events(State(app): State<Arc<App>>, Tongue(lang): Tongue, Query(que
             row["id"] = json!(e.id);
             row["cluster"] = json!(e.cluster);
             row["level"] = json!(level_word(e.record.event.level()));
-            row["message"] = json!(say::event(lang, &e.record.event, &e.record.module, &e.record.node).text);
+            let said = say::event(lang, &e.record.event, &e.record.module, &e.record.node);
+            row["message"] = json!(said.text);
+            // Why, and what helps; words of the same sentence as on the page.
+            row["next"] = json!(said.next);
+            row["remedy"] = json!(said.remedy);
+            row["command"] = json!(said.command);
+            row["on"] = json!(said.on);
             row
         })
         .collect();
