@@ -74,12 +74,20 @@ pub const BY_MAXLOOP: &str = "maxloop";
 pub const BY_SHUTDOWN: &str = "shutdown";
 /// `by` of the order an agent gives itself when it starts.
 pub const BY_BOOT: &str = "boot";
-/// Begins the name of a checker or rule that gave the order.
-pub const BY_CHECKER: &str = "checker: ";
 
 /// A person gave the order, not the product itself.
 pub fn is_person(by: &str) -> bool {
-    ![BY_MAXLOOP, BY_SHUTDOWN, BY_BOOT, "agent"].contains(&by) && !by.starts_with(BY_CHECKER)
+    ![BY_MAXLOOP, BY_SHUTDOWN, BY_BOOT, BY_AGENT].contains(&by) && !by.starts_with(BY_CHECKER)
+}
+
+/// `by` of a module that its agent has taken up and not started: `boot="off"`, or it did not run before.
+pub const BY_AGENT: &str = "agent";
+/// What `by` begins with when a checker or a rule stopped the module; its name follows.
+pub const BY_CHECKER: &str = "checker: ";
+
+/// The checker or rule that stopped a module, if it was one: an outage that nobody ordered.
+pub fn checker_of(by: &str) -> Option<&str> {
+    by.strip_prefix(BY_CHECKER)
 }
 
 /// An order with who gave it.

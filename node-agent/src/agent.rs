@@ -27,7 +27,7 @@ use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext};
 use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::rehearsal::Rehearsal;
-use tsugi_core::state::{Flag, Snapshot, State};
+use tsugi_core::state::{Flag, State};
 use tsugi_core::wire::console::Deployment;
 use tsugi_core::wire::local::{Reply, Request};
 
@@ -502,8 +502,16 @@ impl Agent {
     fn on_local(&self, request: Request, responder: Responder) {
         match request {
             Request::State { module } => {
-                let reply = self.states(module.as_ref());
-                tokio::spawn(async move { responder.send(reply).await });
+                let asked: Vec<RunnerHandle> =
+                    self.runners.iter().filter(|(name, _)| module.as_ref().is_none_or(|m| m == *name)).map(|(_, r)| r.clone()).collect();
+                let unknown = module.as_ref().filter(|_| asked.is_empty()).map(|name| self.no_module(name));
+                tokio::spawn(async move {
+                    let mut snapshots = Vec::new();
+                    for runner in asked {
+                        snapshots.extend(runner.first_snapshot().await);
+                    }
+                    responder.send(unknown.unwrap_or(Reply::State { snapshots })).await
+                });
             }
             Request::Watch { module } => self.watch(module, responder),
             Request::Command { module, command } => {
@@ -577,15 +585,6 @@ impl Agent {
                 };
                 tokio::spawn(async move { responder.send(reply).await });
             }
-        }
-    }
-
-    fn states(&self, module: Option<&ModuleName>) -> Reply {
-        let snapshots: Vec<Snapshot> =
-            self.runners.iter().filter(|(name, _)| module.is_none_or(|m| m == *name)).filter_map(|(_, r)| r.snapshot()).collect();
-        match module {
-            Some(name) if snapshots.is_empty() => self.no_module(name),
-            _ => Reply::State { snapshots },
         }
     }
 

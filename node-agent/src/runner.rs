@@ -131,6 +131,10 @@ impl RunnerHandle {
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.snapshot.borrow().clone()
     }
+    /// The newest snapshot; of a module that is being taken up, the one after the first try. Absent: it is gone.
+    pub async fn first_snapshot(&self) -> Option<Snapshot> {
+        self.snapshot.clone().wait_for(Option::is_some).await.ok()?.clone()
+    }
     /// Changes with each snapshot.
     pub fn changes(&self) -> watch::Receiver<Option<Snapshot>> {
         self.snapshot.clone()

@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn order(verb: Verb) -> Command {
-        Command { id: String::new(), verb, by: "root".into(), reason: None }
+        Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false }
     }
 
     async fn shown(handle: &RunnerHandle, what: impl Fn(&Snapshot) -> bool) -> Snapshot {

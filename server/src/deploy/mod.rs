@@ -214,7 +214,7 @@ fn scripts_not_run(draft: Draft<'_>) -> Vec<ConfigProblem> {
             Words::new(en.to_owned(), ja.to_owned()),
         )
     };
-    draft.scripts.keys().filter_map(|name| Some((name, remedy(name)?))).map(problem).collect()
+    draft.scripts.keys().filter_map(|name| Some((name, remedy(name.as_str())?))).map(problem).collect()
 }
 
 /// Why a configuration was not kept.
