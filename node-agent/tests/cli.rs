@@ -498,11 +498,12 @@ async fn what_is_watched_and_what_fires_is_listed() {
 #[tokio::test]
 async fn every_reason_and_its_remedy_is_shown_in_both_languages() {
     for reason in Reason::each(&node("n2")) {
-        let world = obeying(snapshot(State::Wait, Readiness::NotReady, Some(reason.clone()), 1), vec![]);
+        let shown = snapshot(State::Wait, Readiness::NotReady, Some(reason.clone()), 1);
+        let world = obeying(shown.clone(), vec![]);
         for (code, lang) in [("en", Lang::En), ("ja", Lang::Ja)] {
             let (exit, out, err) = world.tsugi(&["--lang", code, "state", "ledger"]).await;
             assert_eq!(exit, 0, "{reason:?}: {err}");
-            let said = say::reason(lang, &reason, &module(), &node("n1"));
+            let said = say::reason_of(lang, &shown).expect("a reason");
             let lines: Vec<&str> = out.lines().map(str::trim).collect();
             assert_eq!(lines[1], said.text, "{reason:?}");
             let rest = said.rest();

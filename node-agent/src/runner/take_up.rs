@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(handle.order(order(Verb::Start)).await, Some(Refusal::Busy));
         // It can be stopped, so that another configuration can be applied.
         assert_eq!(handle.order(order(Verb::Stop)).await, None);
-        assert_eq!(handle.snapshot().unwrap().state, State::Stop);
+        shown(&handle, |s| s.state == State::Stop).await;
         std::fs::remove_file(&run_dir).unwrap();
         shown(&handle, |s| s.allowed.iter().any(|a| a.verb == Verb::Start && a.refusal.is_none())).await;
         assert_eq!(handle.order(order(Verb::Start)).await, None);

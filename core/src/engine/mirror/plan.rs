@@ -296,15 +296,17 @@ impl Mirror {
         (self.is_level, self.is_session_lost) = (false, false);
         // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
         let is_for_a_person = matches!(&self.goal, Goal::Blocked { reason: Reason::FailoverOff | Reason::ManualTakeover { .. }, .. });
-        if self.saved.flag == Flag::Volatile {
-            // The session is closed: everything applied is on the disk.
-            self.saved.flag = Flag::UpToDate;
-            self.save(out);
+        if !self.is_contact || is_for_a_person || !matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+            return;
         }
-        if self.is_contact && !is_for_a_person && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
-            self.excluding = session;
-            self.exclude_if_asked(out);
+        let is_failed = matches!(&self.goal, Goal::Blocked { reason: Reason::DataUnusable { .. }, .. });
+        if is_failed || self.saved.flag == Flag::Volatile {
+            // What was confirmed may not be on this disk.
+            self.saved.flag = Flag::Stale;
+            return self.save(out);
         }
+        self.excluding = session;
+        self.exclude_if_asked(out);
     }
 
     /// The primary lives and goes on without this copy, or wants to.
