@@ -45,6 +45,10 @@ impl Verb {
             Verb::Maintenance { .. } => "maintenance",
         }
     }
+    /// Runs the application anew: given by a checker or script, it counts in `maxloop`.
+    pub fn is_repair(&self) -> bool {
+        matches!(self, Verb::Restart | Verb::StopStart)
+    }
     /// One of each, for tables of what is possible.
     pub fn each() -> [Verb; 8] {
         [
@@ -71,6 +75,21 @@ pub const BY_SHUTDOWN: &str = "shutdown";
 /// `by` of the order an agent gives itself when it starts.
 pub const BY_BOOT: &str = "boot";
 
+/// A person gave the order, not the product itself.
+pub fn is_person(by: &str) -> bool {
+    ![BY_MAXLOOP, BY_SHUTDOWN, BY_BOOT, BY_AGENT].contains(&by) && !by.starts_with(BY_CHECKER)
+}
+
+/// `by` of a module that its agent has taken up and not started: `boot="off"`, or it did not run before.
+pub const BY_AGENT: &str = "agent";
+/// What `by` begins with when a checker or a rule stopped the module; its name follows.
+pub const BY_CHECKER: &str = "checker: ";
+
+/// The checker or rule that stopped a module, if it was one: an outage that nobody ordered.
+pub fn checker_of(by: &str) -> Option<&str> {
+    by.strip_prefix(BY_CHECKER)
+}
+
 /// An order with who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Command {
@@ -84,6 +103,19 @@ pub struct Command {
     /// Why, in that person's words.
     #[serde(default)]
     pub reason: Option<String>,
+    /// A checker or script decided so, no person: it counts in `maxloop` instead of beginning the count afresh.
+    #[serde(default)]
+    pub is_automatic: bool,
+}
+
+/// What a script does to the count of automatic actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoopChange {
+    /// One more: the script has acted, or is about to.
+    Add,
+    /// Begin afresh.
+    Forget,
 }
 
 /// Why an order is not carried out. Nothing has happened.
@@ -120,6 +152,8 @@ pub enum Refusal {
     NoSuchNode { node: NodeName },
     /// Maintenance lasts 1 to [`MAINTENANCE_MINUTES_MAX`] minutes.
     BadDuration { minutes: u32 },
+    /// No automatic action under maintenance, and a checker or script ordered this.
+    Maintained,
     /// The node is not connected to the console (said by the console).
     NoContact,
 }

@@ -1,6 +1,6 @@
 //! What happened to a module, typed. Worded only in `tsugi-web`.
 
-use crate::command::{Refusal, Verb};
+use crate::command::{Refusal, Verb, checker_of};
 use crate::ids::{Epoch, ModuleName, NodeName, Session};
 use crate::module::ScriptName;
 use crate::state::{Health, Readiness, Reason, State};
@@ -125,6 +125,11 @@ impl Event {
     /// How loud it is.
     pub fn level(&self) -> Level {
         match self {
+            Event::Entered { readiness: Readiness::NotReady, to: State::Stop, reason: Some(Reason::StoppedBy { by }), .. }
+                if checker_of(by).is_some() =>
+            {
+                Level::Critical
+            }
             Event::Entered { readiness: Readiness::NotReady, to: State::Stop, .. } => Level::Notice,
             Event::Entered { readiness: Readiness::NotReady, .. } => Level::Critical,
             Event::Entered { to: State::Alone, .. } => Level::Warning,

@@ -4,8 +4,9 @@
 //! not change the health by itself: it follows what the nodes in contact report. Two questions stay apart
 //! here: does the service run, and would it survive the loss of a node now.
 
+use crate::command::checker_of;
 use crate::ids::NodeName;
-use crate::module::Mode;
+use crate::module::{Authority, Mode};
 use crate::state::{ArbiterView, Readiness, Reason, Replication, Snapshot, State};
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +60,14 @@ pub enum Risk {
     NotReplicating,
     /// No arbiter answers: automatic failover is off until one does.
     NoArbiter,
-    /// `failover="off"`, or `manual` as authority: a person must order the takeover.
+    /// `failover="off"`: a person must order the takeover.
     FailoverOff,
+    /// `authority="manual"`: a person decides who goes on.
+    ManualTakeover,
+    /// Under maintenance: `node` takes no action by itself.
+    Maintenance { node: NodeName },
+    /// `authority` is `ping` or `none`: both nodes may serve at once, and confirmed writes can be lost.
+    MaySplit,
     /// A heartbeat network is silent.
     NetworkDown { lan: String },
     /// Writes wait for the arbiter.
@@ -117,6 +124,8 @@ pub fn module_health(mode: Mode, is_failover_on: bool, nodes: &[NodeReport<'_>])
                         }
                     }
                 }
+                let maintained = heard.iter().filter(|s| s.maintenance_until_unix_ms.is_some());
+                risks.extend(maintained.map(|s| Risk::Maintenance { node: s.node.clone() }));
                 let is_moving = heard.iter().any(|s| s.readiness == Readiness::Transient);
                 // A follower being brought level explains "alone" and "not replicating"; other risks stay visible
                 // in `risks`, but the word for people is that something is under way.
@@ -164,6 +173,12 @@ fn mirror_risks(server: &Snapshot, is_failover_on: bool, heard: &[&Snapshot], no
     if !is_failover_on || heard.iter().any(|s| matches!(s.reason, Some(Reason::FailoverOff))) {
         risks.push(Risk::FailoverOff);
     }
+    if heard.iter().any(|s| s.authority.kind == Authority::Manual || matches!(s.reason, Some(Reason::ManualTakeover { .. }))) {
+        risks.push(Risk::ManualTakeover);
+    }
+    if heard.iter().any(|s| s.authority.kind.may_split()) {
+        risks.push(Risk::MaySplit);
+    }
     if is_followed {
         for network in server.peer.networks.iter().filter(|n| !n.is_up) {
             risks.push(Risk::NetworkDown { lan: network.lan.clone() });
@@ -185,8 +200,14 @@ fn without_service(heard: &[&Snapshot], nodes: &[NodeReport<'_>]) -> ModuleHealt
     if heard.iter().all(|s| is_stopped_by_order(s)) { ModuleHealth::Stopped } else { ModuleHealth::NotReady }
 }
 
+/// Not running, and not because something failed: what a checker or a rule stopped is an outage.
 fn is_stopped_by_order(s: &Snapshot) -> bool {
-    s.state == State::Stop && matches!(s.reason, None | Some(Reason::NeverStarted | Reason::StoppedBy { .. }))
+    let is_ordered = match &s.reason {
+        None | Some(Reason::NeverStarted) => true,
+        Some(Reason::StoppedBy { by }) => checker_of(by).is_none(),
+        Some(_) => false,
+    };
+    s.state == State::Stop && is_ordered
 }
 
 /// It should run on its node and does not.
@@ -299,6 +320,28 @@ mod tests {
         ];
         let v = module_health(Mode::Mirror, false, &reports);
         assert_eq!((v.health, v.risks), (ModuleHealth::AtRisk, vec![Risk::FailoverOff]));
+    }
+
+    #[test]
+    fn a_takeover_that_waits_for_a_person_and_one_that_may_split_are_risks_of_a_pair_in_step() {
+        let pair = |change: &dyn Fn(&mut Snapshot)| {
+            let (prim, second) = (snapshot("n1", State::Prim, Ready), snapshot("n2", State::Second, Ready));
+            let v = mirror(Some(&with(prim, change)), Some(&with(second, change)));
+            (v.health, v.risks)
+        };
+        let of = |kind| pair(&move |s| s.authority.kind = kind);
+        assert_eq!(of(Authority::Manual), (ModuleHealth::AtRisk, vec![Risk::ManualTakeover]));
+        assert_eq!(of(Authority::Ping), (ModuleHealth::AtRisk, vec![Risk::MaySplit]));
+        assert_eq!(of(Authority::Fence), (ModuleHealth::Protected, vec![]));
+        let maintained = pair(&|s| s.maintenance_until_unix_ms = (s.state == State::Second).then_some(9));
+        assert_eq!(maintained, (ModuleHealth::AtRisk, vec![Risk::Maintenance { node: node("n2") }]));
+    }
+
+    #[test]
+    fn a_stop_by_a_checker_is_an_outage_that_nobody_ordered() {
+        let by = |n: &str, by: &str| with(snapshot(n, State::Stop, NotReady), |s| s.reason = Some(Reason::StoppedBy { by: by.into() }));
+        assert_eq!(mirror(Some(&by("n1", "checker: tcp.web")), Some(&by("n2", "root"))).health, ModuleHealth::NotReady);
+        assert_eq!(mirror(Some(&by("n1", "agent")), Some(&by("n2", "shutdown"))).health, ModuleHealth::Stopped);
     }
 
     #[test]

@@ -141,6 +141,9 @@ pub enum Reason {
     NotFenced { peer: NodeName },
     /// Maintenance: no automatic action until it ends. Remedy: `maintenance off`.
     Maintenance,
+    /// The two nodes have different times in force (`heart`), in milliseconds: no pair may form, because one would
+    /// still serve when the other takes over. Remedy: apply one configuration on both while they are stopped.
+    TimesDiffer { peer: NodeName, here_ms: u64, there_ms: u64 },
     /// Processes of the application cannot be ended, so the role cannot be left. Retried by itself. Remedy: end
     /// what `detail` names, or reset the node.
     Unkillable { detail: String },

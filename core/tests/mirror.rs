@@ -92,7 +92,7 @@ impl Node {
         Input::Done(job, Outcome::Arbiter(Some(ArbiterAnswer { is_accepted, record: self.record.clone() })))
     }
     fn order(&mut self, verb: Verb) {
-        self.feed(Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None }));
+        self.feed(Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false }));
     }
     fn hear(&mut self, status: &Status, answers: Option<u64>) {
         self.feed(Input::Heard { status: Box::new(status.clone()), answers: answers.map(Ticket) });
@@ -196,7 +196,8 @@ fn the_death_of_the_data_process_ends_a_release() {
     // The release is never answered: the process died in it.
     let mut out = Vec::new();
     a.holds_scripts = true;
-    let mut inputs = vec![Input::Command(Command { id: String::new(), verb: Verb::Stop, by: "root".into(), reason: None })];
+    let mut inputs =
+        vec![Input::Command(Command { id: String::new(), verb: Verb::Stop, by: "root".into(), reason: None, is_automatic: false })];
     while let Some(i) = inputs.pop() {
         out.clear();
         a.engine.step(i, &mut out);
@@ -359,10 +360,123 @@ fn a_start_at_boot_does_not_forget_automatic_actions_and_a_persons_does() {
         cfg.loop_interval = Duration::from_secs(3600);
         node.engine = Mirror::new(cfg, Saved { loop_count: 2, is_started: true, ..Saved::default() }, 5);
         node.feed(Input::Boot);
-        node.feed(Input::Command(Command { id: String::new(), verb: Verb::Start, by: by.into(), reason: None }));
+        node.feed(Input::Command(Command { id: String::new(), verb: Verb::Start, by: by.into(), reason: None, is_automatic: false }));
         node.engine.saved().loop_count
     };
 
     assert_eq!(start(tsugi_core::command::BY_BOOT), 2);
     assert_eq!(start("root"), 0);
+}
+
+#[test]
+fn a_checker_that_restarts_for_ever_is_stopped_by_the_limit() {
+    let mut node = Node::new("a", "b", 7);
+    let mut cfg = MirrorConfig::new(name("a"), name("b"));
+    cfg.loop_interval = Duration::from_secs(3600);
+    node.engine = Mirror::new(cfg, Saved::default(), 5);
+    node.feed(Input::Boot);
+    node.order(Verb::Prim { accept_loss: false });
+    let restart = Command { id: String::new(), verb: Verb::Restart, by: "chk (root)".into(), reason: None, is_automatic: true };
+    node.order(Verb::Maintenance { minutes: 10 });
+    node.feed(Input::Command(restart.clone()));
+    assert_eq!(node.engine.loops(), (0, 3), "under maintenance nothing is restarted by itself");
+    node.order(Verb::Maintenance { minutes: 0 });
+    for count in 1..=3 {
+        node.feed(Input::Command(restart.clone()));
+        assert_eq!((node.engine.state(), node.engine.saved().loop_count), (State::Alone, count));
+    }
+    node.feed(Input::Command(restart));
+    assert_eq!((node.engine.state(), node.engine.loops()), (State::Stop, (4, 3)));
+    node.feed(Input::Loops(tsugi_core::command::LoopChange::Forget));
+    assert_eq!((node.engine.loops(), node.engine.saved().loop_count), ((0, 3), 0));
+}
+
+/// Scripts, orders to the data process and states, one after another, as a stop leads to them.
+fn done_on_stop(node: &mut Node) -> Vec<String> {
+    let command = Command { id: String::new(), verb: Verb::Stop, by: "root".into(), reason: None, is_automatic: false };
+    let (mut inputs, mut done) = (vec![Input::Command(command)], Vec::new());
+    while !inputs.is_empty() {
+        let mut out = Vec::new();
+        node.engine.step(inputs.remove(0), &mut out);
+        // A script runs on by itself: what is said in the same step is said at its begin.
+        let is_said = out.iter().any(|e| matches!(e, Effect::Send(status) if status.state == State::Stop));
+        for effect in out {
+            match effect {
+                Effect::Run(job, run) => {
+                    done.push(format!("{}{}", run.script.file(), if run.is_forced { " force" } else { "" }));
+                    done.extend(is_said.then(|| "stop is said".to_owned()));
+                    inputs.push(Input::Done(job, Outcome::Script { code: Some(0), millis: 0 }));
+                }
+                Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+                Effect::Kill(job) => inputs.push(Input::Done(job, Outcome::Killed(Ok(())))),
+                Effect::Replica(job, order) => {
+                    done.push(if matches!(order, ReplicaOrder::Release { .. }) { "release".into() } else { "close".into() });
+                    inputs.push(Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) })));
+                }
+                _ => {}
+            }
+        }
+    }
+    done
+}
+
+#[test]
+fn poststop_is_run_at_every_stop_and_only_after_the_other_node_was_let_go_on() {
+    let (mut a, _) = prim();
+    let stop = ["stop_prim", "stop_prim force", "stop_both", "stop_both force", "release", "poststop", "stop is said", "transition"];
+    assert_eq!(done_on_stop(&mut a), stop);
+
+    let (mut b, _) = second(7);
+    let done = done_on_stop(&mut b);
+    assert_eq!(done.last_chunk(), Some(&["poststop", "stop is said", "transition"].map(String::from)), "{done:?}");
+
+    // From WAIT it is part of the stop, and run once.
+    let mut c = Node::new("c", "b", 7);
+    c.feed(Input::Boot);
+    c.order(Verb::Start);
+    assert_eq!(done_on_stop(&mut c).iter().filter(|d| *d == "poststop").count(), 1);
+}
+
+#[test]
+fn a_start_during_poststop_waits_for_its_end() {
+    let (mut a, _) = prim();
+    a.holds_scripts = true;
+    let run = |a: &mut Node, input: Input| {
+        let mut out = Vec::new();
+        a.engine.step(input, &mut out);
+        let mut inputs = Vec::new();
+        let mut runs = Vec::new();
+        for effect in out {
+            match effect {
+                Effect::Run(job, run) => runs.push((job, run.script.file())),
+                Effect::Cancel(_) => panic!("a script was cut off"),
+                Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+                Effect::Kill(job) => inputs.push(Input::Done(job, Outcome::Killed(Ok(())))),
+                Effect::Replica(job, _) => inputs.push(Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) }))),
+                _ => {}
+            }
+        }
+        (runs, inputs)
+    };
+    let command = |verb| Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false });
+    let ended = |job| Input::Done(job, Outcome::Script { code: Some(0), millis: 0 });
+    let (mut inputs, mut seen) = (vec![command(Verb::Stop)], Vec::new());
+    let poststop = loop {
+        let (runs, more) = run(&mut a, inputs.remove(0));
+        inputs.extend(more);
+        match runs.first() {
+            Some((job, "poststop")) => break *job,
+            Some((job, _)) => inputs.push(ended(*job)),
+            None => {}
+        }
+    };
+    assert_eq!(a.engine.state(), State::Stop);
+    inputs.extend([command(Verb::Start), ended(poststop)]);
+    while !inputs.is_empty() && !seen.contains(&"prestart") {
+        let (runs, more) = run(&mut a, inputs.remove(0));
+        inputs.extend(more);
+        inputs.extend(runs.iter().map(|(job, _)| ended(*job)));
+        seen.extend(runs.iter().map(|(_, script)| *script));
+    }
+    assert_eq!((a.engine.state(), seen), (State::Wait, vec!["transition", "prestart"]));
 }

@@ -420,7 +420,7 @@ fn scripts_are_called_in_the_order_of_the_table() {
 fn a_dry_run_tells_the_steps_of_the_order_and_changes_nothing() {
     let mut pair = Pair::formed(Authority::Arbiter);
     let before = pair.nodes[0].engine.clone();
-    let order = |verb| Command { id: String::new(), verb, by: "root".into(), reason: None };
+    let order = |verb| Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false };
 
     let told = pair.nodes[0].engine.rehearse(order(Verb::Swap));
 
@@ -445,6 +445,12 @@ fn a_dry_run_tells_the_steps_of_the_order_and_changes_nothing() {
 #[test]
 fn a_dry_run_of_a_refused_order_says_why() {
     let pair = Pair::formed(Authority::Arbiter);
-    let told = pair.nodes[1].engine.rehearse(Command { id: String::new(), verb: Verb::Swap, by: "root".into(), reason: None });
+    let told = pair.nodes[1].engine.rehearse(Command {
+        id: String::new(),
+        verb: Verb::Swap,
+        by: "root".into(),
+        reason: None,
+        is_automatic: false,
+    });
     assert_eq!((told.refusal, told.steps.len()), (Some(Refusal::NotServing), 0));
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
-use tsugi_core::command::{BY_BOOT, BY_MAXLOOP, BY_SHUTDOWN, Command, Refusal, Verb};
+use tsugi_core::command::{BY_BOOT, BY_MAXLOOP, BY_SHUTDOWN, Command, LoopChange, Refusal, Verb};
 use tsugi_core::engine::{Effect, Input, Light, LightConfig, Outcome, Saved, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::{JobId, NodeName};
@@ -97,7 +97,7 @@ impl Node {
 
     fn order_by(&mut self, verb: Verb, by: &str) -> Option<Refusal> {
         let refusal = self.engine.refusal(&verb);
-        self.feed(Input::Command(Command { id: String::new(), verb, by: by.into(), reason: None }));
+        self.feed(Input::Command(Command { id: String::new(), verb, by: by.into(), reason: None, is_automatic: false }));
         refusal
     }
     fn order(&mut self, verb: Verb) -> Option<Refusal> {
@@ -197,6 +197,39 @@ fn a_resource_that_fails_restarts_the_application_and_once_too_often_stops_it() 
     assert!(node.events.contains(&Event::LoopLimit { count: 3 }));
     assert_eq!(node.order(Verb::Start), None);
     assert_eq!((node.is_green(), node.disk.loop_count), (true, 0), "a person's order begins anew");
+}
+
+#[test]
+fn what_a_checker_or_script_orders_counts_and_once_too_often_it_stops_the_module() {
+    let mut node = Node::up();
+    let order = |node: &mut Node, verb| {
+        let command = Command { id: String::new(), verb, by: "chk (root)".into(), reason: None, is_automatic: true };
+        node.feed(Input::Command(command));
+        node.disk.loop_count
+    };
+    node.order(Verb::Maintenance { minutes: 10 });
+    assert_eq!((order(&mut node, Verb::Restart), node.calls.len()), (0, 0), "under maintenance nothing is restarted by itself");
+    node.order(Verb::Maintenance { minutes: 0 });
+    assert_eq!([Verb::Restart, Verb::StopStart, Verb::Restart].map(|v| order(&mut node, v)), [1, 2, 3]);
+    assert!(node.is_green());
+    assert_eq!(order(&mut node, Verb::Restart), 4);
+    assert_eq!(node.shown(), (State::Stop, Readiness::NotReady, Some(&Reason::LoopLimit { count: 3 })));
+    assert_eq!(order(&mut node, Verb::Start), 4, "a script that starts begins no new count");
+}
+
+#[test]
+fn a_script_that_acts_by_itself_counts_learns_the_limit_and_begins_afresh() {
+    let mut node = Node::up();
+    for count in 1..=4 {
+        node.feed(Input::Loops(LoopChange::Add));
+        assert_eq!((node.engine.loops(), node.disk.loop_count), ((count, 3), count));
+    }
+    node.feed(Input::Loops(LoopChange::Add));
+    assert_eq!((node.engine.loops(), node.is_green()), ((4, 3), true), "it is the script that acts; no more is kept than is needed");
+    node.fire(Timer::LoopExpire(1));
+    assert_eq!(node.disk.loop_count, 3);
+    node.feed(Input::Loops(LoopChange::Forget));
+    assert_eq!((node.disk.loop_count, node.timers.len()), (0, 0));
 }
 
 #[test]
@@ -339,7 +372,7 @@ fn maintenance_keeps_a_module_in_wait_that_nobody_asked_to_start() {
 #[test]
 fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let node = Node::up();
-    let rehearse = |verb| node.engine.rehearse(Command { id: String::new(), verb, by: "root".into(), reason: None });
+    let rehearse = |verb| node.engine.rehearse(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false });
     let script = |script, forced| Rehearsed::Script { script, forced };
     let enter = |state, readiness, reason| Rehearsed::Enter { state, readiness, reason };
     let steps = [

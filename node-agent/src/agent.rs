@@ -7,18 +7,18 @@ use crate::commands;
 use crate::config::{AgentConfig, Identity};
 use crate::console::{ConsoleLink, FromConsole, HelloInfo};
 use crate::guard::{Act, Guard, Note, WatchdogWish};
-use crate::hands::{Hands, Setting};
+use crate::hands::{self, Setting};
 use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
 use crate::rfs::handle::DataConfig;
-use crate::runner::{INBOX_MAX, Reports, Runner, RunnerHandle};
+use crate::runner::{Candidate, Reports, RunnerHandle};
 use crate::store::{ClusterFile, RecordLoad, Store};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tsugi_core::command::{Command, Refusal};
 use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved};
 use tsugi_core::event::{Event, GuardAct};
@@ -27,14 +27,16 @@ use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext};
 use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::rehearsal::Rehearsal;
-use tsugi_core::state::{Flag, Snapshot, State};
+use tsugi_core::state::{Flag, State};
 use tsugi_core::wire::console::Deployment;
 use tsugi_core::wire::local::{Reply, Request};
 
 /// Orders of the console and requests of the command line that may wait.
 const QUEUE_MAX: usize = 256;
-/// The whole orderly stop of all modules; systemd's default patience is 90 s.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(75);
+/// The orderly stop of all modules. With what follows it is less than systemd's default patience of 90 s.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(72);
+/// Then modules that are not out leave service by force: SIGTERM, 3 s, SIGKILL, and at most 5 s for the proof.
+const FORCED_MAX: Duration = Duration::from_secs(12);
 /// First heartbeat port; each module has the next one.
 const HEARTBEAT_PORT: u16 = 8888;
 /// First replication port; each module has the next four.
@@ -82,7 +84,6 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     crate::procfs::protect_from_oom();
     let cgroups = Cgroups::open(&identity.node, &config.state_dir);
     let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
-    let guard = start_guard(&config, notes_tx).await;
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
     let mut agent = Agent {
         config,
@@ -96,10 +97,16 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         board: Board::default(),
         depends: Dependencies::new(),
         cgroups,
-        guard,
+        guard: None,
     };
-    for deployment in agent.store.deployments()? {
-        if let Err(e) = agent.start_module(&deployment).await {
+    let deployments = agent.store.deployments()?;
+    // All of them first, because the guard of the former life ends now, and taking a module up takes time.
+    let leftover: Vec<Setting> = deployments.iter().filter_map(|d| agent.setting(d, agent.definition(d).ok()?).ok()).collect();
+    leftover.iter().for_each(hands::hold);
+    agent.guard = start_guard(&agent.config, notes_tx).await;
+    futures_util::future::join_all(leftover.iter().map(hands::drop_addresses)).await;
+    for deployment in deployments {
+        if let Err(e) = agent.start_module(&deployment) {
             tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
         }
     }
@@ -172,15 +179,15 @@ impl Agent {
         self.cluster = Some(cluster);
         self.tell_versions();
         if is_other {
-            self.retry_modules().await;
+            self.retry_modules();
         }
     }
 
     /// Modules that could not be taken up for want of the cluster's definition.
-    async fn retry_modules(&mut self) {
+    fn retry_modules(&mut self) {
         let Ok(deployments) = self.store.deployments() else { return };
         for deployment in deployments.into_iter().filter(|d| !self.runners.contains_key(&d.module)).collect::<Vec<_>>() {
-            if let Err(e) = self.start_module(&deployment).await {
+            if let Err(e) = self.start_module(&deployment) {
                 tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module cannot be taken up");
             }
         }
@@ -237,13 +244,18 @@ impl Agent {
             runner.end(false).await;
             runner.ended().await;
         }
-        match self.start_module(&deployment).await {
+        let first = match self.start_module(&deployment) {
+            // The loop is gone: the agent ends.
+            Ok(first) => first.await.unwrap_or(Ok(())),
+            Err(e) => Err(format!("{e:#}")),
+        };
+        match first {
             Ok(()) => {
                 self.store.events().add(&self.identity.node, &deployment.module, Event::Configured { generation: deployment.generation });
                 self.console.event_added();
                 Vec::new()
             }
-            Err(e) => vec![format!("{e:#}")],
+            Err(why) => vec![why],
         }
     }
 
@@ -319,7 +331,8 @@ impl Agent {
         ))
     }
 
-    async fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<()> {
+    /// Begins to take a module up; the answer tells how the first try went. `Err`: it cannot be.
+    fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<oneshot::Receiver<Result<(), String>>> {
         let def = self.definition(deployment).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
         let setting = self.setting(deployment, def)?;
         let (record, load) = self.store.record(&deployment.module)?;
@@ -340,14 +353,13 @@ impl Agent {
             Boot::Off => false,
             Boot::Auto => saved.is_started,
         };
-        let delay = setting.def.boot_delay;
+        let start = must_start.then_some(setting.def.boot_delay);
         let arbiter = self.arbiter(&setting, &saved);
         let engine = engine(&setting, saved);
-        let channel = mpsc::channel(INBOX_MAX);
-        let hands = Hands::new(setting, channel.0.clone(), record, arbiter).await.context("open the heartbeats")?;
         let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
-        let (runner, handle) = Runner::new(engine, hands, reports, channel, deployment.generation);
-        let task = tokio::spawn(runner.run(must_start.then_some(delay)));
+        let candidate = Candidate { engine, setting, record, arbiter, reports, generation: deployment.generation, start };
+        let (handle, task, first) = candidate.begin();
+        let task = tokio::spawn(task);
         tokio::spawn(async move {
             if task.await.is_err() {
                 // A node that is wrong about itself must stop: the data processes end with the agent, the addresses run
@@ -357,7 +369,7 @@ impl Agent {
             }
         });
         self.runners.insert(deployment.module.clone(), handle);
-        Ok(())
+        Ok(first)
     }
 
     /// Who lets this node go on without the peer; none where there is no peer.
@@ -476,6 +488,11 @@ impl Agent {
             Act::Starves => GuardAct::Starves,
             Act::CannotRenew | Act::AgentSilent | Act::AgentBack => return,
         };
+        if matches!(act, GuardAct::Killed { .. })
+            && let Some(runner) = self.runners.get(&module)
+        {
+            runner.app_ended();
+        }
         self.store.events().add(&self.identity.node, &module, Event::Guard { act, acted_unix_ms: note.at_unix_ms });
         self.console.event_added();
     }
@@ -485,8 +502,16 @@ impl Agent {
     fn on_local(&self, request: Request, responder: Responder) {
         match request {
             Request::State { module } => {
-                let reply = self.states(module.as_ref());
-                tokio::spawn(async move { responder.send(reply).await });
+                let asked: Vec<RunnerHandle> =
+                    self.runners.iter().filter(|(name, _)| module.as_ref().is_none_or(|m| m == *name)).map(|(_, r)| r.clone()).collect();
+                let unknown = module.as_ref().filter(|_| asked.is_empty()).map(|name| self.no_module(name));
+                tokio::spawn(async move {
+                    let mut snapshots = Vec::new();
+                    for runner in asked {
+                        snapshots.extend(runner.first_snapshot().await);
+                    }
+                    responder.send(unknown.unwrap_or(Reply::State { snapshots })).await
+                });
             }
             Request::Watch { module } => self.watch(module, responder),
             Request::Command { module, command } => {
@@ -502,6 +527,7 @@ impl Agent {
             Request::Set { ref module, .. }
             | Request::Errd { ref module, .. }
             | Request::Checkers { ref module, .. }
+            | Request::Loops { ref module, .. }
             | Request::Watched { ref module }
             | Request::Rules { ref module } => {
                 let Some(runner) = self.runners.get(module).cloned() else {
@@ -537,6 +563,18 @@ impl Agent {
                 let events = self.store.events().last(module.as_ref(), count as usize);
                 tokio::spawn(async move { responder.send(Reply::Events { events }).await });
             }
+            Request::ScriptLog { module, script } => {
+                let known = self.runners.contains_key(&module);
+                let (dir, nowhere) = (self.store.log_dir(&module), self.no_module(&module));
+                tokio::task::spawn_blocking(move || {
+                    let reply = match crate::script::newest_log(&dir, script.as_deref()) {
+                        _ if !known => nowhere,
+                        Ok((files, text)) => Reply::ScriptLog { files, text },
+                        Err(message) => Reply::Error { message },
+                    };
+                    responder.try_send(reply)
+                });
+            }
             Request::About => {
                 let reply = Reply::About {
                     node: self.identity.node.clone(),
@@ -547,15 +585,6 @@ impl Agent {
                 };
                 tokio::spawn(async move { responder.send(reply).await });
             }
-        }
-    }
-
-    fn states(&self, module: Option<&ModuleName>) -> Reply {
-        let snapshots: Vec<Snapshot> =
-            self.runners.iter().filter(|(name, _)| module.is_none_or(|m| m == *name)).filter_map(|(_, r)| r.snapshot()).collect();
-        match module {
-            Some(name) if snapshots.is_empty() => self.no_module(name),
-            _ => Reply::State { snapshots },
         }
     }
 
@@ -601,14 +630,36 @@ impl Agent {
                 }
             }
         };
-        if tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_err() {
-            tracing::error!("not every module stopped within {} s", SHUTDOWN_MAX.as_secs());
-        }
-        if let Some(guard) = &self.guard {
-            guard.end().await;
+        let is_out = tokio::time::timeout(SHUTDOWN_MAX, all_ended).await.is_ok() || leave(&self.runners, FORCED_MAX).await;
+        match &self.guard {
+            Some(guard) if is_out => guard.end().await,
+            // It freezes at the deadline what this agent could not stop.
+            Some(_) => tracing::error!("the guard goes on without the agent: a module is not out of service"),
+            None => {}
         }
         self.store.events().flush();
     }
+}
+
+/// Modules whose orderly stop takes too long leave service by force, all at the same time: no right, no address, no
+/// process. Returns whether all of them have.
+async fn leave(runners: &BTreeMap<ModuleName, RunnerHandle>, patience: Duration) -> bool {
+    let each = runners.iter().map(|(module, runner)| async move {
+        if runner.is_ended() {
+            return true;
+        }
+        tracing::error!(module.name = %module, "module {module} did not stop in time: it leaves service by force");
+        let left = async {
+            runner.end(false).await;
+            runner.ended().await;
+        };
+        let is_out = tokio::time::timeout(patience, left).await.is_ok();
+        if !is_out {
+            tracing::error!(module.name = %module, "module {module} is not out of service after {} s more", patience.as_secs());
+        }
+        is_out
+    });
+    futures_util::future::join_all(each).await.into_iter().all(|is_out| is_out)
 }
 
 /// What ties a module to its other node.
@@ -681,4 +732,28 @@ fn os_name() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|v| v.trim_matches('"').to_owned());
     name.unwrap_or_else(|| "Linux".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::Inbox;
+
+    #[tokio::test]
+    async fn what_does_not_stop_in_time_leaves_by_force_and_the_guard_outlives_what_does_not_leave() {
+        let name = |text: &str| ModuleName::new(text).unwrap();
+        let ((slow, mut at_slow), (out, at_out), (stuck, _at_stuck)) =
+            (RunnerHandle::by_hand(), RunnerHandle::by_hand(), RunnerHandle::by_hand());
+        drop(at_out);
+        let mut runners: BTreeMap<ModuleName, RunnerHandle> = [(name("slow"), slow), (name("out"), out)].into();
+        let loop_of_slow = tokio::spawn(async move {
+            // Its stop scripts run for ever.
+            while !matches!(at_slow.recv().await, Some(Inbox::End { is_stopping: false })) {}
+        });
+        runners[&name("slow")].end(true).await;
+        assert!(leave(&runners, Duration::from_secs(20)).await);
+        loop_of_slow.await.unwrap();
+        runners.insert(name("stuck"), stuck);
+        assert!(!leave(&runners, Duration::from_millis(50)).await);
+    }
 }

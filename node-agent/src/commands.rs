@@ -13,36 +13,49 @@ const SAFEKIT: &str = r#"#!/bin/sh
 # The orders and questions that module scripts and checkers give by this name, for tsugi.
 verb=${1:-}
 [ $# -gt 0 ] && shift
+not_here() {
+    echo "safekit $*: not known here. There is: start stop restart stopstart swap, prim, primforce, second [fullsync]," \
+        "state [-v|-lq], waitstart waitstop waitstate, incloop resetloop checkloop, set get errd checker rules, log," \
+        "printi printe; the rest is in \`tsugi help\`" >&2
+    exit 2
+}
 case $verb in
 set | get | errd | checker | rules) exec tsugi "$verb" "$@" ;;
+incloop | resetloop | checkloop)
+    exec tsugi loop "${verb%loop}" "$@" ;;
 printi | printe)
     [ "${1:-}" = -m ] && SAFEMODULE=${2:-} && shift 2
     # Into the module's events; should the agent not take it, the script's own output is kept.
     tsugi "$verb" -m "${SAFEMODULE:-}" -- "$*" || echo "$*"
     exit 0
     ;;
-start | stop | restart | stopstart | swap | state | prim | second) ;;
-*)
-    echo "safekit $verb: not known here; see \`tsugi help\`" >&2
-    exit 2
-    ;;
+start | stop | restart | stopstart | swap | state | prim | primforce | second | waitstart | waitstop | waitstate | log) ;;
+*) not_here "$verb" ;;
 esac
 module=${SAFEMODULE:-}
 who=
-quiet=
+more=
 while [ $# -gt 0 ]; do
-    case $1 in
-    -m) module=${2:-}; shift ;;
-    -i) who=${2:-}; shift ;;
-    -lq | -q) quiet=-q ;;
-    *) echo "safekit $verb $1: not known here; see \`tsugi $verb --help\`" >&2; exit 2 ;;
+    case $verb:$1 in
+    *:-m) module=${2:-}; shift ;;
+    *:-i) who=${2:-}; shift ;;
+    state:-lq | state:-q) more=-q ;;
+    state:-v) more=-v ;;
+    second:fullsync) more=--full-sync ;;
+    log:-s) more="-n ${2:-}"; shift ;;
+    waitstate:[A-Z]*) more="$more $1" ;;
+    *) not_here "$verb" "$1" ;;
     esac
     shift
 done
-if [ "$verb" = state ]; then
-    exec tsugi state $quiet $module
-fi
-exec tsugi "$verb" "$module" --no-wait ${who:+--reason "$who"}
+case $verb in
+state) exec tsugi state $more $module ;;
+log) exec tsugi events "$module" ${more:--n 300} ;;
+waitstart) exec tsugi wait-state "$module" ALONE PRIM SECOND UP ;;
+waitstop) exec tsugi wait-state "$module" STOP ;;
+waitstate) exec tsugi wait-state "$module" $more ;;
+esac
+exec tsugi "$verb" "$module" $more --no-wait ${who:+--by "$who"}
 "#;
 
 /// Directory of the commands in the agent's run directory.
@@ -91,10 +104,23 @@ mod tests {
             format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)).trim().to_owned()
         };
         assert_eq!(said(&["set", "-r", "custom.a", "-v", "down", "-i", "me", "-m", "AM"]), "set -r custom.a -v down -i me -m AM");
-        assert_eq!(said(&["stopstart", "-i", "custom.a", "-m", "AM"]), "stopstart AM --no-wait --reason custom.a");
+        assert_eq!(said(&["stopstart", "-i", "custom.a", "-m", "AM"]), "stopstart AM --no-wait --by custom.a");
         assert_eq!(said(&["restart"]), "restart own --no-wait");
         assert_eq!(said(&["state", "-lq", "-m", "AM"]), "state -q AM");
         assert_eq!(said(&["printi", "-m", "AM", "hello there"]), "printi -m AM -- hello there");
-        assert!(said(&["dance"]).contains("not known here"));
+        assert_eq!(said(&["state", "-v"]), "state -v own");
+        assert_eq!(said(&["second", "fullsync", "-m", "AM"]), "second AM --full-sync --no-wait");
+        assert_eq!(said(&["primforce"]), "primforce own --no-wait");
+        assert_eq!(said(&["incloop", "-m", "AM", "-i", "me"]), "loop inc -m AM -i me");
+        assert_eq!(said(&["resetloop"]), "loop reset");
+        assert_eq!(said(&["checkloop"]), "loop check");
+        assert_eq!(said(&["waitstate", "-m", "AM", "PRIM"]), "wait-state AM PRIM");
+        assert_eq!(said(&["waitstop"]), "wait-state own STOP");
+        assert_eq!(said(&["waitstart"]), "wait-state own ALONE PRIM SECOND UP");
+        assert_eq!(said(&["log", "-s", "5"]), "events own -n 5");
+        for (words, named) in [(&["dance"][..], "dance"), (&["swap", "nosync"], "swap nosync"), (&["forcestop", "-m", "AM"], "forcestop")] {
+            let text = said(words);
+            assert!(text.starts_with(&format!("safekit {named}: not known here. There is: start stop")), "{text}");
+        }
     }
 }

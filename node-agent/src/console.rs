@@ -176,6 +176,12 @@ impl ConsoleLink {
         Ok(ConsoleLink { shared, _task: Arc::new(AbortOnDrop(task)) })
     }
 
+    /// One that never connects.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> ConsoleLink {
+        ConsoleLink { shared: Arc::default(), _task: Arc::new(AbortOnDrop(tokio::spawn(std::future::pending()))) }
+    }
+
     /// What `Hello` reports: configurations in force. Call it before anything is applied and after each change.
     pub fn set_versions(&self, cluster_generation: u64, modules: BTreeMap<ModuleName, u64>) {
         let mut outbox = self.shared.outbox();

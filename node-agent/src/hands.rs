@@ -6,7 +6,7 @@
 mod application;
 
 use crate::arbiter::Arbiter;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Group};
 use crate::clock::boottime_ns;
 use crate::guard::{Guard, Right};
 use crate::link::{Link, LinkConfig, LinkEvent};
@@ -21,13 +21,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
 use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView};
+use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView, Reason};
 use tsugi_core::wire::arbiter::ArbiterRequest;
 use tsugi_core::wire::peer::Status;
 
@@ -91,24 +92,72 @@ pub struct Hands {
     application: Application,
 }
 
+/// A module of whose former life nothing is left, with its heartbeats open.
+pub struct Cleared {
+    application: Application,
+    vips: Vips,
+    link: Option<(Link, mpsc::Receiver<LinkEvent>)>,
+}
+
+/// Stops what a former life of this module left where it stands. To be called while the guard of that life still looks
+/// after it: from its end to [`Hands::clear`] nobody would see the end of the right to serve.
+pub fn hold(setting: &Setting) {
+    // A module without a peer needs no right, and gets time to end.
+    if setting.peer.is_none() {
+        return;
+    }
+    let limits = setting.def.user.as_ref().map(|u| u.limits).unwrap_or_default();
+    let Ok(Some(group)) = setting.cgroups.group(&setting.module, &limits) else { return };
+    if group.is_populated() {
+        tracing::info!(module.name = %setting.module, "module {} was running when the former agent ended; it is frozen, then ended", setting.module);
+        if let Err(error) = group.freeze() {
+            tracing::error!(module.name = %setting.module, %error, "what an earlier life of module {} left cannot be frozen", setting.module);
+        }
+    }
+}
+
+/// Takes away the addresses that a former life of this module left, once nobody renews them any more.
+pub async fn drop_addresses(setting: &Setting) {
+    // What fails is tried again, and told, when the module is taken up.
+    let _ = Vips::new(setting.def.vips.clone()).drop_all().await;
+}
+
 /// Events of the data process and beats wait here when the runner is busy; a full queue slows their senders down.
+/// A script that only tells of a change holds a take-over up for no longer than this.
+const TRANSITION_MAX: Duration = Duration::from_secs(10);
 const QUEUE_MAX: usize = 256;
 
 impl Hands {
-    /// Clears what an earlier life left (processes, addresses) and opens the heartbeats.
-    pub async fn new(setting: Setting, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Option<Arbiter>) -> anyhow::Result<Hands> {
+    /// Clears what an earlier life left (processes, addresses) and opens the heartbeats. `Err`: what is in the way; it may
+    /// be tried again.
+    pub async fn clear(setting: &Setting) -> Result<Cleared, Reason> {
         // The engine begins by giving its former role up: nothing of that life may be left to acknowledge anything.
         if let Some(data) = &setting.data {
-            DataProcess::end_earlier(data).await?;
+            DataProcess::end_earlier(data).await.map_err(|e| Reason::Unkillable { detail: format!("{e:#}") })?;
         }
-        let application = Application::take_up(&setting).await;
+        let application = Application::take_up(setting).await;
         if let Some(data) = &setting.data {
-            DataProcess::uncover(data).await?;
+            DataProcess::uncover(data).await.map_err(|e| Reason::DataUnusable { detail: format!("{e:#}") })?;
         }
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
         }
+        let link = match setting.link.clone() {
+            Some(config) => {
+                let (tx, heard) = mpsc::channel(QUEUE_MAX);
+                let link = Link::start(config, tx).await;
+                let in_the_way =
+                    |e| Reason::CheckFailed { resource: "heartbeat".to_owned(), detail: format!("{:#}", anyhow::Error::from(e)) };
+                Some((link.map_err(in_the_way)?, heard))
+            }
+            None => None,
+        };
+        Ok(Cleared { application, vips, link })
+    }
+
+    /// The hands of a module whose former life is cleared away.
+    pub fn new(setting: Setting, cleared: Cleared, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Option<Arbiter>) -> Hands {
         let (data_events, mut data_rx) = mpsc::channel(QUEUE_MAX);
         let to_runner = inbox.clone();
         tokio::spawn(async move {
@@ -122,27 +171,37 @@ impl Hands {
                 }
             }
         });
+        let link = cleared.link.map(|(link, mut heard)| {
+            let to_runner = inbox.clone();
+            tokio::spawn(async move {
+                while let Some(LinkEvent::Heard(heard)) = heard.recv().await {
+                    if to_runner.send(Inbox::Heard(Box::new(heard))).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            link
+        });
         let mut hands = Hands {
             setting,
             inbox,
             record,
-            link: None,
+            link,
             arbiter,
             is_answering: watch::channel(None).0,
             looking: None,
             asking: None,
-            vips,
+            vips: cleared.vips,
             is_vip_wanted: false,
             data: None,
             is_covered: Arc::default(),
             data_events,
             cancels: BTreeMap::new(),
             deadline_ns: Some(0),
-            application,
+            application: cleared.application,
         };
-        hands.open_link().await?;
         hands.look_at_arbiter();
-        Ok(hands)
+        hands
     }
 
     /// Its loss must be seen before it is needed.
@@ -170,21 +229,6 @@ impl Hands {
             (_, Some(true)) => ArbiterView::Reachable,
             (_, Some(false)) => ArbiterView::Unreachable,
         }
-    }
-
-    async fn open_link(&mut self) -> anyhow::Result<()> {
-        let Some(config) = self.setting.link.clone() else { return Ok(()) };
-        let (tx, mut rx) = mpsc::channel(QUEUE_MAX);
-        self.link = Some(Link::start(config, tx).await?);
-        let to_runner = self.inbox.clone();
-        tokio::spawn(async move {
-            while let Some(LinkEvent::Heard(heard)) = rx.recv().await {
-                if to_runner.send(Inbox::Heard(Box::new(heard))).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(())
     }
 
     /// What is fixed.
@@ -300,6 +344,11 @@ impl Hands {
         });
     }
 
+    /// Control group of the module.
+    pub fn group(&self) -> Option<&Group> {
+        self.application.group()
+    }
+
     /// Environment of everything the module's files run in.
     pub fn environment(&self) -> BTreeMap<String, String> {
         application::environment(&self.setting)
@@ -314,6 +363,7 @@ impl Hands {
         }
         args.extend([run.from.word().to_owned(), run.to.word().to_owned(), run.action.to_owned()]);
         let timeout = match (run.script.is_stop(), run.is_forced) {
+            _ if run.script == ScriptName::Transition => user.start_timeout.min(TRANSITION_MAX),
             (false, _) => user.start_timeout,
             (true, false) => user.stop_timeout,
             (true, true) => user.force_timeout,
@@ -509,6 +559,8 @@ impl Hands {
         }
         if let Err(why) = self.application.kill().await {
             tracing::error!(module.name = %self.setting.module, "module {} is not wholly stopped: {why}", self.setting.module);
+            // What cannot be ended is at least to do nothing.
+            self.freeze(true).await;
             return;
         }
         uncover(self.setting.data.as_ref(), &self.is_covered).await;

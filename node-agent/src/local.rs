@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use tsugi_core::command::Command;
 use tsugi_core::wire::local::{Reply, Request};
 
 /// Members of this group may use the command line.
@@ -28,6 +29,8 @@ const REPLY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 /// A caller that does not read its replies is dropped.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest name that a checker or script gives itself.
+const NAME_CHARS_MAX: usize = 64;
 /// Replies under way to one caller; the sender of more waits.
 const REPLIES_QUEUED_MAX: usize = 4;
 /// The agent must take a request up within this time.
@@ -157,8 +160,8 @@ async fn serve(stream: UnixStream, tx: mpsc::Sender<(Request, Responder)>) {
         Ok(Ok(_)) => serde_json::from_str::<Request>(&line).map_err(|e| format!("the request is not understood: {e}")),
     };
     let request = match request {
-        Ok(Request::Command { module, command }) => Request::Command { module, command: tsugi_core::command::Command { by, ..command } },
-        Ok(Request::Rehearse { module, command }) => Request::Rehearse { module, command: tsugi_core::command::Command { by, ..command } },
+        Ok(Request::Command { module, command }) => Request::Command { module, command: signed(command, by) },
+        Ok(Request::Rehearse { module, command }) => Request::Rehearse { module, command: signed(command, by) },
         Ok(request) => request,
         Err(message) => return send(&mut write, &Reply::Error { message }).await.unwrap_or(()),
     };
@@ -178,6 +181,13 @@ async fn serve(stream: UnixStream, tx: mpsc::Sender<(Request, Responder)>) {
             read = read.get_mut().read(&mut rest) => if !matches!(read, Ok(n) if n > 0) { return },
         }
     }
+}
+
+/// Who orders is what the kernel says; a checker or script puts its own name before that.
+fn signed(command: Command, user: String) -> Command {
+    let name: String = command.by.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    let by = if command.is_automatic && !name.is_empty() { format!("{name} ({user})") } else { user };
+    Command { by, ..command }
 }
 
 async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
@@ -247,7 +257,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tsugi_core::command::{Command, Verb};
+    use tsugi_core::command::Verb;
     use tsugi_core::ids::{ModuleName, NodeName};
 
     fn about() -> Reply {
@@ -296,11 +306,17 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let (tx, mut rx) = mpsc::channel(1);
         let _server = LocalServer::start(&path, tx).unwrap();
-        let command = Command { id: "1".into(), verb: Verb::Start, by: "somebody else".into(), reason: None };
+        let command = Command { id: "1".into(), verb: Verb::Start, by: "somebody else".into(), reason: None, is_automatic: false };
         let _client = Client::ask(&path, &Request::Command { module: module(), command }).await.unwrap();
         let Some((Request::Command { command, .. }, _)) = rx.recv().await else { panic!("no order") };
         let me = User::from_uid(Uid::effective()).unwrap().unwrap().name;
         assert_eq!(command.by, me);
+        // A checker may say its name, and no more than that.
+        let named = |is_automatic| {
+            let (id, by) = ("1".into(), "boot".into());
+            signed(Command { id, verb: Verb::Restart, by, reason: None, is_automatic }, "root".into()).by
+        };
+        assert_eq!([named(true), named(false)], ["boot (root)", "root"]);
     }
 
     #[tokio::test]

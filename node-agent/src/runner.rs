@@ -1,6 +1,7 @@
 //! The loop of one module: next input → step → carry out, in order. Nothing else.
 
 mod checks;
+mod take_up;
 
 use crate::checker::{Board, CheckerEvent};
 use crate::clock::boottime_ns;
@@ -12,6 +13,7 @@ use checks::Watching;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use take_up::Ends;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::engine::{Effect, Engine, Input, Outcome, Ticket, Timer, VipPlan};
@@ -23,8 +25,10 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrd
 use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 
+pub use take_up::Candidate;
+
 /// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
-pub const INBOX_MAX: usize = 512;
+const INBOX_MAX: usize = 512;
 /// Addresses are renewed and figures read this often. Well below the shortest lifetime of an address (2 s).
 const TICK: Duration = Duration::from_millis(500);
 /// Longest wait for the data process's figures.
@@ -127,13 +131,32 @@ impl RunnerHandle {
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.snapshot.borrow().clone()
     }
+    /// The newest snapshot; of a module that is being taken up, the one after the first try. Absent: it is gone.
+    pub async fn first_snapshot(&self) -> Option<Snapshot> {
+        self.snapshot.clone().wait_for(Option::is_some).await.ok()?.clone()
+    }
     /// Changes with each snapshot.
     pub fn changes(&self) -> watch::Receiver<Option<Snapshot>> {
         self.snapshot.clone()
     }
+    /// The guard ended the application of the module.
+    pub fn app_ended(&self) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move { inbox.send(Inbox::Input(Input::AppEnded)).await });
+    }
     /// End the loop; with `is_stopping` the module is stopped in order before.
     pub async fn end(&self, is_stopping: bool) {
         let _ = self.inbox.send(Inbox::End { is_stopping }).await;
+    }
+    /// The loop has ended.
+    pub fn is_ended(&self) -> bool {
+        self.inbox.is_closed()
+    }
+    /// One whose loop is played by a test.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (RunnerHandle, mpsc::Receiver<Inbox>) {
+        let (ends, handle) = Ends::new();
+        (handle, ends.inbox)
     }
     /// Returns when the loop has ended.
     pub async fn ended(&self) {
@@ -177,21 +200,13 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A loop ready to [`Runner::run`], and its handle.
-    pub fn new(
-        engine: Engine,
-        hands: Hands,
-        reports: Reports,
-        channel: (mpsc::Sender<Inbox>, mpsc::Receiver<Inbox>),
-        generation: u64,
-    ) -> (Runner, RunnerHandle) {
-        let (snapshot, seen) = watch::channel(None);
-        let (to_inbox, inbox) = channel;
-        let handle = RunnerHandle { inbox: to_inbox.clone(), snapshot: seen, printed: Arc::default() };
+    /// A loop ready to [`Runner::run`].
+    fn new(engine: Engine, hands: Hands, reports: Reports, ends: Ends, generation: u64) -> Runner {
+        let Ends { to_inbox, inbox, snapshot } = ends;
         let around = Runner::surroundings(&hands, reports.board.clone());
         let switches = hands.setting().log_dir.with_file_name("switches.json");
         let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
-        let runner = Runner {
+        Runner {
             engine,
             hands,
             reports,
@@ -210,18 +225,19 @@ impl Runner {
             failure: None,
             is_ending: false,
             serving: None,
-        };
-        (runner, handle)
+        }
     }
 
     /// Runs until ended. `start` is the boot policy's order, carried out after the delay.
-    pub async fn run(mut self, start: Option<Duration>) {
+    async fn run(mut self, start: Option<Duration>) {
         self.step(Input::Boot).await;
         let mut boot_start = start.map(|delay| boottime_ns() + delay.as_nanos() as u64);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.is_ending && (self.engine.state() == State::Stop || self.failure.is_some()) {
+            // `poststop` and `transition` come after the stop that the other node waits for.
+            let is_stopped = self.engine.state() == State::Stop && !self.engine.is_planning();
+            if self.is_ending && (is_stopped && !self.engine.is_excluding() || self.failure.is_some()) {
                 break;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
@@ -237,7 +253,13 @@ impl Runner {
                         self.is_ending = true;
                         self.order_myself(Verb::Stop, BY_SHUTDOWN).await;
                     }
-                    Some(message) => self.take(message).await,
+                    Some(message) => {
+                        if matches!(message, Inbox::Order(..)) {
+                            // Somebody decides: what the boot policy had in mind for later is void.
+                            boot_start = None;
+                        }
+                        self.take(message).await;
+                    }
                 },
                 () = sleep_until(wake_ns) => {
                     let now = boottime_ns();
@@ -314,7 +336,7 @@ impl Runner {
         if self.failure.is_some() {
             return Some(Refusal::Busy);
         }
-        let refusal = self.engine.refusal(&command.verb);
+        let refusal = self.engine.refusal_of(&command);
         if self.orders.len() == ORDERS_REMEMBERED {
             self.orders.pop_front();
         }
@@ -325,7 +347,7 @@ impl Runner {
 
     async fn order_myself(&mut self, verb: Verb, by: &str) {
         if self.engine.refusal(&verb).is_none() {
-            let command = Command { id: String::new(), verb, by: by.to_owned(), reason: None };
+            let command = Command { id: String::new(), verb, by: by.to_owned(), reason: None, is_automatic: false };
             self.step(Input::Command(command)).await;
         }
     }

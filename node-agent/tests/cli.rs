@@ -6,7 +6,7 @@ use std::process::Output;
 use tokio::process::Command as Process;
 use tokio::sync::mpsc;
 use tsugi_agent::local::{LocalServer, Responder};
-use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::command::{LoopChange, Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord};
 use tsugi_core::ids::{Epoch, Gen, ModuleName, NodeName, Session};
 use tsugi_core::module::ScriptName;
@@ -337,6 +337,68 @@ async fn options_and_reason_reach_the_agent() {
 }
 
 #[tokio::test]
+async fn a_checker_or_script_says_that_it_is_one_and_counts() {
+    let (tx, mut orders) = mpsc::channel(4);
+    let world = World::new(move |request| match request {
+        Request::State { .. } => vec![Reply::State { snapshots: vec![prim(1)] }],
+        Request::Command { command, .. } => {
+            tx.try_send(command).expect("room");
+            vec![Reply::Command { refusal: None }]
+        }
+        Request::Loops { change, .. } => vec![Reply::Loops { count: if change == Some(LoopChange::Add) { 4 } else { 3 }, max: 3 }],
+        _ => vec![],
+    });
+    for (args, is_automatic) in [(&["restart", "ledger", "--no-wait"][..], false), (&["restart", "ledger", "--no-wait", "-i", "chk"], true)]
+    {
+        let (code, _, err) = world.tsugi(args).await;
+        assert_eq!(code, 0, "{err}");
+        let command = orders.recv().await.expect("an order");
+        assert_eq!((command.is_automatic, command.by.starts_with("chk (")), (is_automatic, is_automatic));
+    }
+    assert_eq!(world.tsugi(&["loop", "check", "-m", "ledger"]).await, (0, "3/3\n".into(), String::new()));
+    assert_eq!(world.tsugi(&["loop", "inc", "-m", "ledger", "-i", "chk"]).await, (1, "4/3\n".into(), String::new()));
+    assert_eq!(world.tsugi(&["loop", "reset", "-m", "ledger"]).await.0, 0);
+}
+
+#[tokio::test]
+async fn a_state_is_waited_for_and_the_wait_is_bounded() {
+    let moving = Snapshot { readiness: Readiness::Transient, ..prim(1) };
+    let world = obeying(prim(1), vec![moving.clone(), prim(2)]);
+    let (code, out, _) = world.tsugi(&["wait-state", "ledger", "ALONE", "prim"]).await;
+    assert!(code == 0 && out.contains("PRIM"), "{out}");
+    let (code, _, err) = obeying(prim(1), vec![moving]).tsugi(&["wait-state", "ledger", "PRIM", "--seconds", "1"]).await;
+    assert!(code == 3 && err.contains("Not reached after 1 s"), "{err}");
+    assert_eq!(world.tsugi(&["wait-state", "ledger", "GREEN"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_without_an_agent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("userconfig.xml");
+    let path = file.to_str().expect("UTF-8");
+    std::fs::write(&file, "<safe>\n <service mode=\"light\" maxloop=\"many\"/>\n</safe>").expect("a file");
+    let (code, out, _) = tsugi("/nowhere".into(), &["confcheck", path]).await;
+    assert_eq!((code, out.starts_with(&format!("{path}:2:")), out.contains("service maxloop")), (1, true, true), "{out}");
+    let (_, ja, _) = tsugi("/nowhere".into(), &["--lang", "ja", "confcheck", path]).await;
+    assert!(ja.contains("maxloop") && !ja.is_ascii(), "{ja}");
+    std::fs::write(&file, "<safe><service mode=\"light\"><user/></service></safe>").expect("a file");
+    assert_eq!(tsugi("/nowhere".into(), &["confcheck", path]).await, (0, String::new(), String::new()));
+    assert_eq!(tsugi("/nowhere".into(), &["confcheck", "/nowhere/userconfig.xml"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn what_a_script_printed_is_shown() {
+    let world = World::new(|request| match request {
+        Request::ScriptLog { script, .. } => {
+            vec![Reply::ScriptLog { files: vec!["t_prestart.ulog".into()], text: script.map(|s| s + "\n") }]
+        }
+        _ => vec![],
+    });
+    assert_eq!(world.tsugi(&["log", "ledger"]).await, (0, "t_prestart.ulog\n".into(), String::new()));
+    assert_eq!(world.tsugi(&["log", "ledger", "prestart"]).await, (0, "prestart\n".into(), String::new()));
+}
+
+#[tokio::test]
 async fn events_are_sentences_or_json_lines() {
     let record = EventRecord {
         seq: 1,
@@ -436,11 +498,12 @@ async fn what_is_watched_and_what_fires_is_listed() {
 #[tokio::test]
 async fn every_reason_and_its_remedy_is_shown_in_both_languages() {
     for reason in Reason::each(&node("n2")) {
-        let world = obeying(snapshot(State::Wait, Readiness::NotReady, Some(reason.clone()), 1), vec![]);
+        let shown = snapshot(State::Wait, Readiness::NotReady, Some(reason.clone()), 1);
+        let world = obeying(shown.clone(), vec![]);
         for (code, lang) in [("en", Lang::En), ("ja", Lang::Ja)] {
             let (exit, out, err) = world.tsugi(&["--lang", code, "state", "ledger"]).await;
             assert_eq!(exit, 0, "{reason:?}: {err}");
-            let said = say::reason(lang, &reason, &module(), &node("n1"));
+            let said = say::reason_of(lang, &shown).expect("a reason");
             let lines: Vec<&str> = out.lines().map(str::trim).collect();
             assert_eq!(lines[1], said.text, "{reason:?}");
             let rest = said.rest();

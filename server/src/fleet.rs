@@ -627,8 +627,13 @@ mod tests {
         let fleet = Fleet::new();
         let (c, n, m) = (ClusterName::new("c1").unwrap(), NodeName::new("n1").unwrap(), ModuleName::new("m").unwrap());
         let attached = fleet.attach(&c, &n, true);
-        let command =
-            tsugi_core::command::Command { id: "1".into(), verb: tsugi_core::command::Verb::Start, by: "root".into(), reason: None };
+        let command = tsugi_core::command::Command {
+            id: "1".into(),
+            verb: tsugi_core::command::Verb::Start,
+            by: "root".into(),
+            reason: None,
+            is_automatic: false,
+        };
         let answer = fleet.order(&c, &n, &m, command.clone()).unwrap();
         fleet.detach(&c, &n, attached.id);
         assert!(answer.await.is_err());

@@ -224,7 +224,8 @@ async fn everything_needed_works_without_scripts() {
     let plan = hidden(&page, "plan");
     let form = [("plan", plan.as_str()), ("keep", "n2"), ("reason", "n2 has the orders"), ("name", "files")];
     browser.goes(path, &form, "/clusters/c1/modules/files").await;
-    for agent in [&mut n1, &mut n2] {
+    // The one that is kept first.
+    for agent in [&mut n2, &mut n1] {
         assert!(matches!(agent.take_order(None).await.verb, tsugi_core::command::Verb::Resolve { keep } if keep.as_str() == "n2"));
     }
 

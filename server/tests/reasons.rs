@@ -8,8 +8,8 @@ mod common;
 use common::Console;
 use reqwest::header;
 use serde_json::{Value, json};
-use tsugi_core::ids::{ModuleName, NodeName};
-use tsugi_core::state::{Readiness, Reason, State};
+use tsugi_core::ids::NodeName;
+use tsugi_core::state::{Readiness, Reason, Snapshot, State};
 use tsugi_web::say;
 use tsugi_web::text::Lang;
 
@@ -43,14 +43,14 @@ async fn api_and_page_show_the_same_reason_and_remedy_in_both_languages() {
     let console = Console::start().await;
     let (mut n1, mut n2) = console.cluster().await;
     console.module([&mut n1, &mut n2]).await;
-    let (module, on) = (ModuleName::new("files").unwrap(), NodeName::new("n1").unwrap());
     for reason in Reason::each(&NodeName::new("n2").unwrap()) {
         n1.show_but(State::Wait, Readiness::NotReady, |s| s.reason = Some(reason.clone())).await;
         let typed = serde_json::to_value(&reason).unwrap();
         console.wait(API, |m| m["nodes"][0]["snapshot"]["reason"] == typed).await;
         for (code, lang) in [("en", Lang::En), ("ja", Lang::Ja)] {
-            let said = say::reason(lang, &reason, &module, &on);
             let answer: Value = serde_json::from_str(&text(&console, API, code).await).unwrap();
+            let snapshot: Snapshot = serde_json::from_value(answer["nodes"][0]["snapshot"].clone()).unwrap();
+            let said = say::reason_of(lang, &snapshot).unwrap();
             let wanted = json!({
                 "text": said.text, "next": said.next, "remedy": said.remedy,
                 "command": said.command, "on": said.on, "is_last_resort": said.is_last_resort(),

@@ -11,7 +11,7 @@ use tsugi_core::state::{Readiness, Reason, Snapshot, State};
 /// Health of a module, worst first: the order of lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HealthView {
-    /// Two nodes serve.
+    /// Two nodes serve, or two histories of the data have parted.
     Conflict,
     /// Nobody serves, and not by order.
     NotReady,
@@ -103,6 +103,10 @@ impl NodeCell {
     pub fn is_serving(&self) -> bool {
         self.snapshot.as_ref().is_some_and(|s| s.state.is_serving())
     }
+    /// It takes no action by itself now.
+    pub fn is_maintained(&self) -> bool {
+        self.now().is_some_and(|s| s.maintenance_until_unix_ms.is_some())
+    }
     /// It is in `state` and `readiness` now.
     pub fn is(&self, state: State, readiness: Readiness) -> bool {
         self.now().is_some_and(|s| s.state == state && s.readiness == readiness)
@@ -130,6 +134,10 @@ impl ModuleView {
     /// A node says that there are two histories of the data.
     pub fn is_split(&self) -> bool {
         self.cells.iter().filter_map(NodeCell::now).any(|s| matches!(s.reason, Some(Reason::SplitBrain { .. })))
+    }
+    /// Nobody has said yet which node holds the good data.
+    pub fn is_undecided(&self) -> bool {
+        self.cells.iter().filter_map(NodeCell::now).any(|s| s.reason == Some(Reason::FirstStart))
     }
     /// End of the maintenance, of the node where it lasts longest; `None` = no node is under maintenance now.
     pub fn maintenance_until(&self) -> Option<u64> {

@@ -406,3 +406,13 @@ fn a_split_brain_shows_both_sides_and_a_button_for_each() {
         assert_eq!(doc.select(&select("#blocked")).count(), 0);
     }
 }
+
+#[test]
+fn a_first_start_proposes_neither_node_and_has_a_button_for_each() {
+    let doc = Html::parse_document(&render::module(&module_page(chrome(Lang::En, Theme::Light, "/", None), undecided())));
+    let buttons: Vec<&str> = doc.select(&select("#keeps a")).map(|a| a.attr("href").unwrap()).collect();
+    let path = "/clusters/hq-core/modules/ledger/actions/prim";
+    assert_eq!(buttons, [format!("{path}?node=hq-db1"), format!("{path}?node=hq-db2")]);
+    let banner = text(doc.select(&select("#module-headline")).next().unwrap());
+    assert!(!banner.contains("tsugi prim") && banner.contains("overwrites the other copy"), "{banner}");
+}

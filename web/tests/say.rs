@@ -106,6 +106,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NoSplitBrain,
         Refusal::NoSuchNode { node: n2() },
         Refusal::BadDuration { minutes: 2000 },
+        Refusal::Maintained,
     ];
     is_whole(&all, COMMAND_RS, "Refusal");
     all
@@ -193,18 +194,59 @@ fn a_reason_that_needs_a_person_says_what_to_do() {
     }
 }
 
-/// Red states but for those that the next event ends by itself: a command that a person can give, in full.
+/// These end by themselves; all others are red and need a person or something from outside.
+fn ends_by_itself(r: &Reason) -> bool {
+    use Reason::{HandOver, PeerFirst, Quarantine, Resyncing, Starting, Stopping, WaitingForSource};
+    matches!(r, Starting | Stopping | Quarantine | PeerFirst { .. } | Resyncing | WaitingForSource { .. } | HandOver { .. })
+}
+
+/// Red, and no order to the module helps: what is outside of it must be mended, and it goes on (or is tried again) by itself.
+fn helps_no_command(r: &Reason) -> bool {
+    use Reason::{CheckFailed, DataUnusable, Frozen, NoArbiter, NoWitness, RecordUnusable, Unkillable};
+    matches!(r, NoArbiter | Frozen | CheckFailed { .. } | DataUnusable { .. } | RecordUnusable { .. } | NoWitness | Unkillable { .. })
+}
+
+/// Who may have stopped a module, besides people.
+fn stops() -> Vec<Reason> {
+    ["checker: tcp.web", "agent", "shutdown"].map(|by| Reason::StoppedBy { by: by.to_owned() }).into()
+}
+
+/// Red states: what follows, what to do, and the command in full, unless none helps.
 #[test]
-fn a_blocked_state_names_the_exact_command_or_what_must_be_mended() {
-    for r in reasons() {
+fn a_blocked_state_says_what_follows_what_to_do_and_the_exact_command() {
+    for r in reasons().into_iter().chain(stops()) {
         let said = say::reason(Lang::En, &r, &module(), &n1());
         if let Some(command) = &said.command {
             assert!(command.starts_with("tsugi ") && command.contains("ledger"), "{r:?}: {command}");
             assert!(!command.contains(['<', '…', '?']), "{r:?}: {command} cannot be typed as it is");
-        } else {
-            assert!(said.remedy.is_some() || said.next.is_some(), "{r:?} leaves the reader alone");
+        }
+        if ends_by_itself(&r) {
+            continue;
+        }
+        assert!(said.next.is_some(), "{r:?}: and then");
+        assert!(said.remedy.is_some(), "{r:?} leaves the reader alone");
+        assert_eq!(said.command.is_none(), helps_no_command(&r), "{r:?}: {:?}", said.command);
+    }
+}
+
+#[test]
+fn what_the_agent_or_a_checker_stopped_is_not_said_to_be_a_persons_doing() {
+    for r in stops() {
+        check_said(&format!("{r:?}"), |lang| say::reason(lang, &r, &module(), &n1()), true);
+        for lang in [Lang::En, Lang::Ja] {
+            let said = say::reason(lang, &r, &module(), &n1());
+            let short = say::reason_short(lang, &r).unwrap();
+            for text in [&said.text, &short] {
+                assert!(!text.contains("checker: ") && !text.contains("agent stopped") && !text.contains("shutdown"), "{text}");
+            }
         }
     }
+    let entered = |by: &str| {
+        let reason = Some(Reason::StoppedBy { by: by.to_owned() });
+        Event::Entered { from: State::Prim, to: State::Stop, readiness: Readiness::NotReady, reason }
+    };
+    assert_eq!((entered("checker: tcp.web").level(), entered("sato").level()), (Level::Critical, Level::Notice));
+    assert_eq!(say::event_mark(&entered("checker: tcp.web")), say::Mark::NotReady);
 }
 
 #[test]

@@ -5,8 +5,9 @@ mod common;
 
 use common::*;
 use tsugi_core::command::Verb;
-use tsugi_core::module::xml;
-use tsugi_core::state::{ArbiterView, Readiness, Replication, State};
+use tsugi_core::ids::ArbiterName;
+use tsugi_core::module::{Authority, xml};
+use tsugi_core::state::{ArbiterView, Readiness, Reason, Replication, State};
 use tsugi_web::fleet::{Contact, HealthView, ModuleView};
 use tsugi_web::say::{self, Interruption, Target};
 use tsugi_web::text::Lang;
@@ -60,8 +61,38 @@ fn headlines_tell_the_truth_the_consequence_and_the_next_step() {
     let (said, rest) = (say::headline(Lang::En, &split()), say::headline(Lang::Ja, &split()).rest());
     assert!(said.command.is_none() && said.rest().ends_with("choose the node whose data goes on."), "{}", said.rest());
     assert!(rest.ends_with("データを残すノードを選んでください。"), "{rest}");
-    let kept = with(HealthView::Protected, |m| snapshot_of(m, 1).maintenance_until_unix_ms = Some(NOW + 60_000));
-    assert!(say::headline(Lang::En, &kept).next.unwrap().starts_with("Under maintenance: if hq-db1 stops, nothing takes over"));
+    assert!(said.text.starts_with("The data of ledger has parted: hq-db1 and hq-db2 have each written"), "{}", said.text);
+    let one_serves = with(HealthView::Conflict, |m| {
+        let s = snapshot_of(m, 1);
+        (s.state, s.readiness, s.reason) = (State::Wait, Readiness::NotReady, Some(Reason::SplitBrain { peer: node("hq-db1") }));
+    });
+    assert!(say::headline(Lang::En, &one_serves).next.unwrap().starts_with("hq-db1 serves its own copy"));
+    let choice = say::headline(Lang::En, &undecided());
+    assert!(choice.command.is_none() && choice.rest().ends_with("its data overwrites the other copy."), "{}", choice.rest());
+    let manual = with(HealthView::AtRisk, |m| snapshot_of(m, 0).authority.kind = Authority::Manual);
+    assert_eq!(
+        say::headline(Lang::En, &manual).next.unwrap(),
+        "If hq-db1 stops, nothing takes over until a person decides (authority manual)."
+    );
+    let may_split = with(HealthView::AtRisk, |m| snapshot_of(m, 0).authority.kind = Authority::Ping);
+    assert!(say::headline(Lang::En, &may_split).next.unwrap().starts_with("Without an arbiter both nodes may serve at once"));
+    // Maintenance is each node's own: that of the node that follows is what holds a takeover back.
+    let kept = with(HealthView::AtRisk, |m| snapshot_of(m, 1).maintenance_until_unix_ms = Some(NOW + 60_000));
+    assert!(say::headline(Lang::En, &kept).next.unwrap().starts_with("Under maintenance: if hq-db1 stops, hq-db2 does not take over"));
+    let served = with(HealthView::AtRisk, |m| snapshot_of(m, 0).maintenance_until_unix_ms = Some(NOW + 60_000));
+    assert!(say::headline(Lang::En, &served).next.unwrap().ends_with("if it stops, the other node still takes over."));
+    let light = |until| {
+        let mut m = light(HealthView::AtRisk, (State::Up, Readiness::Ready), Reason::Starting);
+        m.cells.iter_mut().for_each(|c| c.snapshot.as_mut().unwrap().reason = None);
+        snapshot_of(&mut m, 1).maintenance_until_unix_ms = until;
+        m
+    };
+    assert!(say::headline(Lang::En, &light(Some(NOW))).next.unwrap().starts_with("Under maintenance on app-2:"));
+    let witness = with(HealthView::AtRisk, |m| {
+        snapshot_of(m, 0).arbiter = ArbiterView::Unreachable;
+        snapshot_of(m, 0).authority.arbiter = ArbiterName::new("w1").unwrap();
+    });
+    assert!(say::headline(Lang::En, &witness).remedy.unwrap().starts_with("Check the arbiter w1,"));
     assert!(first(&kept).1.contains("hq-db1 で稼働し"));
     let silent = with(HealthView::NoContact, |m| m.cells.iter_mut().for_each(|c| c.contact = Contact::Lost { since_unix_ms: 1 }));
     assert_eq!(first(&silent).0, "The console has no contact with any node of postgres.");

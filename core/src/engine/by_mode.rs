@@ -34,6 +34,10 @@ impl Engine {
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         each!(self, e => e.refusal(verb))
     }
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        each!(self, e => e.refusal_of(command))
+    }
     /// What `command` would do, if nothing fails. This engine stays as it is.
     pub fn rehearse(&self, command: Command) -> Rehearsal {
         each!(self, e => e.rehearse(command))
@@ -53,6 +57,18 @@ impl Engine {
     /// The record as last saved.
     pub fn saved(&self) -> &Saved {
         each!(self, e => e.saved())
+    }
+    /// A mirror's copy is about to be given up, as soon as its primary has said that it goes on without it.
+    pub fn is_excluding(&self) -> bool {
+        matches!(self, Engine::Mirror(mirror) if mirror.is_excluding())
+    }
+    /// A script or another step is under way.
+    pub fn is_planning(&self) -> bool {
+        each!(self, e => e.is_planning())
+    }
+    /// Automatic actions that count now, and how many may.
+    pub fn loops(&self) -> (u32, u32) {
+        each!(self, e => e.loops())
     }
     /// Checked resources.
     pub fn resources(&self) -> Vec<ResourceView> {

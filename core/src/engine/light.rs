@@ -108,6 +108,10 @@ impl Light {
                 self.loops.resume(self.saved.loop_count, self.cfg.loop_interval, out);
             }
             Input::Command(command) => self.on_command(command, out),
+            Input::Loops(change) => {
+                self.loops.change(change, self.cfg.maxloop, self.cfg.loop_interval, out);
+                self.count(out);
+            }
             Input::Timer(timer) => self.on_timer(timer, out),
             Input::Health { name, health, detail, action, is_pre } => {
                 self.watched.hear(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
@@ -117,7 +121,7 @@ impl Light {
                     self.on_step_done(outcome, out);
                 }
             }
-            Input::Heard { .. } | Input::Replica(_) => {}
+            Input::Heard { .. } | Input::Replica(_) | Input::AppEnded => {}
         }
         if self.state == State::Wait && !self.is_planning() {
             self.decide(out);
@@ -127,6 +131,12 @@ impl Light {
     }
 
     // ---- orders ----
+
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        let is_held = self.is_maintained && command.is_automatic && command.verb.is_repair();
+        if is_held { Some(Refusal::Maintained) } else { self.refusal(&command.verb) }
+    }
 
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
@@ -145,14 +155,19 @@ impl Light {
     }
 
     fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
-        let Command { verb, by, reason, .. } = command;
-        if let Some(refusal) = self.refusal(&verb) {
+        let refusal = self.refusal_of(&command);
+        let Command { verb, by, reason, is_automatic, .. } = command;
+        if let Some(refusal) = refusal {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
-        // A person's order starts the count of automatic actions afresh.
-        if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+        // A person's order starts the count of automatic actions afresh; that of a checker or script counts.
+        if is_automatic {
+            if verb.is_repair() && !self.count_loop(out) {
+                return;
+            }
+        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
             self.loops.forget(out);
             self.count(out);
         }
@@ -311,7 +326,7 @@ impl Light {
 
     // ---- plans ----
 
-    fn is_planning(&self) -> bool {
+    pub(super) fn is_planning(&self) -> bool {
         self.running.is_some()
     }
 
@@ -459,6 +474,10 @@ impl Light {
     /// The record as last saved; what is about data and the other node stays empty.
     pub fn saved(&self) -> &Saved {
         &self.saved
+    }
+    /// Automatic actions that count now, and how many may.
+    pub fn loops(&self) -> (u32, u32) {
+        (self.loops.count(), self.cfg.maxloop)
     }
     /// Checked resources.
     pub fn resources(&self) -> Vec<ResourceView> {

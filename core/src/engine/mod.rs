@@ -13,7 +13,7 @@
 //!
 //! Drivers: the agent's runner, the simulator, the model checker. The rules are explained in `docs/PROTOCOL.md`.
 
-use crate::command::Command;
+use crate::command::{Command, LoopChange};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, JobId, LifeId, NodeName, Session};
 use crate::module::{Action, Async, Authority, DefaultPrim, ScriptName, Timing};
@@ -226,6 +226,8 @@ pub enum Input {
     Boot,
     /// An administrator's (or the boot policy's) order.
     Command(Command),
+    /// A script counts an action of its own, or begins the count afresh.
+    Loops(LoopChange),
     /// A newer status of the peer. `answers`: our newest beat the peer had processed when it made it.
     Heard {
         /// How the peer stands.
@@ -250,6 +252,8 @@ pub enum Input {
     },
     /// The data process says something unasked.
     Replica(ReplicaNote),
+    /// The guard ended the application, because the right to serve had been over for too long.
+    AppEnded,
     /// Long work ended.
     Done(JobId, Outcome),
 }

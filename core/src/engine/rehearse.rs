@@ -18,7 +18,7 @@ const INPUTS_MAX: usize = 200;
 impl Mirror {
     /// What `command` would do, if nothing fails. This engine stays as it is.
     pub fn rehearse(&self, command: Command) -> Rehearsal {
-        if let Some(refusal) = self.refusal(&command.verb) {
+        if let Some(refusal) = self.refusal_of(&command) {
             return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
         }
         let mut copy = self.clone();
@@ -45,7 +45,7 @@ impl Mirror {
 impl Light {
     /// What `command` would do, if nothing fails. This engine stays as it is.
     pub fn rehearse(&self, command: Command) -> Rehearsal {
-        if let Some(refusal) = self.refusal(&command.verb) {
+        if let Some(refusal) = self.refusal_of(&command) {
             return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
         }
         let mut copy = self.clone();

@@ -2,6 +2,7 @@
 //! how many automatic actions count.
 
 use super::{Effect, Timer};
+use crate::command::LoopChange;
 use crate::event::Event;
 use crate::module::Action;
 use crate::rules::{Decision, Firing, ResourceTable, RuleAction, Ruleset, Steady, Value};
@@ -155,6 +156,14 @@ impl Loops {
         let slot = (1..).find(|slot| !self.slots.contains(slot)).unwrap_or(1);
         self.slots.insert(slot);
         out.push(Effect::SetTimer(Timer::LoopExpire(slot), interval));
+    }
+    /// As a script has it. One past the limit is enough to know that it is reached: more are not kept.
+    pub fn change(&mut self, change: LoopChange, maxloop: u32, interval: Duration, out: &mut Vec<Effect>) {
+        match change {
+            LoopChange::Add if interval.is_zero() || self.count() > maxloop => {}
+            LoopChange::Add => self.add(interval, out),
+            LoopChange::Forget => self.forget(out),
+        }
     }
     /// One of them is old enough.
     pub fn expire(&mut self, slot: u32) {

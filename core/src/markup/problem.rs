@@ -209,6 +209,8 @@ pub enum UnusedReason {
     ChosenByItself,
     /// What it asks for is always done.
     AlwaysDone,
+    /// Connections of a virtual address that leaves are always cut.
+    ConnectionsCut,
     /// What it asks for is never done, and does no harm.
     NeverDone,
     /// Not in this release; the module works without it.

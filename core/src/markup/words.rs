@@ -143,6 +143,7 @@ fn unused(why: UnusedReason) -> &'static str {
     match why {
         UnusedReason::ChosenByItself => "the product chooses this by itself",
         UnusedReason::AlwaysDone => "what it asks for, or better, is always done",
+        UnusedReason::ConnectionsCut => "the connections of an address that leaves are always cut",
         UnusedReason::NeverDone => "this is not done here, and nothing depends on it",
         UnusedReason::NotYet => "it is not in this release, and the module works without it",
         UnusedReason::OtherSystem => "it is meant for another operating system",

@@ -17,6 +17,7 @@
 //! | `heartbeat` | every network of the cluster that holds the module's nodes | |
 //! | replication network | the heartbeat with `ident="flow"`, else the first | |
 //! | `rfs async` | `none`: fsync returns when both disks have the data | a takeover loses nothing that was confirmed |
+//! | `interface check` | `on`: the checker `intf.NAME`, `wait` | a pulled cable is noticed where the service is reached |
 //! | `virtual_addr check` | `on`: the checker `ip.ADDRESS`, `stopstart` | |
 //! | `user starttimeout` | `120s` | |
 //! | `user nicestoptimeout`, `forcestoptimeout` | `300s` each | |

@@ -45,6 +45,7 @@ impl Reason {
             Reason::NotFenced { peer: peer() },
             Reason::Maintenance,
             Reason::Unkillable { detail: why() },
+            Reason::TimesDiffer { peer: peer(), here_ms: 5055, there_ms: 2553 },
         ]
     }
 }
@@ -87,10 +88,11 @@ mod tests {
             Reason::Maintenance => 28,
             Reason::Unkillable { .. } => 29,
             Reason::RecordLost { .. } => 30,
+            Reason::TimesDiffer { .. } => 31,
         }
     }
     /// One more than the last place.
-    const COUNT: usize = 31;
+    const COUNT: usize = 32;
 
     #[test]
     fn no_reason_is_missing() {

@@ -2,7 +2,7 @@
 //! (for `Watch`: a reply per change until either side closes). The agent checks the caller's user id
 //! (`SO_PEERCRED`): root, or a member of group `tsugi`.
 
-use crate::command::{Command, Refusal};
+use crate::command::{Command, LoopChange, Refusal};
 use crate::event::EventRecord;
 use crate::ids::{ModuleName, NodeName};
 use crate::module::When;
@@ -34,8 +34,12 @@ pub enum Request {
     Checkers { module: ModuleName, is_on: bool },
     /// What is watched.
     Watched { module: ModuleName },
+    /// How many automatic actions count; with `change`, after it.
+    Loops { module: ModuleName, change: Option<LoopChange> },
     /// The rules, and which of them fire.
     Rules { module: ModuleName },
+    /// Output files of the module's scripts; with `script`, the newest one of that script.
+    ScriptLog { module: ModuleName, script: Option<String> },
     /// Who this agent is.
     About,
     /// A line for the module's event log, from one of its scripts (`script`: file name) or from a person.
@@ -60,8 +64,12 @@ pub enum Reply {
     Done,
     /// To `Watched`.
     Watched { is_errd_on: bool, is_checker_on: bool, classes: BTreeMap<String, bool>, checks: Vec<WatchedView> },
+    /// To `Loops`: how many count, and how many may within the interval. More than that: the limit is reached.
+    Loops { count: u32, max: u32 },
     /// To `Rules`: generated ones first.
     Rules { handle_time_ms: u64, rules: Vec<RuleView> },
+    /// To `ScriptLog`: names, the newest last, and the contents if a script was named.
+    ScriptLog { files: Vec<String>, text: Option<String> },
     /// The request cannot be answered. English.
     Error { message: String },
 }

@@ -67,12 +67,22 @@ pub struct Status {
     pub offer: Option<Session>,
     /// Serving: acknowledgements of the receiver are required in this session.
     pub requires: Option<Session>,
+    /// Serving: the required session is over for the sender, which asks to have the receiver excluded.
+    pub is_session_lost: bool,
     /// Following: every operation up to the session's barrier is on this disk.
     pub level: Option<Session>,
     /// Following: the sender will not claim until its bound after the answered beat has run out.
     pub is_promise: bool,
     /// The epoch this node gave up durably (swap, stop): the receiver may claim at once.
     pub released: Option<Epoch>,
+    /// It was given up because a person ordered it (swap, stop): the receiver takes over also where nothing is taken
+    /// over by itself.
+    pub hands_over: bool,
+    /// How long the sender keeps a promise, in milliseconds (`P_B`): a primary that believes for longer would still
+    /// serve when the sender takes over.
+    pub keep_ms: u64,
+    /// It asks for the role and no arbiter answers it: the receiver need not wait for it.
+    pub is_arbiter_silent: bool,
     /// All pre-checkers are up here.
     pub is_fit: bool,
     /// `defaultprim="lastprim"`: the sender had the role before and takes it back.

@@ -42,7 +42,10 @@ pub struct Pair {
     pub record: Record,
     pub is_cut: bool,
     pub is_arbiter_down: bool,
+    /// The arbiter does not answer this one.
+    pub is_arbiter_lost_by: Option<usize>,
     pub authority: Authority,
+    change: fn(&mut MirrorConfig),
 }
 
 impl Pair {
@@ -53,6 +56,18 @@ impl Pair {
 
     /// The same with another configuration.
     pub fn with(authority: Authority, change: fn(&mut MirrorConfig)) -> Pair {
+        let mut pair = Pair::ordered(authority, change);
+        assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
+        for node in &mut pair.nodes {
+            node.events.clear();
+            node.scripts.clear();
+            node.asked.clear();
+        }
+        pair
+    }
+
+    /// The same orders, whatever comes of them.
+    pub fn ordered(authority: Authority, change: fn(&mut MirrorConfig)) -> Pair {
         let node = |me: &str, peer: &str| {
             let mut cfg = MirrorConfig::new(name(me), name(peer));
             cfg.authority = authority;
@@ -79,7 +94,9 @@ impl Pair {
             record: Record::empty(LifeId(9)),
             is_cut: false,
             is_arbiter_down: false,
+            is_arbiter_lost_by: None,
             authority,
+            change,
         };
         for i in 0..2 {
             pair.feed(i, Input::Boot);
@@ -87,12 +104,6 @@ impl Pair {
         pair.order(0, Verb::Prim { accept_loss: false });
         pair.order(1, Verb::Start);
         pair.settle();
-        assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
-        for node in &mut pair.nodes {
-            node.events.clear();
-            node.scripts.clear();
-            node.asked.clear();
-        }
         pair
     }
 
@@ -111,7 +122,7 @@ impl Pair {
 
     pub fn order(&mut self, node: usize, verb: Verb) -> Option<Refusal> {
         let refusal = self.nodes[node].engine.refusal(&verb);
-        self.feed(node, Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None }));
+        self.feed(node, Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false }));
         refusal
     }
 
@@ -144,6 +155,7 @@ impl Pair {
         let (me, peer) = if node == 0 { ("a", "b") } else { ("b", "a") };
         let mut cfg = MirrorConfig::new(name(me), name(peer));
         cfg.authority = self.authority;
+        (self.change)(&mut cfg);
         let n = &mut self.nodes[node];
         n.engine = Mirror::new(cfg, n.disk.clone(), 99);
         n.timers.clear();
@@ -241,7 +253,7 @@ impl Pair {
     }
 
     fn answer(&mut self, i: usize, request: &ArbiterRequest) -> Option<ArbiterAnswer> {
-        if self.is_arbiter_down {
+        if self.is_arbiter_down || self.is_arbiter_lost_by == Some(i) {
             return None;
         }
         let (me, other) = if i == 0 { (name("a"), name("b")) } else { (name("b"), name("a")) };
@@ -295,12 +307,13 @@ impl Pair {
     }
 }
 
-/// Resources by name: `tcp.web` restarts, `tcp.move` stops and starts, `ping.gateway` waits; all at once.
+/// Resources by name: `tcp.web` restarts, `tcp.move` stops and starts, `ping.gateway` waits, `disk.data` swaps; all at once.
 fn rules() -> Ruleset {
     let (rules, problems) = parse(
         "a: if (tcp.web == down) then restart();
          b: if (tcp.move == down) then stopstart();
-         c: if (ping.gateway == down) then wait();",
+         c: if (ping.gateway == down) then wait();
+         d: if (disk.data == down) then swap();",
     );
     assert!(problems.is_empty());
     Ruleset { handle_time: Duration::ZERO, rules }

@@ -16,6 +16,7 @@ mod tcp;
 
 pub use board::Board;
 
+use crate::cgroup::Group;
 use http::Http;
 use process::Repair;
 use program::Program;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tsugi_core::ids::ModuleName;
-use tsugi_core::module::{Check, ModuleDef, Probe};
+use tsugi_core::module::{Check, ModuleDef, Probe, ScriptName, When};
 use tsugi_core::state::Health;
 
 /// The health of a resource, when first known and when changed.
@@ -58,6 +59,8 @@ pub struct Surroundings {
     pub systemctl: PathBuf,
     /// The modules of this node.
     pub board: Board,
+    /// Control group of the module, for handlers; absent = the machine has none.
+    pub group: Option<Group>,
 }
 
 struct Task {
@@ -123,12 +126,23 @@ impl Checkers {
     }
 }
 
+/// The script that starts what is watched in these states. A handler starts it again in its place.
+fn started_by(when: When) -> ScriptName {
+    match when {
+        When::Prim => ScriptName::StartPrim,
+        When::Second => ScriptName::StartSecond,
+        When::Pre | When::Both | When::Switched => ScriptName::StartBoth,
+    }
+}
+
 /// One check, for ever.
 async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
     tokio::time::sleep(check.start_after).await;
     let with = |words: &[String]| [around.module.to_string(), check.name.clone()].into_iter().chain(words.iter().cloned()).collect();
-    let repair =
-        check.handler.clone().map(|exec| Repair::new(check.handler_resource(), Program { exec, args: with(&[]), is_application: true }));
+    let repair = check
+        .handler
+        .clone()
+        .map(|exec| Repair::new(check.handler_resource(), Program { exec, args: with(&[]), stands_for: Some(started_by(check.when)) }));
     match check.probe {
         Probe::Tcp { addr, port, timeout } => {
             let target = tcp::Target { host: addr, port, timeout };
@@ -142,9 +156,7 @@ async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
             process::watch(reporter, wanted, &around, repair).await;
         }
         Probe::Service { unit } => service::watch(reporter, unit, &around, repair).await,
-        Probe::Custom { exec: Some(exec), args } => {
-            Program { exec, args: with(&args), is_application: false }.keep(reporter, &around).await
-        }
+        Probe::Custom { exec: Some(exec), args } => Program { exec, args: with(&args), stands_for: None }.keep(reporter, &around).await,
         // Scripts set it.
         Probe::Custom { exec: None, .. } => std::future::pending().await,
         Probe::Module { module, node, wanted } => board::watch(reporter, around.board.clone(), module, node, wanted).await,
@@ -172,7 +184,7 @@ async fn run(check: Check, reporter: Reporter, around: Arc<Surroundings>) {
             poll(reporter, async || Some(judged(machine::disk(wanted.clone(), timeout).await))).await;
         }
         Probe::Exec { exec, args, timeout } => {
-            let program = Program { exec, args, is_application: false };
+            let program = Program { exec, args, stands_for: None };
             poll(reporter, async || Some(judged(program.test(&around, timeout).await))).await;
         }
     }

@@ -28,7 +28,7 @@ struct Seen {
 /// Tests for ever.
 pub async fn watch(mut reporter: Reporter, unit: String, around: &Surroundings, mut repair: Option<Repair>) {
     let args = ["show", "--property=ActiveState,SubState,MainPID", "--", &unit].map(str::to_owned).to_vec();
-    let systemctl = Program { exec: around.systemctl.to_string_lossy().into_owned(), args, is_application: false };
+    let systemctl = Program { exec: around.systemctl.to_string_lossy().into_owned(), args, stands_for: None };
     loop {
         let looked = Instant::now();
         let mut wait = reporter.interval();

@@ -1,13 +1,14 @@
 //! Real ports, processes and addresses.
 
 use super::*;
+use crate::cgroup::Cgroups;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
 use std::time::Instant;
 use tokio::sync::mpsc::Receiver;
 use tsugi_core::ids::{Epoch, Gen, NodeName, Session};
-use tsugi_core::module::{Action, HttpProbe, Interface, Standing, StatusRange, When};
+use tsugi_core::module::{Action, HttpProbe, Interface, Limits, Standing, StatusRange, When};
 use tsugi_core::state::{ArbiterView, Flag, PeerView, Readiness, Replication, Snapshot, State};
 
 /// Bound of every wait.
@@ -19,11 +20,12 @@ const NEVER: Duration = Duration::from_secs(3600);
 struct Place {
     dir: tempfile::TempDir,
     board: Board,
+    group: Option<Group>,
 }
 
 impl Place {
     fn new() -> Place {
-        Place { dir: tempfile::tempdir().unwrap(), board: Board::default() }
+        Place { dir: tempfile::tempdir().unwrap(), board: Board::default(), group: None }
     }
     fn script(&self, name: &str, text: &str) {
         let path = self.dir.path().join(name);
@@ -43,6 +45,7 @@ impl Place {
             handler_timeout: Duration::from_secs(10),
             systemctl: self.file("systemctl"),
             board: self.board.clone(),
+            group: self.group.clone(),
         };
         let mut checkers = Checkers::new(around, tx);
         checkers.keep(&[check]);
@@ -515,6 +518,30 @@ async fn a_handler_is_run_in_place_of_an_action_and_its_failure_is_told() {
     assert_eq!(next(&mut rx).await.health, Health::Down);
     let event = next(&mut rx).await;
     assert_eq!((event.name.as_str(), event.health, event.detail.as_str()), ("handler.sleep", Health::Down, "repair ended with 1: cannot"));
+}
+
+#[tokio::test]
+async fn what_a_handler_starts_is_in_the_modules_group_and_ended_with_its_script() {
+    let mut place = Place::new();
+    let groups = Cgroups::open(&NodeName::new("n1").unwrap(), place.dir.path());
+    let group = groups.group(&ModuleName::new("m").unwrap(), &Limits::default()).unwrap().expect("this test needs control groups");
+    place.group = Some(group.clone());
+    let mark = format!("2000{}6", std::process::id());
+    place.script("repair", &format!("setsid env -i /bin/sleep {mark} >/dev/null 2>&1 & exit 0"));
+    let handled = Check { handler: Some("repair".into()), ..check(Duration::from_millis(300), proc(&mark, 1, None)) };
+    // A handler that begins while the module is frozen holds up nothing else.
+    group.freeze().unwrap();
+    let (checkers, mut rx) = place.start(&handled);
+    assert_eq!(next(&mut rx).await.health, Health::Down);
+    until(|| group.is_populated()).await;
+    group.thaw().unwrap();
+    while next(&mut rx).await.health != Health::Up || running(&mark) == 0 {}
+    drop(checkers);
+    assert!(group.is_populated());
+    let ended = crate::script::end_runs(&group, &["start_prim"]).await;
+    assert!(ended.killed >= 1 && ended.proof().is_ok(), "{ended:?}");
+    assert_eq!((group.is_populated(), running(&mark)), (false, 0));
+    group.remove();
 }
 
 #[tokio::test]

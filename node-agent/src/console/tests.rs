@@ -170,7 +170,7 @@ async fn everything_the_console_wants_is_handed_on() {
     conn.0.send(Message::text("{\"t\":\"from_the_future\"}")).await.unwrap();
     conn.send(ConsoleMsg::Remove { module: module("old") }).await;
     assert!(matches!(world.want().await, FromConsole::Remove(m) if m == module("old")));
-    let command = Command { id: "c1".into(), verb: Verb::Swap, by: "sato".into(), reason: None };
+    let command = Command { id: "c1".into(), verb: Verb::Swap, by: "sato".into(), reason: None, is_automatic: false };
     conn.send(ConsoleMsg::Command { module: module("db"), command: command.clone() }).await;
     assert!(matches!(world.want().await, FromConsole::Command { command: c, .. } if c == command));
     world.link.command_done("c1".into(), Some(Refusal::Busy));

@@ -1,7 +1,7 @@
 //! What the guard does, again and again: look at every slot, and do what its deadline says.
 //!
 //! Nothing here allocates, waits for a disk, or takes a lock: what does (notes, ending processes) is handed to the
-//! errand thread, which may hang without holding this one up.
+//! other threads, which may hang without holding this one up.
 
 use super::errand::{Act, Errand};
 use super::netlink::Netlink;
@@ -32,6 +32,8 @@ struct Memory {
     /// Deadline that was acted upon; 0 = none.
     acted: u64,
     is_frozen: bool,
+    /// A freeze for an earlier deadline may still stand. Not to be relied on: the agent may have undone it.
+    was_frozen: bool,
     are_addresses_gone: bool,
     is_freeze_noted: bool,
     is_trouble_noted: bool,
@@ -141,7 +143,7 @@ impl Keeper {
     fn renew(&mut self, number: usize, slot: &Slot, right: Right, now_ns: u64) {
         let memory = self.memory[number];
         if memory.acted != 0 {
-            if memory.is_frozen && set_frozen(slot, false).is_err() {
+            if (memory.is_frozen || memory.was_frozen) && set_frozen(slot, false).is_err() {
                 return;
             }
             self.memory[number] = Memory::default();
@@ -176,8 +178,8 @@ impl Keeper {
     /// Its time is over and the agent has not said so: freeze, take the addresses away, later end it.
     fn act(&mut self, number: usize, slot: &Slot, deadline: u64, now_ns: u64) -> u64 {
         if self.memory[number].acted != deadline {
-            let is_frozen = self.memory[number].is_frozen;
-            self.memory[number] = Memory { acted: deadline, is_frozen, ..Memory::default() };
+            let before = self.memory[number];
+            self.memory[number] = Memory { acted: deadline, was_frozen: before.is_frozen || before.was_frozen, ..Memory::default() };
         }
         if now_ns < self.memory[number].next_ns {
             return self.memory[number].next_ns;
@@ -213,7 +215,7 @@ impl Keeper {
         }
         if now_ns >= deadline.saturating_add(slot.freeze_max_ns()) && self.memory[number].kill_ordered_ns == 0 {
             self.memory[number].kill_ordered_ns = now_ns;
-            self.order_kill(number, slot);
+            self.order_kill(number, slot, deadline);
         }
         next
     }
@@ -292,13 +294,13 @@ impl Keeper {
         let _ = self.errands.try_send(Errand::Note { act, name, length, value });
     }
 
-    fn order_kill(&self, number: usize, slot: &Slot) {
+    fn order_kill(&self, number: usize, slot: &Slot, deadline: u64) {
         let mut path = [0; PATH_BYTES];
         let path_length = slot.path(&mut path);
         let (name, length) = named(slot);
         if path_length > 0 {
             let version = slot.version();
-            let _ = self.errands.try_send(Errand::Kill { number, version, path, path_length, name, length });
+            let _ = self.errands.try_send(Errand::Kill { number, deadline, version, path, path_length, name, length });
         }
     }
 }

@@ -22,7 +22,7 @@ pub const WATCHDOG: &str = "TSUGI_GUARD_WATCHDOG";
 pub const WATCHDOG_SECONDS: &str = "TSUGI_GUARD_WATCHDOG_SECONDS";
 /// Errands that may wait: a few of each of the modules.
 const ERRANDS_MAX: usize = 256;
-/// The second thread formats lines and reads small files.
+/// The other threads format lines and read small files.
 const STACK_BYTES: usize = 256 * 1024;
 /// Above everything that is not real-time; low among what is.
 const PRIORITY: libc::c_int = 10;
@@ -43,11 +43,11 @@ pub fn guard_main() -> anyhow::Result<()> {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     crate::procfs::protect_from_oom();
     let (errands, todo) = mpsc::sync_channel(ERRANDS_MAX);
-    std::thread::Builder::new()
-        .name("errands".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || errand::run(&todo, &notes))
-        .context("the guard's second thread cannot be started")?;
+    let (to_disk, for_disk) = mpsc::sync_channel(ERRANDS_MAX);
+    let shared = table.clone();
+    let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
+    thread("notes").spawn(move || errand::write_notes(&for_disk, &notes)).context("the guard's thread for notes cannot be started")?;
+    thread("errands").spawn(move || errand::run(&todo, &shared, &to_disk)).context("the guard's second thread cannot be started")?;
     let watchdog = armed()?;
     let mut keeper = Keeper::new(table, errands, watchdog, boottime_ns());
     // Once without effect on anybody's time: what the loop needs is in memory before it is locked.

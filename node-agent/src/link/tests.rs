@@ -32,6 +32,10 @@ fn status(epoch: u64) -> Status {
         level: None,
         is_promise: false,
         released: None,
+        hands_over: false,
+        keep_ms: 5055,
+        is_arbiter_silent: false,
+        is_session_lost: false,
         is_fit: true,
         wants_role: false,
         is_taken: false,
@@ -327,6 +331,7 @@ async fn the_largest_status_fits_into_a_datagram() {
         requires: all,
         level: all,
         released: Some(Epoch(u64::MAX)),
+        keep_ms: u64::MAX,
         ..status(0)
     };
     b.send(status(1));

@@ -3,6 +3,7 @@
 use super::control::{CONTROL_FD, DEADLINE_FD, ToAgent, ToData};
 use super::deadline::Deadline;
 use super::mounts;
+use crate::procfs::{self, Process};
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -68,7 +69,16 @@ pub enum DataEvent {
     Note(ReplicaNote),
 }
 
-type Asked = Arc<Mutex<Vec<oneshot::Sender<ReplicaFigures>>>>;
+/// Who waits for figures.
+#[derive(Debug, Default)]
+struct Waiting {
+    answers: Vec<oneshot::Sender<ReplicaFigures>>,
+    /// The process was asked and has not answered: it is not asked again. A process that hangs must not have the queue
+    /// full of it when an order comes.
+    is_asked: bool,
+}
+
+type Asked = Arc<Mutex<Waiting>>;
 
 /// A running data process.
 #[derive(Debug)]
@@ -76,8 +86,11 @@ pub struct DataProcess {
     config: DataConfig,
     deadline: Deadline,
     orders: mpsc::Sender<ToData>,
+    events: mpsc::Sender<DataEvent>,
     asked: Asked,
     pid: i32,
+    /// Absent when it had ended before it could be looked at.
+    process: Option<Process>,
     killed: bool,
 }
 
@@ -127,7 +140,7 @@ impl DataProcess {
         let mut first = serde_json::to_vec(&config)?;
         first.push(b'\n');
         tokio::spawn(write_orders(writer, first, queue));
-        let answers = asked.clone();
+        let (answers, unsent) = (asked.clone(), events.clone());
         tokio::spawn(async move {
             read_events(reader, &events, &answers).await;
             let detail = match child.wait().await {
@@ -136,14 +149,17 @@ impl DataProcess {
             };
             let _ = events.send(DataEvent::Note(ReplicaNote::Died { detail })).await;
         });
-        Ok(Self { config, deadline, orders, asked, pid, killed: false })
+        Ok(Self { config, deadline, orders, events: unsent, asked, pid, process: procfs::read(pid), killed: false })
     }
 
     /// Orders something; the answer comes as an event.
     pub fn order(&self, job: JobId, order: ReplicaOrder) {
         if let Err(e) = self.orders.try_send(ToData::Order { job, what: order }) {
-            // The process is dead or takes nothing any more: its death is reported as an event.
             tracing::error!(module.name = %self.config.module, error = %e, "an order did not reach the data process");
+            let detail = "the data process takes no orders: it is dead or hangs; see its log".to_owned();
+            let (events, answer) = (self.events.clone(), DataEvent::Answer(job, ReplicaAnswer::Failed { detail }));
+            // Never waits for the runner, which is who calls this.
+            tokio::spawn(async move { events.send(answer).await });
         }
     }
 
@@ -163,10 +179,13 @@ impl DataProcess {
         let (tx, rx) = oneshot::channel();
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|a| !a.is_closed());
-            asked.push(tx);
+            asked.answers.retain(|a| !a.is_closed());
+            asked.answers.push(tx);
+            if !asked.is_asked {
+                self.orders.try_send(ToData::Figures).ok()?;
+                asked.is_asked = true;
+            }
         }
-        self.orders.try_send(ToData::Figures).ok()?;
         tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
     }
 
@@ -176,8 +195,12 @@ impl DataProcess {
             return;
         }
         self.killed = true;
-        // SAFETY: plain call. The process is our child and not yet waited for, or its number is not reused this fast.
-        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        // By its start, too: once it is collected its number may be another's.
+        if let Some(process) = &self.process
+            && let Err(e) = procfs::signal(process, libc::SIGKILL)
+        {
+            tracing::error!(module.name = %self.config.module, pid = self.pid, error = %e, "the data process cannot be ended");
+        }
     }
 
     /// Kills the process and takes its mounts away.
@@ -212,7 +235,9 @@ async fn read_events(reader: tokio::net::unix::OwnedReadHalf, events: &mpsc::Sen
             Ok(ToAgent::Answer { job, what }) => DataEvent::Answer(job, what),
             Ok(ToAgent::Note { what }) => DataEvent::Note(what),
             Ok(ToAgent::Figures { what }) => {
-                for waiting in asked.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                asked.is_asked = false;
+                for waiting in asked.answers.drain(..) {
                     let _ = waiting.send(what.clone());
                 }
                 continue;
@@ -249,7 +274,7 @@ fn end_earlier(config: &DataConfig) -> anyhow::Result<()> {
             // SAFETY: plain call on a process that was ours.
             unsafe { libc::kill(pid, libc::SIGKILL) };
             let begun = Instant::now();
-            while start_ticks(pid) == Some(ticks) && !is_zombie(pid) {
+            while start_ticks(pid) == Some(ticks) && !is_over(pid) {
                 if begun.elapsed() > DEATH_MAX {
                     return Err(anyhow!("the data process {pid} of an earlier agent does not end; restart this node"));
                 }
@@ -261,9 +286,14 @@ fn end_earlier(config: &DataConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_zombie(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, r)| r.trim_start().starts_with('Z')))
+/// None of its threads does anything any more. The first one may be a zombie while another one still hangs in a write
+/// to the disk.
+fn is_over(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        std::fs::read_to_string(thread.path().join("stat"))
+            .map_or(true, |s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])))
+    })
 }
 
 fn clear_mounts(config: &DataConfig) -> anyhow::Result<()> {
@@ -271,4 +301,85 @@ fn clear_mounts(config: &DataConfig) -> anyhow::Result<()> {
         mounts::clear(&replicated.dir, &config.run_dir, config.module.as_str(), index)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tsugi_core::ids::Epoch;
+
+    /// A process that reads nothing.
+    async fn hung(dir: &Path) -> (DataProcess, mpsc::Receiver<ToData>, mpsc::Receiver<DataEvent>) {
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let (events, heard) = mpsc::channel(ORDERS_MAX);
+        let config = DataConfig {
+            module: ModuleName::new("m").unwrap(),
+            node: NodeName::new("n1").unwrap(),
+            peer: NodeName::new("n2").unwrap(),
+            cluster: "c".into(),
+            dirs: vec![],
+            ack: Async::default(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            connect: "127.0.0.1:0".parse().unwrap(),
+            identity_dir: dir.into(),
+            run_dir: dir.into(),
+            resync_kb_per_s_max: None,
+            patience: Duration::from_secs(1),
+        };
+        let deadline = Deadline::create().unwrap();
+        let data = DataProcess { config, deadline, orders, events, asked: Asked::default(), pid: 0, process: None, killed: false };
+        (data, queue, heard)
+    }
+
+    #[test]
+    fn a_process_is_over_when_its_last_thread_is() {
+        extern "C" fn for_ever(_: *mut libc::c_void) -> *mut libc::c_void {
+            loop {
+                // SAFETY: a plain system call.
+                unsafe { libc::pause() };
+            }
+        }
+        // SAFETY: the child makes a thread and ends its first one, and touches nothing of its parent's.
+        let pid = unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                let mut thread: libc::pthread_t = 0;
+                libc::pthread_create(&raw mut thread, std::ptr::null(), for_ever, std::ptr::null_mut());
+                libc::syscall(libc::SYS_exit, 0);
+            }
+            pid
+        };
+        assert!(pid > 0);
+        let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !is_so() {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+                std::thread::yield_now();
+            }
+        };
+        wait("its first thread ends", &|| procfs::read(pid).is_some_and(|p| p.is_zombie));
+        assert!(!is_over(pid));
+        // SAFETY: plain calls on a child that is not collected.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        wait("all of it ends", &|| is_over(pid));
+        // SAFETY: as above.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        assert!(is_over(pid));
+    }
+
+    #[tokio::test]
+    async fn an_order_that_cannot_be_queued_is_answered_and_figures_do_not_fill_the_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, queue, mut heard) = hung(dir.path()).await;
+        for _ in 0..ORDERS_MAX * 2 {
+            assert!(tokio::time::timeout(Duration::from_millis(1), data.figures()).await.is_err());
+        }
+        assert_eq!(queue.len(), 1, "figures are asked for once");
+        let abandon = |job| data.order(JobId(job), ReplicaOrder::GoAlone { epoch: Epoch(1) });
+        let room = u64::try_from(ORDERS_MAX).unwrap() - 1;
+        (0..room).for_each(abandon);
+        assert!(heard.try_recv().is_err());
+        abandon(room);
+        assert!(matches!(heard.recv().await, Some(DataEvent::Answer(job, ReplicaAnswer::Failed { .. })) if job == JobId(room)));
+    }
 }

@@ -15,7 +15,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Unacknowledged bytes for this long break the connection on a short line: long enough for five retransmissions,
 /// each after twice the wait of the one before.
@@ -29,6 +29,8 @@ const RESEND_MS_MAX: libc::c_int = 2000;
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// A handshake is two round trips; a peer that does not take part in it for this long is not waited for.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// As a whole it may take this many times the wait for one answer: whoever drips bytes holds a place no longer.
+const HANDSHAKE_ANSWERS: u32 = 2;
 /// How long a receiver sleeps before it looks at silence and pings.
 pub const TICK: Duration = Duration::from_millis(500);
 /// A peer that says nothing for this long, pinged every tick, is gone or stuck.
@@ -67,6 +69,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A socket that is read from until then, however little comes at a time.
+struct Bounded<'a> {
+    socket: &'a TcpStream,
+    until: Instant,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes too long"));
+        }
+        self.socket.read(into)
+    }
+}
+
+impl Write for Bounded<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 impl Link {
     /// The handshake of the listening end, the peer's identity checked.
     pub fn accept(socket: TcpStream, identity: &Identity, epoch: u64, session: u64) -> anyhow::Result<Arc<Self>> {
@@ -102,8 +128,9 @@ impl Link {
             }
         }
         tls.set_buffer_limit(None);
+        let mut bounded = Bounded { socket: &socket, until: Instant::now() + wait * HANDSHAKE_ANSWERS };
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket).context("the TLS handshake failed")?;
+            tls.complete_io(&mut bounded).context("the TLS handshake failed")?;
         }
         while tls.wants_write() {
             tls.write_tls(&mut socket)?;
@@ -357,7 +384,7 @@ impl Inbox {
     /// The next frame's message, skipping pings, failing after a while: for the opening of a connection.
     pub fn expect(&mut self, wait: Duration) -> anyhow::Result<(u64, u64, Msg)> {
         let link = self.link.clone();
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             if begun.elapsed() > wait {
                 bail!("the peer did not answer within {} ms", wait.as_millis());
@@ -416,5 +443,27 @@ impl Inbox {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_drips_bytes_is_not_listened_to_for_ever() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut guest = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let drips = std::thread::spawn(move || while guest.write_all(&[0]).is_ok() {});
+        let mut bounded = Bounded { socket: &socket, until: Instant::now() + Duration::from_millis(200) };
+        let error = loop {
+            if let Err(error) = bounded.read(&mut [0]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let _ = socket.shutdown(Shutdown::Both);
+        drips.join().unwrap();
     }
 }

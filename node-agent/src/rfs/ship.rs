@@ -203,7 +203,8 @@ impl Ship {
                 }
             }
             let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-            if !self.hold.load(Ordering::Acquire) {
+            // Again, because the gate may have been shut for long: what begins now would be written by nobody who serves.
+            if !self.hold.load(Ordering::Acquire) && !self.ended.load(Ordering::Acquire) {
                 return Ok(gate);
             }
         }
@@ -441,6 +442,27 @@ fn is_stuck(stream: &Stream, oldest: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_that_waited_at_the_gate_does_not_begin_after_the_end() {
+        let ship = Ship::new(Deadline::create().unwrap(), TestSwitches::default());
+        let gate = ship.close_gate();
+        let (entering, (tell, number)) = (ship.clone(), std::sync::mpsc::sync_channel(1));
+        let entered = std::thread::spawn(move || {
+            // SAFETY: a plain system call.
+            tell.send(unsafe { libc::gettid() }).unwrap();
+            entering.enter().map(drop)
+        });
+        let stat = format!("/proc/self/task/{}/stat", number.recv().unwrap());
+        let begun = Instant::now();
+        while !std::fs::read_to_string(&stat).unwrap().rsplit_once(')').unwrap().1.starts_with(" S") {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it waits at the gate");
+            std::thread::yield_now();
+        }
+        ship.end();
+        drop(gate);
+        assert_eq!(entered.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
 
     #[test]
     fn of_two_tickets_the_longer_wait_counts() {

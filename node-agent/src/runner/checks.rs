@@ -136,6 +136,13 @@ impl Runner {
                 self.watching.switches.is_checker_on = is_on;
                 self.switched().await
             }
+            Request::Loops { change, .. } => {
+                if let Some(change) = change {
+                    self.step(Input::Loops(change)).await;
+                }
+                let (count, max) = self.engine.loops();
+                Reply::Loops { count, max }
+            }
             Request::Watched { .. } => self.watched(),
             Request::Rules { .. } => self.rules(),
             _ => Reply::Error { message: "this is not asked of a module".to_owned() },
@@ -239,6 +246,7 @@ impl Runner {
             handler_timeout: setting.def.user.as_ref().map_or(HANDLER_MAX, |u| u.start_timeout),
             systemctl: PathBuf::from("/usr/bin/systemctl"),
             board,
+            group: hands.group().cloned(),
         }
     }
 }

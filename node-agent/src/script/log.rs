@@ -94,6 +94,24 @@ fn list(dir: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ulog")).collect()
 }
 
+/// Names of the output files, the newest last; with `script`, of its runs, and what is in the newest.
+pub fn newest(dir: &Path, script: Option<&str>) -> Result<(Vec<String>, Option<String>), String> {
+    let names = list(dir).into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let mut files: Vec<String> = match script {
+        Some(script) => {
+            names.filter(|name| name.strip_suffix(".ulog").and_then(|n| n.split_once('_')).is_some_and(|(_, s)| s == script)).collect()
+        }
+        None => names.collect(),
+    };
+    files.sort();
+    let Some(script) = script else { return Ok((files, None)) };
+    let Some(last) = files.last() else {
+        return Err(format!("there is no output of {script}: it has not been run, or not lately; without a script the files are listed"));
+    };
+    let bytes = std::fs::read(dir.join(last)).map_err(|e| format!("{last} cannot be read: {e}"))?;
+    Ok((files, Some(String::from_utf8_lossy(&bytes).into_owned())))
+}
+
 /// Keeps a file within its size, and says when to look again.
 pub fn bound(path: &Path) -> Duration {
     match shrink(path) {

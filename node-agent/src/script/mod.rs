@@ -9,7 +9,7 @@ mod end;
 mod log;
 
 pub use end::{Marks, end_runs, kill_module};
-pub use log::{LOG_BYTES_MAX, LOGS_KEPT, keep as keep_logs};
+pub use log::{LOG_BYTES_MAX, LOGS_KEPT, keep as keep_logs, newest as newest_log};
 
 use crate::cgroup::{Ended, Group, Run, Survivor};
 use std::collections::BTreeMap;

@@ -262,3 +262,15 @@ async fn a_script_that_writes_without_end_does_not_fill_the_disk() {
     assert!(largest < 500 << 20, "{} MiB", largest >> 20);
     eprintln!("largest size of the log: {} MiB", largest >> 20);
 }
+
+#[test]
+fn the_newest_output_of_a_script_is_found_among_those_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("t1_start_prim", "old"), ("t2_start_prim", "new"), ("t3_stop_prim", "other")] {
+        fs::write(dir.path().join(format!("{name}.ulog")), text).unwrap();
+    }
+    let all = ["t1_start_prim.ulog", "t2_start_prim.ulog", "t3_stop_prim.ulog"];
+    assert_eq!(newest_log(dir.path(), None).unwrap(), (all.map(String::from).to_vec(), None));
+    assert_eq!(newest_log(dir.path(), Some("start_prim")).unwrap().1.as_deref(), Some("new"));
+    assert!(newest_log(dir.path(), Some("prim")).unwrap_err().contains("no output of prim"));
+}

@@ -3,7 +3,9 @@
 //! The log never stops the service: adding an event touches memory only, a thread of its own writes. When the disk
 //! refuses or hangs, events stay in memory and still reach the console; the failure is logged once. Sequences never
 //! repeat, whatever the file lost in a crash: numbers are reserved on the disk in blocks before they are used, and
-//! a new life of the agent begins above what was reserved. So there are gaps, which mean nothing.
+//! a new life of the agent begins above what was reserved. A life whose disk is full from its start can reserve
+//! nothing and leave no trace of what it used, so each life begins above the time of its start, too: nobody makes more
+//! than one event a millisecond for long. So there are gaps, which mean nothing.
 
 use super::StoreError;
 use super::disk::{PRIVATE, read_if_there, write_atomically};
@@ -62,11 +64,17 @@ struct Inner {
 }
 
 impl EventLog {
-    /// Opens the log in `state_dir`. Creates it if it is not there.
+    /// Opens the log in `state_dir`. Creates it if it is not there. A disk that takes nothing more does not keep the
+    /// agent from starting.
     pub(crate) fn open(state_dir: &Path) -> Result<EventLog, StoreError> {
+        EventLog::open_at(state_dir, unix_ms())
+    }
+
+    /// As `open`, at this time.
+    fn open_at(state_dir: &Path, now_ms: u64) -> Result<EventLog, StoreError> {
         let path = state_dir.join("events.jsonl");
         let state_path = state_path(&path);
-        let state: LogState = match read_if_there(&state_path).map_err(|e| StoreError::at("read", &state_path, e))? {
+        let stored: LogState = match read_if_there(&state_path).map_err(|e| StoreError::at("read", &state_path, e))? {
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 tracing::warn!(file = %state_path.display(), %error, "the event log's position is damaged; events are sent to the console again");
                 LogState::default()
@@ -77,22 +85,31 @@ impl EventLog {
         for file in [old_path(&path), path.clone()] {
             read_lines(&file, &mut kept).map_err(|e| StoreError::at("read", &file, e))?;
         }
-        let (file, bytes) = open_for_append(&path).map_err(|e| StoreError::at("open", &path, e))?;
-        let last_seq = kept.back().map_or(0, |r| r.seq).max(state.reserved).max(state.acknowledged);
-        let state = LogState { reserved: last_seq + RESERVE, ..state };
-        write_state(&path, &state).map_err(|e| StoreError::at("write", &state_path, e))?;
+        let (file, bytes) = match open_for_append(&path) {
+            Ok((file, bytes)) => (Some(file), bytes),
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "events cannot be written and stay in memory only; free space or repair the disk");
+                (None, 0)
+            }
+        };
+        let last_seq = kept.back().map_or(0, |r| r.seq).max(stored.reserved).max(stored.acknowledged).max(now_ms);
+        let state = LogState { reserved: last_seq + RESERVE, ..stored };
+        let written = write_state(&path, &state);
+        if let Err(error) = &written {
+            tracing::error!(file = %state_path.display(), %error, "the event log's position cannot be stored; free space or repair the disk");
+        }
         let (wake, woken) = sync_channel(1);
         let writer = Writer {
             path,
-            file: Some(file),
+            file,
             bytes,
             bytes_max: FILE_BYTES_MAX,
-            reserved: state.reserved,
+            reserved: if written.is_ok() { state.reserved } else { stored.reserved },
             is_failing: false,
             unsynced: false,
             synced_at: Instant::now(),
         };
-        let inner = Inner { kept, last_seq, unwritten: VecDeque::new(), state, is_state_dirty: false, wake };
+        let inner = Inner { kept, last_seq, unwritten: VecDeque::new(), state, is_state_dirty: written.is_err(), wake };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), writer: Mutex::new(writer) });
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new()
@@ -104,7 +121,7 @@ impl EventLog {
 
     /// Appends an event and gives it its number and time. Never fails and never waits for the disk.
     pub fn add(&self, node: &NodeName, module: &ModuleName, event: Event) -> EventRecord {
-        let at_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let at_unix_ms = unix_ms();
         let mut inner = self.shared.inner();
         inner.last_seq += 1;
         let record = EventRecord { seq: inner.last_seq, at_unix_ms, node: node.clone(), module: module.clone(), event };
@@ -291,6 +308,10 @@ impl Writer {
     }
 }
 
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
 fn push_bounded(queue: &mut VecDeque<EventRecord>, record: EventRecord) {
     if queue.len() == EVENTS_KEPT_MAX {
         queue.pop_front();
@@ -361,6 +382,10 @@ mod tests {
     fn add(log: &EventLog, epoch: u64) -> u64 {
         log.add(&node(), &module("db"), Event::ClaimAccepted { epoch: Epoch(epoch) }).seq
     }
+    /// On a machine whose clock stands still: numbers rest on the files alone.
+    fn open(dir: &Path) -> Result<EventLog, StoreError> {
+        EventLog::open_at(dir, 0)
+    }
     fn close(log: EventLog) {
         log.flush();
         drop(log);
@@ -372,10 +397,10 @@ mod tests {
     #[test]
     fn numbers_go_on_after_a_restart_of_the_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         assert_eq!([add(&log, 1), add(&log, 2)], [1, 2]);
         close(log);
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         let third = add(&log, 3);
         assert!(third > 2);
         assert_eq!(seqs(&log.last(None, 10)), [1, 2, third]);
@@ -384,49 +409,49 @@ mod tests {
     #[test]
     fn numbers_never_repeat_after_a_power_loss_that_took_the_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         let last = (0..RESERVE * 3).map(|i| add(&log, i)).max().unwrap();
         close(log);
         std::fs::write(dir.path().join("events.jsonl"), b"").unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         assert!(add(&log, 9) > last);
     }
 
     #[test]
     fn a_line_cut_short_by_a_crash_is_dropped_and_the_next_one_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         add(&log, 1);
         add(&log, 2);
         close(log);
         let path = dir.path().join("events.jsonl");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         let third = add(&log, 3);
         close(log);
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         assert_eq!(seqs(&log.last(None, 10)), [1, third]);
     }
 
     #[test]
     fn a_disk_that_hangs_delays_nobody_and_the_events_are_written_later() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         // Held as by a write that does not return.
         let hanging = log.shared.writer.lock().unwrap();
         let seqs: Vec<u64> = (0..5000).map(|i| add(&log, i)).collect();
         assert_eq!(log.since(0, usize::MAX).len(), seqs.len());
         drop(hanging);
         close(log);
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         assert_eq!(log.since(0, usize::MAX).len(), seqs.len());
     }
 
     #[test]
     fn a_full_disk_loses_nothing_from_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         log.shared.writer.lock().unwrap().file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
         assert_eq!([add(&log, 1), add(&log, 2)], [1, 2]);
         log.flush();
@@ -434,9 +459,49 @@ mod tests {
     }
 
     #[test]
+    fn a_life_on_a_full_disk_starts_and_no_other_life_repeats_its_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EventLog::open_at(dir.path(), 1_000_000).unwrap();
+        add(&log, 1);
+        close(log);
+        // In the way of every new version of the file, as a full disk is.
+        let in_the_way = dir.path().join(".events.state.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let mut last = 0;
+        for start_ms in [2_000_000, 3_000_000] {
+            let log = EventLog::open_at(dir.path(), start_ms).unwrap();
+            log.shared.writer.lock().unwrap().file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+            let first = add(&log, 2);
+            assert!(first > last, "{first} after {last}");
+            last = add(&log, 3);
+            close(log);
+        }
+        std::fs::remove_dir(&in_the_way).unwrap();
+        let log = EventLog::open_at(dir.path(), 4_000_000).unwrap();
+        assert!(add(&log, 4) > last);
+        close(log);
+        // And with space again the position is stored: a clock that was set back makes no number repeat.
+        let log = EventLog::open_at(dir.path(), 5).unwrap();
+        assert!(add(&log, 5) > 4_000_000);
+    }
+
+    #[test]
+    fn a_position_that_could_not_be_stored_at_the_start_is_stored_when_there_is_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let in_the_way = dir.path().join(".events.state.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let log = EventLog::open_at(dir.path(), 1_000_000).unwrap();
+        std::fs::remove_dir(&in_the_way).unwrap();
+        let last = add(&log, 1);
+        close(log);
+        std::fs::write(dir.path().join("events.jsonl"), b"").unwrap();
+        assert!(add(&open(dir.path()).unwrap(), 2) > last);
+    }
+
+    #[test]
     fn the_consoles_position_survives_and_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         for i in 0..4 {
             add(&log, i);
         }
@@ -448,7 +513,7 @@ mod tests {
         for file in ["events.jsonl", "events.state"] {
             std::fs::copy(dir.path().join(file), other.join(file)).unwrap();
         }
-        let log = EventLog::open(&other).unwrap();
+        let log = open(&other).unwrap();
         assert_eq!(log.acknowledged(), 3);
         assert_eq!(seqs(&log.since(log.acknowledged(), 100)), [4]);
     }
@@ -456,7 +521,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_of_events_never_made_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         add(&log, 1);
         log.acknowledge(1_000_000);
         add(&log, 2);
@@ -466,7 +531,7 @@ mod tests {
     #[test]
     fn size_is_bounded_and_both_files_are_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         log.shared.writer.lock().unwrap().bytes_max = 1000;
         for i in 0..50 {
             add(&log, i);
@@ -474,7 +539,7 @@ mod tests {
         close(log);
         let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
         assert!(size("events.jsonl") <= 1000 && size("events.old.jsonl") <= 1000);
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         let all = seqs(&log.last(None, 100));
         assert_eq!(*all.last().unwrap(), 50);
         assert!(all.len() > 8, "{all:?}");
@@ -484,7 +549,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_lists_filter_by_module() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         for i in 0..EVENTS_KEPT_MAX as u64 + 5 {
             add(&log, i);
         }
@@ -496,7 +561,7 @@ mod tests {
     #[test]
     fn every_shape_of_event_survives_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::open(dir.path()).unwrap();
+        let log = open(dir.path()).unwrap();
         let reason = Some(Reason::StoppedBy { by: "root".into() });
         let events = [
             Event::Entered { from: State::Prim, to: State::Stop, readiness: Readiness::NotReady, reason },
@@ -505,6 +570,6 @@ mod tests {
         ];
         let made: Vec<_> = events.into_iter().map(|e| log.add(&node(), &module("db"), e)).collect();
         close(log);
-        assert_eq!(EventLog::open(dir.path()).unwrap().last(None, 10), made);
+        assert_eq!(open(dir.path()).unwrap().last(None, 10), made);
     }
 }

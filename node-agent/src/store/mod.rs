@@ -170,7 +170,10 @@ impl Store {
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::at("lock", &lock_path, e)),
         }
         let store = Store { root: state_dir.to_owned(), events: EventLog::open(state_dir)?, _lock: Arc::new(lock) };
-        store.finish_removals()?;
+        // A module that was removed is not looked at again in this life; the next one tries again.
+        if let Err(error) = store.finish_removals() {
+            tracing::warn!(%error, "what is left of a removed module stays on the disk");
+        }
         Ok(store)
     }
 

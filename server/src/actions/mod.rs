@@ -8,7 +8,7 @@ mod rehearse;
 mod run;
 
 pub use rehearse::{NodeRehearsal, rehearse};
-pub use run::{ActionRequest, NotOrdered, apply, close_open, late_deploy_answer, remove, submit};
+pub use run::{ActionRequest, NotOrdered, RequestKey, apply, close_open, late_deploy_answer, remove, submit, to_the_end};
 
 use serde::{Deserialize, Serialize};
 use tsugi_core::command::{Refusal, Verb};
@@ -101,7 +101,7 @@ pub enum Note {
     TooLong,
     /// The console ended meanwhile.
     ConsoleRestarted,
-    /// Not begun, because an earlier step failed.
+    /// Not begun, because an earlier step failed or the console ended before it.
     NotBegun,
     /// Nothing changed here, because another node would not take the configuration.
     NotEverywhere,
@@ -168,6 +168,13 @@ impl Operation {
             state: Progress::Queued,
             interrupted_ms: None,
             nodes: nodes.iter().map(|n| NodePart { node: n.clone(), state: Progress::Queued, why: None, problems: Vec::new() }).collect(),
+        }
+    }
+
+    /// No node gets its order.
+    pub fn not_begun(&mut self) {
+        for part in &mut self.nodes {
+            (part.state, part.why) = (Progress::Failed, Some(Note::NotBegun));
         }
     }
 

@@ -27,7 +27,7 @@ pub async fn rehearse(app: &App, module: &Module, verb: &Verb, targets: &[NodeNa
         .iter()
         .map(|node| {
             let id = uuid::Uuid::now_v7().to_string();
-            let command = Command { id, verb: verb.clone(), by: by.to_owned(), reason: None };
+            let command = Command { id, verb: verb.clone(), by: by.to_owned(), reason: None, is_automatic: false };
             (node, app.fleet.rehearse(&module.cluster, node, &module.name, command))
         })
         .collect();

@@ -37,6 +37,17 @@ pub struct ActionRequest {
     pub via: &'static str,
     /// Why.
     pub reason: Option<String>,
+    /// Key of the request, if it brought one: the same request again finds this operation.
+    pub key: Option<RequestKey>,
+}
+
+/// What a client calls its request by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// `Idempotency-Key`.
+    pub key: String,
+    /// Hash of the request.
+    pub hash: Vec<u8>,
 }
 
 /// Why no operation was made.
@@ -48,13 +59,34 @@ pub enum NotOrdered {
     /// Another operation on this module is running.
     #[error("operation {0} is running on this module")]
     Running(String),
+    /// An earlier request with that key made an operation.
+    #[error("the request was made before")]
+    Repeated,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+/// Carries `work` through also when nobody waits for it any more: what a client began is not left half done because it
+/// closed its connection or its time was over.
+pub async fn to_the_end<T: Send + 'static>(app: &App, work: impl Future<Output = T> + Send + 'static) -> T {
+    match app.tasks.spawn(work).await {
+        Ok(done) => done,
+        // Nobody aborts it: either it panicked, or the runtime is going down and this future with it.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// Orders an action: checked, recorded, then carried out by a task of its own.
 pub async fn submit(app: &Arc<App>, module: &Module, request: ActionRequest) -> Result<Operation, NotOrdered> {
+    let (task_app, module) = (app.clone(), module.clone());
+    to_the_end(app, async move { submitted(&task_app, module, request).await }).await
+}
+
+async fn submitted(app: &Arc<App>, module: Module, request: ActionRequest) -> Result<Operation, NotOrdered> {
     // Said first: what a node would refuse while the other operation runs is only a consequence of it.
     let key = (module.cluster.clone(), module.name.clone());
     let running = app.running.lock().expect("nobody panics while holding this lock").get(&key).cloned();
@@ -80,35 +112,55 @@ pub async fn submit(app: &Arc<App>, module: &Module, request: ActionRequest) -> 
             return Err(NotOrdered::Impossible(impossible));
         }
     };
-    let what = What::Action { order: request.verb.clone() };
-    let operation = Operation::new(&module.cluster, &module.name, what, &targets, &request.by, request.reason.clone());
-    begin(app, &operation).await?;
-    app.store.audit(audit("ordered")).await?;
     let def = app.store.version(&module.cluster, &module.name, module.applied_version).await?.map(|v| v.def);
-    let (task_app, task_module, task_operation) = (app.clone(), module.clone(), operation.clone());
-    let watch_for = choose::watch_for(def.as_ref());
+    let what = What::Action { order: request.verb.clone() };
+    let mut operation = Operation::new(&module.cluster, &module.name, what, &targets, &request.by, request.reason.clone());
+    let place = begin(app, &operation, request.key.as_ref()).await?;
+    if let Err(error) = app.store.audit(audit("ordered")).await {
+        // What cannot be accounted for is not done.
+        operation.not_begun();
+        end(app, operation, place).await;
+        return Err(error.into());
+    }
+    let (task_app, answer, verb) = (app.clone(), operation.clone(), request.verb);
     app.tasks.spawn(async move {
-        carry_out(&task_app, &task_module, task_operation, request.verb, watch_for).await;
+        carry_out(&task_app, &module, operation, verb, choose::watch_for(def.as_ref()), place).await;
     });
-    Ok(operation)
+    Ok(answer)
 }
 
-/// Takes the module's place among running operations and records the operation.
-async fn begin(app: &App, operation: &Operation) -> Result<(), NotOrdered> {
-    let key = (operation.cluster.clone(), operation.module.clone());
-    {
+/// A module's place among running operations, given back when dropped: however an operation ends, the next one can begin.
+struct Place {
+    app: Arc<App>,
+    key: (ClusterName, ModuleName),
+}
+
+impl Place {
+    fn take(app: &Arc<App>, operation: &Operation) -> Result<Place, NotOrdered> {
+        let key = (operation.cluster.clone(), operation.module.clone());
         let mut running = app.running.lock().expect("nobody panics while holding this lock");
         if let Some(id) = running.get(&key) {
             return Err(NotOrdered::Running(id.clone()));
         }
         running.insert(key.clone(), operation.id.clone());
+        Ok(Place { app: app.clone(), key })
     }
-    if let Err(error) = app.store.put_operation(operation).await {
-        app.running.lock().expect("nobody panics while holding this lock").remove(&key);
-        return Err(error.into());
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.app.running.lock().expect("nobody panics while holding this lock").remove(&self.key);
+    }
+}
+
+/// Takes the module's place among running operations and records the operation, together with the request that made it.
+async fn begin(app: &Arc<App>, operation: &Operation, key: Option<&RequestKey>) -> Result<Place, NotOrdered> {
+    let place = Place::take(app, operation)?;
+    if !app.store.add_operation(operation, key).await? {
+        return Err(NotOrdered::Repeated);
     }
     tell(app, operation);
-    Ok(())
+    Ok(place)
 }
 
 fn tell(app: &App, operation: &Operation) {
@@ -124,9 +176,9 @@ async fn record(app: &App, operation: &Operation) {
     tell(app, operation);
 }
 
-async fn end(app: &App, mut operation: Operation) {
+async fn end(app: &App, mut operation: Operation, place: Place) {
     operation.conclude();
-    app.running.lock().expect("nobody panics while holding this lock").remove(&(operation.cluster.clone(), operation.module.clone()));
+    drop(place);
     tracing::info!(
         operation.id, operation.verb, operation.state = operation.state.word(),
         cluster.name = %operation.cluster, module.name = %operation.module, "An operation ended."
@@ -135,7 +187,7 @@ async fn end(app: &App, mut operation: Operation) {
 }
 
 /// Orders one node after the other where the order matters (stop), else all at once.
-async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, verb: Verb, watch_for: Duration) {
+async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, verb: Verb, watch_for: Duration, place: Place) {
     operation.state = Progress::Running;
     let (watching, watched) = tokio::sync::oneshot::channel::<()>();
     let outage = matches!(verb, Verb::Swap | Verb::Restart | Verb::StopStart)
@@ -155,7 +207,7 @@ async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, ve
             operation.nodes[at].state = state;
             operation.nodes[at].why = why;
         }
-    } else {
+    } else if let Some(first) = ordered_first(app, module, &mut operation, &verb).await {
         for part in &mut operation.nodes {
             part.state = Progress::Running;
         }
@@ -163,7 +215,14 @@ async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, ve
         let mut tasks = tokio::task::JoinSet::new();
         for (at, part) in operation.nodes.iter().enumerate() {
             let (app, module, verb, node, copy) = (app.clone(), module.clone(), verb.clone(), part.node.clone(), operation.clone());
-            tasks.spawn(async move { (at, one_node(&app, &module, &copy.id, &verb, &node, &copy, until).await) });
+            let sent = first.as_ref().filter(|(kept, _)| *kept == node).map(|(_, sent)| sent.clone());
+            tasks.spawn(async move {
+                let seen = match sent {
+                    Some(sent) => watch(&app, &module, &verb, &node, sent, until).await,
+                    None => one_node(&app, &module, &copy.id, &verb, &node, &copy, until).await,
+                };
+                (at, seen)
+            });
         }
         while let Some(done) = tasks.join_next().await {
             let Ok((at, (state, why))) = done else { continue };
@@ -176,7 +235,25 @@ async fn carry_out(app: &Arc<App>, module: &Module, mut operation: Operation, ve
     if let Some(outage) = outage {
         operation.interrupted_ms = outage.await.ok().flatten();
     }
-    end(app, operation).await;
+    end(app, operation, place).await;
+}
+
+/// The node that must have its order before the others get theirs, with what [`send`] gave for it: of a split brain, the
+/// one whose data is kept. Once the other has given its copy up there is no split brain any more, and the keeper would
+/// refuse to resolve one. `None`: it did not take the order, and nobody else gets it.
+async fn ordered_first(app: &App, module: &Module, operation: &mut Operation, verb: &Verb) -> Option<Option<(NodeName, Sent)>> {
+    let Verb::Resolve { keep } = verb else { return Some(None) };
+    let Some(at) = operation.nodes.iter().position(|n| n.node == *keep) else { return Some(None) };
+    operation.nodes[at].state = Progress::Running;
+    record(app, operation).await;
+    match send(app, module, &operation.id, verb, keep, operation).await {
+        Ok(sent) => Some(Some((keep.clone(), sent))),
+        Err((state, why)) => {
+            operation.not_begun();
+            (operation.nodes[at].state, operation.nodes[at].why) = (state, why);
+            None
+        }
+    }
 }
 
 /// How long no node served, from now until `until` closes; `None` if none served to begin with.
@@ -217,20 +294,50 @@ async fn one_node(
     operation: &Operation,
     until: Instant,
 ) -> (Progress, Option<Note>) {
-    let reports = |app: &crate::fleet::Fleet| app.reports(&module.cluster, &module.name, &module.nodes);
-    let before: Option<Snapshot> = reports(&app.fleet).iter().find(|r| r.node == *node).and_then(Report::snapshot).cloned();
-    let command = Command { id: format!("{id}/{node}"), verb: verb.clone(), by: operation.by.clone(), reason: operation.reason.clone() };
+    match send(app, module, id, verb, node, operation).await {
+        Ok(before) => watch(app, module, verb, node, before, until).await,
+        Err(over) => over,
+    }
+}
+
+/// What the node said before it got its order.
+type Sent = Option<Snapshot>;
+
+/// Sends a node its order and takes the answer.
+async fn send(
+    app: &App,
+    module: &Module,
+    id: &str,
+    verb: &Verb,
+    node: &NodeName,
+    operation: &Operation,
+) -> Result<Sent, (Progress, Option<Note>)> {
+    let reports = app.fleet.reports(&module.cluster, &module.name, &module.nodes);
+    let before: Sent = reports.iter().find(|r| r.node == *node).and_then(Report::snapshot).cloned();
+    let command = Command {
+        id: format!("{id}/{node}"),
+        verb: verb.clone(),
+        by: operation.by.clone(),
+        reason: operation.reason.clone(),
+        is_automatic: false,
+    };
     let Some(answer) = app.fleet.order(&module.cluster, node, &module.name, command) else {
-        return (Progress::Failed, Some(Note::NoContact));
+        return Err((Progress::Failed, Some(Note::NoContact)));
     };
     let answer = tokio::select! {
-        () = app.shutdown.cancelled() => return (Progress::Unknown, Some(Note::ConsoleRestarted)),
+        () = app.shutdown.cancelled() => return Err((Progress::Unknown, Some(Note::ConsoleRestarted))),
         answer = tokio::time::timeout(ANSWER_MAX, answer) => answer,
     };
     // Without an answer the order may have arrived all the same: what is observed decides.
-    if let Ok(Ok(Some(refusal))) = answer {
-        return (Progress::Failed, Some(Note::Refused { refusal }));
+    match answer {
+        Ok(Ok(Some(refusal))) => Err((Progress::Failed, Some(Note::Refused { refusal }))),
+        _ => Ok(before),
     }
+}
+
+/// Watches a node until it is where its order leads, or rests elsewhere.
+async fn watch(app: &App, module: &Module, verb: &Verb, node: &NodeName, before: Sent, until: Instant) -> (Progress, Option<Note>) {
+    let reports = |app: &crate::fleet::Fleet| app.reports(&module.cluster, &module.name, &module.nodes);
     let mut stuck: Option<(Instant, Note)> = None;
     let mut changes = app.fleet.watch();
     loop {
@@ -281,13 +388,13 @@ pub async fn apply(
     for part in &mut operation.nodes {
         part.state = Progress::Running;
     }
-    begin(app, &operation).await?;
+    let place = begin(app, &operation, None).await?;
     let (task_app, task_module, answer) = (app.clone(), module.clone(), operation.clone());
-    app.tasks.spawn(async move { carry_out_apply(&task_app, &task_module, operation, version).await });
+    app.tasks.spawn(async move { carry_out_apply(&task_app, &task_module, operation, version, place).await });
     Ok(answer)
 }
 
-async fn carry_out_apply(app: &Arc<App>, module: &Module, mut operation: Operation, version: ModuleVersion) {
+async fn carry_out_apply(app: &Arc<App>, module: &Module, mut operation: Operation, version: ModuleVersion, place: Place) {
     let number = version.version;
     let applied = async {
         if !try_everywhere(app, module, &mut operation, version).await? {
@@ -300,15 +407,15 @@ async fn carry_out_apply(app: &Arc<App>, module: &Module, mut operation: Operati
             operation.what = What::Apply { version: number, generation };
             record(app, &operation).await;
             app.fleet.sync(&module.cluster);
-            watch_apply(app, operation, generation).await;
+            watch_apply(app, operation, generation, place).await;
         }
-        Ok(None) => end(app, operation).await,
+        Ok(None) => end(app, operation, place).await,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, operation.id, "A version could not be applied: the database failed.");
             for part in &mut operation.nodes {
                 part.state = Progress::Failed;
             }
-            end(app, operation).await;
+            end(app, operation, place).await;
         }
     }
 }
@@ -360,7 +467,7 @@ async fn try_everywhere(app: &App, module: &Module, operation: &mut Operation, v
     Ok(is_taken)
 }
 
-async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64) {
+async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64, place: Place) {
     let (cluster, module) = (operation.cluster.clone(), operation.module.clone());
     let nodes: Vec<NodeName> = operation.nodes.iter().map(|n| n.node.clone()).collect();
     // Over when every node has answered or is out of contact.
@@ -385,7 +492,7 @@ async fn watch_apply(app: &Arc<App>, mut operation: Operation, generation: u64) 
             _ => (Progress::Unknown, Some(Note::Later)),
         };
     }
-    end(app, operation).await;
+    end(app, operation, place).await;
 }
 
 /// A node answered a deployment after the operation had ended without it: the operation is decided now.
@@ -420,12 +527,12 @@ pub async fn late_deploy_answer(
 /// Forgets a module and takes it from its nodes; those out of contact lose it when they return.
 pub async fn remove(app: &Arc<App>, module: &Module, by: &str, reason: Option<String>) -> Result<Operation, NotOrdered> {
     let mut operation = Operation::new(&module.cluster, &module.name, What::Remove, &module.nodes, by, reason);
-    begin(app, &operation).await?;
+    let place = begin(app, &operation, None).await?;
     if let Err(error) = app.store.remove_module(&module.cluster, &module.name).await {
         for part in &mut operation.nodes {
             part.state = Progress::Failed;
         }
-        end(app, operation).await;
+        end(app, operation, place).await;
         return Err(error.into());
     }
     if let Err(error) = app.arbiter.forget(&module.cluster, &module.name, by).await {
@@ -439,7 +546,7 @@ pub async fn remove(app: &Arc<App>, module: &Module, by: &str, reason: Option<St
     app.fleet.sync(&module.cluster);
     app.fleet.changed(Topic::Inventory { cluster: module.cluster.clone() });
     let answer = operation.clone();
-    end(app, operation).await;
+    end(app, operation, place).await;
     Ok(answer)
 }
 
@@ -447,8 +554,10 @@ pub async fn remove(app: &Arc<App>, module: &Module, by: &str, reason: Option<St
 pub async fn close_open(app: &App) -> Result<(), StoreError> {
     for mut operation in app.store.open_operations().await? {
         for part in operation.nodes.iter_mut().filter(|p| !p.state.is_over()) {
-            part.state = Progress::Unknown;
-            part.why = Some(Note::ConsoleRestarted);
+            // Orders only: what is sent is recorded as running before it is sent. A removal is done in one go and says no more.
+            let is_unsent = part.state == Progress::Queued && matches!(operation.what, What::Action { .. });
+            (part.state, part.why) =
+                if is_unsent { (Progress::Failed, Some(Note::NotBegun)) } else { (Progress::Unknown, Some(Note::ConsoleRestarted)) };
         }
         operation.conclude();
         app.store.put_operation(&operation).await?;

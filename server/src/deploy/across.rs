@@ -229,4 +229,17 @@ mod tests {
         assert_eq!(said, ours);
         assert_eq!(super::super::scripts_of_roles(Mode::Mirror, draft(2)), []);
     }
+
+    #[test]
+    fn a_script_that_is_known_elsewhere_and_not_run_here_is_named_with_what_to_do() {
+        let (module, nodes) = (ModuleName::new("db").unwrap(), [NodeName::new("n1").unwrap()]);
+        let names = ["_rfs_flush", "common.sh", "confcheck", "config", "deconfig", "level", "postconfig", "prestart", "state", "update"];
+        let scripts: BTreeMap<String, String> = names.into_iter().map(|name| (name.to_owned(), String::new())).collect();
+        let found = super::super::scripts_not_run(Draft { module: &module, nodes: &nodes, userconfig: "", scripts: &scripts });
+        let files: Vec<&str> = found.iter().map(|p| p.file.trim_start_matches("bin/")).collect();
+        assert_eq!(files, ["_rfs_flush", "confcheck", "config", "deconfig", "level", "postconfig", "state", "update"]);
+        for problem in &found {
+            assert!(problem.is_warning && problem.message.en.contains("is not run") && problem.remedy.ja.ends_with('。'), "{problem:?}");
+        }
+    }
 }

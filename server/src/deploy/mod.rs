@@ -86,6 +86,7 @@ pub fn check(cluster: &Cluster, neighbours: &[Neighbour], draft: Draft<'_>) -> C
     if let Some(def) = &parsed.def {
         problems.extend(across::count(def.mode, draft));
         problems.extend(scripts_of_roles(def.mode, draft));
+        problems.extend(scripts_not_run(draft));
         problems.extend(across::neighbours(def, neighbours, draft));
         problems.extend(across::dependencies(def, neighbours, draft));
     }
@@ -173,6 +174,47 @@ fn scripts_of_roles(mode: Mode, draft: Draft<'_>) -> Vec<ConfigProblem> {
         )
     };
     wrong.map(problem).collect()
+}
+
+/// Scripts that the field's usual product runs and this one does not: they would be missed without a word.
+fn scripts_not_run(draft: Draft<'_>) -> Vec<ConfigProblem> {
+    let remedy = |name: &str| match name {
+        "config" | "postconfig" => Some((
+            "Do its work in `prestart`, which runs at every start and must be harmless when repeated, or once on each node by hand.",
+            "処理を「prestart」に移してください（起動のたびに実行されるため、繰り返しても問題のない内容にします）。または、各ノードで一度、手動で実行してください。",
+        )),
+        "deconfig" => Some((
+            "Run it by hand on each node when the module is removed.",
+            "モジュールを削除するときに、各ノードで手動で実行してください。",
+        )),
+        "confcheck" => Some((
+            "A configuration is checked at upload, and by `tsugi confcheck FILE`. What else it looks at: a `custom` or `exec` checker.",
+            "構成は保存時と「tsugi confcheck ファイル名」で検査されます。そのほかの検査には「custom」または「exec」チェッカーを使ってください。",
+        )),
+        "state" | "level" => Some((
+            "`tsugi state -v` shows the module. What else it prints: `tsugi printi` from another script.",
+            "モジュールの状態は「tsugi state -v」で表示します。そのほかの出力には、別のスクリプトから「tsugi printi」を使ってください。",
+        )),
+        "update" => Some((
+            "Stop the module, apply the configuration, and start it: `start_prim` finds the new one.",
+            "モジュールを停止し、構成を適用してから起動してください。「start_prim」が新しい構成を使います。",
+        )),
+        _ if name.starts_with("_rfs_") => Some((
+            "Replication calls no scripts: use `start_prim`, `start_second` and `transition`, which tell of each change of role.",
+            "複製からスクリプトは呼ばれません。役割が変わるたびに呼ばれる「start_prim」「start_second」「transition」を使ってください。",
+        )),
+        _ => None,
+    };
+    let problem = |(name, (en, ja)): (&String, (&str, &str))| ConfigProblem {
+        is_warning: true,
+        ..ConfigProblem::whole(
+            &format!("bin/{name}"),
+            "",
+            Words::new(format!("`{name}` is not run in this version."), format!("「{name}」は、この版では実行されません。")),
+            Words::new(en.to_owned(), ja.to_owned()),
+        )
+    };
+    draft.scripts.keys().filter_map(|name| Some((name, remedy(name.as_str())?))).map(problem).collect()
 }
 
 /// Why a configuration was not kept.

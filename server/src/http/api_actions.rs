@@ -4,7 +4,7 @@ use super::error::{Failure, Result, not_ordered};
 use super::extract::{MaybeBody, Names, Query, Tongue};
 use super::guard::Caller;
 use super::{clusters, state, views, words};
-use crate::actions::{self, ActionRequest, NodeRehearsal, Operation, choose};
+use crate::actions::{self, ActionRequest, NodeRehearsal, Operation, RequestKey, choose};
 use crate::app::App;
 use crate::auth::sha256;
 use crate::store::events::{EventFilter, level_word};
@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 
 /// Body of an action.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ActionBody {
     /// Which node. Absent: start → every stopped node; stop → all, secondary first; restart, swap → the node that
     /// serves; resolve, maintenance → all. `prim`, `primforce`, `second`, `stopstart` need it.
@@ -53,6 +54,7 @@ pub struct ActionBody {
 
 /// Query of an action.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct ActionQuery {
     /// Only say what would happen.
     #[serde(default)]
@@ -128,27 +130,50 @@ pub async fn act(
     if query.dry_run {
         return Ok(Json(dry_run(&app, &caller, lang, &cluster, &name, &verb, body.node.as_ref()).await?).into_response());
     }
-    let key = headers.get("idempotency-key").and_then(|k| k.to_str().ok()).filter(|k| !k.is_empty() && k.len() <= 255);
-    let request_hash = sha256(json!([cluster, name, verb, body]).to_string().as_bytes());
-    if let Some(key) = key
-        && let Some((hash, id)) = app.store.idempotent(&caller.name, key).await?
+    let hash = sha256(json!([cluster, name, verb, body]).to_string().as_bytes()).to_vec();
+    let key = key(&headers)?.map(|key| RequestKey { key, hash });
+    if let Some(key) = &key
+        && let Some(operation) = made_before(&app, &caller, key).await?
     {
-        if hash != request_hash {
-            return Err(Failure::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "key_reused",
-                "This Idempotency-Key was used for another request; take a new one.",
-                "この Idempotency-Key は別のリクエストで使われています。新しいキーにしてください。",
-            ));
-        }
-        let operation = app.store.operation(&id).await?.ok_or_else(Failure::not_found)?;
         return Ok(Accepted::new(&operation, lang).into_response());
     }
-    let operation = order(&app, &caller, &cluster, &name, verb, body.node, body.reason, body.plan_hash.as_deref()).await?;
-    if let Some(key) = key {
-        app.store.remember_request(&caller.name, key, &request_hash, &operation.id).await?;
-    }
+    let ordered = order(&app, &caller, &cluster, &name, verb, body.node, body.reason, body.plan_hash.as_deref(), key.clone()).await;
+    let operation = match (ordered, key) {
+        (Ok(operation), _) => operation,
+        // The same request twice at once: the other one came first.
+        (Err(failure), Some(key)) if failure.code == "operation_running" => made_before(&app, &caller, &key).await?.ok_or(failure)?,
+        (Err(failure), _) => return Err(failure),
+    };
     Ok(Accepted::new(&operation, lang).into_response())
+}
+
+/// Longest key of a request.
+const KEY_BYTES_MAX: usize = 255;
+
+/// The request's key. One that cannot be kept is refused: without it a retry would be a second order.
+fn key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.to_owned())),
+        _ => Err(Failure::bad_request(
+            format!("Idempotency-Key must be 1 to {KEY_BYTES_MAX} printable ASCII characters."),
+            format!("Idempotency-Key は印字可能な ASCII 文字 1～{KEY_BYTES_MAX} 字で指定してください。"),
+        )),
+    }
+}
+
+/// The operation an earlier request with that key made.
+async fn made_before(app: &App, caller: &Caller, key: &RequestKey) -> Result<Option<Operation>> {
+    let Some((hash, id)) = app.store.idempotent(&caller.name, &key.key).await? else { return Ok(None) };
+    if hash != key.hash {
+        return Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key_reused",
+            "This Idempotency-Key was used for another request; take a new one.",
+            "この Idempotency-Key は別のリクエストで使われています。新しいキーにしてください。",
+        ));
+    }
+    Ok(Some(app.store.operation(&id).await?.ok_or_else(Failure::not_found)?))
 }
 
 /// The order of a word and its options, or what is missing.
@@ -173,6 +198,7 @@ pub async fn order(
     node: Option<NodeName>,
     reason: Option<String>,
     plan_hash: Option<&str>,
+    key: Option<RequestKey>,
 ) -> Result<Operation> {
     let state = state::module(app, cluster, name).await?;
     if node.is_none() && choose::needs_node(&verb) {
@@ -189,7 +215,8 @@ pub async fn order(
             "計画を作成した後にモジュールの状態が変わりました。新しい計画を確認して、もう一度実行してください。",
         ));
     }
-    let request = ActionRequest { verb, node, by: caller.name.clone(), address: caller.address.to_string(), via: caller.via(), reason };
+    let request =
+        ActionRequest { verb, node, by: caller.name.clone(), address: caller.address.to_string(), via: caller.via(), reason, key };
     actions::submit(app, &state.module, request).await.map_err(|e| not_ordered(e, name))
 }
 
@@ -255,6 +282,7 @@ pub async fn operation(State(app): State<Arc<App>>, Tongue(lang): Tongue, Names(
 
 /// Which operations.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct OperationsQuery {
     /// Only of this cluster; `module` is needed too.
     #[param(value_type = Option<String>)]
@@ -276,6 +304,7 @@ pub async fn operations(State(app): State<Arc<App>>, Tongue(lang): Tongue, Query
 
 /// Which events.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct EventsQuery {
     /// Only of this cluster.
     cluster: Option<String>,
@@ -310,7 +339,13 @@ pub async fn events(State(app): State<Arc<App>>, Tongue(lang): Tongue, Query(que
             row["id"] = json!(e.id);
             row["cluster"] = json!(e.cluster);
             row["level"] = json!(level_word(e.record.event.level()));
-            row["message"] = json!(say::event(lang, &e.record.event, &e.record.module, &e.record.node).text);
+            let said = say::event(lang, &e.record.event, &e.record.module, &e.record.node);
+            row["message"] = json!(said.text);
+            // Why, and what helps; words of the same sentence as on the page.
+            row["next"] = json!(said.next);
+            row["remedy"] = json!(said.remedy);
+            row["command"] = json!(said.command);
+            row["on"] = json!(said.on);
             row
         })
         .collect();

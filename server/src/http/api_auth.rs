@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 
 /// Body of the set-up.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetupBody {
     /// One-time code of the console's log.
     code: String,
@@ -50,6 +51,7 @@ pub async fn setup(
 
 /// Body of a sign-in.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LoginBody {
     /// User name.
     user: String,
@@ -89,6 +91,7 @@ pub async fn me(caller: Caller) -> Json<Me> {
 
 /// Body of a new token.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TokenBody {
     /// Name, shown in the audit log.
     name: String,
@@ -135,6 +138,7 @@ pub async fn remove_token(State(app): State<Arc<App>>, caller: Caller, Names(id)
 
 /// What to change of a user; absent = as it is.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UserChange {
     /// Password.
     #[serde(default)]
@@ -207,6 +211,7 @@ pub async fn users(State(app): State<Arc<App>>) -> Result<Json<Users>> {
 
 /// Body of a new user.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UserBody {
     /// Sign-in name.
     name: String,
@@ -235,6 +240,7 @@ pub async fn add_user(State(app): State<Arc<App>>, caller: Caller, Body(body): B
 
 /// Which entries.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct AuditQuery {
     /// Only older than this number.
     before: Option<i64>,

@@ -56,6 +56,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Clusters>> {
 
 /// Body of a new cluster.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ClusterBody {
     /// Name.
     #[schema(value_type = String)]
@@ -103,6 +104,7 @@ pub async fn one(State(app): State<Arc<App>>, Tongue(lang): Tongue, Names(name):
 
 /// Body of a changed definition.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ConfigBody {
     /// Text of `cluster.xml`.
     xml: String,
@@ -123,6 +125,7 @@ pub async fn configure(
 
 /// Body of a new join token.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct JoinBody {
     /// Name of the node, for the command; any node may use the token.
     #[serde(default)]

@@ -3,7 +3,7 @@
 use super::api_auth::audit_with;
 use super::clusters;
 use super::error::{Result, not_ordered, problems};
-use super::extract::{Body, MaybeBody, Names, Tongue};
+use super::extract::{Body, MaybeBody, Names, NoQuery, Tongue};
 use super::guard::Caller;
 use super::{api_actions, state};
 use crate::app::App;
@@ -39,6 +39,7 @@ pub async fn list(State(app): State<Arc<App>>, Tongue(lang): Tongue, Names(clust
 
 /// Body of a new module.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ModuleBody {
     /// Name.
     #[schema(value_type = String)]
@@ -99,6 +100,7 @@ pub async fn one(
 
 /// Body of a version or a check.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct VersionBody {
     /// Text of `conf/userconfig.xml`.
     userconfig: String,
@@ -165,6 +167,7 @@ pub async fn check(
 
 /// Body of an apply.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ApplyBody {
     /// Which version; absent = the newest.
     #[serde(default)]
@@ -183,6 +186,7 @@ pub async fn apply(
     caller: Caller,
     Tongue(lang): Tongue,
     Names((cluster, name)): Names<(ClusterName, ModuleName)>,
+    _: NoQuery,
     MaybeBody(body): MaybeBody<ApplyBody>,
 ) -> Result<api_actions::Accepted> {
     let operation = do_apply(&app, &caller, &cluster, &name, body.version, body.reason).await?;
@@ -200,10 +204,15 @@ pub async fn do_apply(
 ) -> Result<actions::Operation> {
     let module = app.store.module(cluster, name).await?.ok_or_else(Failure::not_found)?;
     let found = app.store.version(cluster, name, version).await?.ok_or_else(Failure::not_found)?;
-    let number = found.version;
-    let operation = actions::apply(app, &module, found, &caller.name, reason.clone()).await.map_err(|e| not_ordered(e, name))?;
-    audit_with(app, caller, "module.apply", &format!("{cluster}/{name}"), reason.as_deref(), json!({ "version": number })).await?;
-    Ok(operation)
+    let (task_app, caller) = (app.clone(), caller.clone());
+    actions::to_the_end(app, async move {
+        let (number, object) = (found.version, format!("{}/{}", module.cluster, module.name));
+        let applied = actions::apply(&task_app, &module, found, &caller.name, reason.clone()).await;
+        let operation = applied.map_err(|e| not_ordered(e, &module.name))?;
+        audit_with(&task_app, &caller, "module.apply", &object, reason.as_deref(), json!({ "version": number })).await?;
+        Ok(operation)
+    })
+    .await
 }
 
 /// Removes a stopped module from console and nodes.
@@ -214,6 +223,7 @@ pub async fn remove(
     caller: Caller,
     Tongue(lang): Tongue,
     Names((cluster, name)): Names<(ClusterName, ModuleName)>,
+    _: NoQuery,
 ) -> Result<api_actions::Accepted> {
     let state = state::module(&app, &cluster, &name).await?;
     if let Some(report) = state.reports.iter().find(|r| r.now().is_some_and(|s| s.state != NodeRole::Stop)) {
@@ -223,7 +233,12 @@ pub async fn remove(
             format!("{name} は {} で動いています。先に停止してください。", report.node),
         ));
     }
-    let operation = actions::remove(&app, &state.module, &caller.name, None).await.map_err(|e| not_ordered(e, &name))?;
-    audit_with(&app, &caller, "module.remove", &format!("{cluster}/{name}"), None, Value::Null).await?;
+    let task_app = app.clone();
+    let removed = actions::to_the_end(&app, async move {
+        let operation = actions::remove(&task_app, &state.module, &caller.name, None).await.map_err(|e| not_ordered(e, &name))?;
+        audit_with(&task_app, &caller, "module.remove", &format!("{cluster}/{name}"), None, Value::Null).await?;
+        Result::Ok(operation)
+    });
+    let operation = removed.await?;
     Ok(api_actions::Accepted::new(&operation, lang))
 }

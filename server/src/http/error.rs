@@ -166,6 +166,12 @@ pub fn not_ordered(error: NotOrdered, module: &tsugi_core::ids::ModuleName) -> E
             format!("{module} では別の操作が実行中です。終わるまでお待ちください：/api/v1/operations/{id}"),
         )
         .with("operation", json!(id)),
+        // For the one who looks it up.
+        NotOrdered::Repeated => Failure::conflict(
+            "operation_running",
+            format!("This order for {module} was given before; send it again to see its operation."),
+            format!("{module} への同じ指示はすでに受け付けています。もう一度送信すると、その結果を確認できます。"),
+        ),
         NotOrdered::Impossible(why) => {
             let words = super::words::refusal(&why.refusal, module, &why.node);
             let tagged = serde_json::to_value(&why.refusal).unwrap_or_default();

@@ -33,6 +33,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
+/// No query: a parameter that nobody reads would be taken for one that was heeded.
+#[derive(Debug, Clone, Copy)]
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Error;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        match parts.uri.query().filter(|q| !q.is_empty()) {
+            None => Ok(NoQuery),
+            Some(query) => Err(Failure::bad_request(
+                format!("This address takes no query (`{query}`); options belong into the body."),
+                format!("この URL にクエリ（{query}）は指定できません。オプションは本文で指定してください。"),
+            )),
+        }
+    }
+}
+
 /// A JSON body.
 #[derive(Debug, Clone)]
 pub struct Body<T>(pub T);

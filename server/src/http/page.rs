@@ -11,6 +11,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use std::fmt::Display;
 use std::str::FromStr;
 use tsugi_web::live_ids::Scope;
 use tsugi_web::render;
@@ -133,9 +134,23 @@ impl Fields {
         let text = self.text(name).trim();
         (!text.is_empty()).then(|| text.to_owned())
     }
-    /// … read as a name or number; `None` if absent or malformed.
-    pub fn parse<T: FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name).trim().parse().ok()
+    /// … read as a name or number; `None` if absent or empty. What cannot be read is an error: to leave it out would widen
+    /// an order from a node to the whole module.
+    pub fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>> {
+        parse(name, self.text(name))
+    }
+    /// Nothing but fields of these names.
+    pub fn only(self, known: &[&str]) -> Result<Fields> {
+        match self.0.iter().find(|(n, _)| !known.contains(&n.as_str())) {
+            None => Ok(self),
+            Some((unknown, _)) => {
+                let known = known.join(", ");
+                Err(Failure::bad_request(
+                    format!("The form has an unknown field `{unknown}`; known are {known}."),
+                    format!("フォームに未知の項目「{unknown}」があります。使える項目：{known}"),
+                ))
+            }
+        }
     }
     /// A box that is ticked.
     pub fn is_on(&self, name: &str) -> bool {
@@ -145,6 +160,17 @@ impl Fields {
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
     }
+}
+
+/// The value of a field or parameter; `None` if empty.
+pub fn parse<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<Option<T>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|why: T::Err| {
+        Failure::bad_request(format!("`{name}` cannot be `{text}`: {why}."), format!("「{name}」に「{text}」は指定できません：{why}"))
+    })
 }
 
 impl<S: Send + Sync> FromRequest<S> for Fields {

@@ -5,7 +5,7 @@ use super::api_modules::do_apply;
 use super::clusters as work;
 use super::error::{Failure, Result};
 use super::extract::{Names, Query};
-use super::page::{Ctx, Fields, chrome, go, html, ok};
+use super::page::{Ctx, Fields, chrome, go, html, ok, parse};
 use super::pages::{newest, problem, problem_views};
 use super::{api_actions, state, views};
 use crate::actions::{self, choose};
@@ -286,6 +286,7 @@ pub async fn apply_version(
 
 /// What an action page is asked for.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ActionQuery {
     #[serde(default)]
     node: String,
@@ -300,8 +301,8 @@ pub struct ActionQuery {
 }
 
 /// Options of an order as a form or a link carries them.
-fn options(accept_loss: bool, full_sync: bool, keep: &str, minutes: &str) -> choose::Options {
-    choose::Options { accept_loss, full_sync, keep: keep.parse().ok(), minutes: minutes.trim().parse().ok() }
+fn options(accept_loss: bool, full_sync: bool, keep: &str, minutes: &str) -> Result<choose::Options> {
+    Ok(choose::Options { accept_loss, full_sync, keep: parse("keep", keep)?, minutes: parse("minutes", minutes)? })
 }
 
 fn is_on(text: &str) -> bool {
@@ -345,8 +346,8 @@ pub async fn action_form(
     Names((cluster, name, verb)): Names<(ClusterName, ModuleName, String)>,
     Query(query): Query<ActionQuery>,
 ) -> Result<Response> {
-    let options = options(is_on(&query.accept_loss), is_on(&query.full_sync), &query.keep, &query.minutes);
-    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: query.node.parse().ok() };
+    let options = options(is_on(&query.accept_loss), is_on(&query.full_sync), &query.keep, &query.minutes)?;
+    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: parse("node", &query.node)? };
     let mut view = action_view(&app, &ctx, &asked, String::new(), None).await?;
     let state = state::module(&app, &asked.cluster, &asked.name).await?;
     let targets = choose::targets(&asked.verb, asked.node.as_ref(), &state.reports).unwrap_or_default();
@@ -362,8 +363,9 @@ pub async fn action(
     Names((cluster, name, verb)): Names<(ClusterName, ModuleName, String)>,
     form: Fields,
 ) -> Result<Response> {
-    let options = options(form.is_on("accept_loss"), form.is_on("full_sync"), form.text("keep"), form.text("minutes"));
-    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: form.parse("node") };
+    let form = form.only(&["node", "accept_loss", "full_sync", "keep", "minutes", "reason", "name", "plan"])?;
+    let options = options(form.is_on("accept_loss"), form.is_on("full_sync"), form.text("keep"), form.text("minutes"))?;
+    let asked = Asked { cluster, name, verb: api_actions::verb_of(&verb, options)?, node: form.parse("node")? };
     let reason = form.some("reason");
     let typed_reason = reason.clone().unwrap_or_default();
     let again = async |error: ActionError| -> Result<Response> {
@@ -382,7 +384,8 @@ pub async fn action(
     let plan_hash = Some(form.text("plan")).filter(|p| !p.is_empty());
     let caller = ctx.caller()?;
     let ordered =
-        api_actions::order(&app, caller, &asked.cluster, &asked.name, asked.verb.clone(), asked.node.clone(), reason, plan_hash).await;
+        api_actions::order(&app, caller, &asked.cluster, &asked.name, asked.verb.clone(), asked.node.clone(), reason, plan_hash, None)
+            .await;
     match ordered {
         Ok(_) => Ok(go(&ctx, &format!("/clusters/{}/modules/{}", asked.cluster, asked.name))),
         Err(failure) => match failure.code {

@@ -47,6 +47,7 @@ impl ModuleState {
                         "text": said.text, "next": said.next, "remedy": said.remedy,
                         "command": said.command, "on": said.on, "is_last_resort": said.is_last_resort(),
                     })),
+                    "warnings": r.now().map(|s| say::authority_warnings(lang, &s.authority, &s.arbiter)).unwrap_or_default(),
                     "deploy_problems": deployed.map(|d| &d.problems),
                 })
             })

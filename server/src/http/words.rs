@@ -43,8 +43,8 @@ pub fn note(note: &Note, module: &ModuleName, node: &NodeName) -> Words {
             "途中でコンソールが再起動したため、結果を確認できていません。モジュールの状態を確認してください。",
         ),
         Note::NotBegun => Words::new(
-            format!("Not begun on {node}, because an earlier step failed."),
-            format!("前の手順が失敗したため、{node} では始めていません。"),
+            format!("Not begun on {node}, because an earlier step failed or the console ended before it."),
+            format!("前の手順が失敗したか、コンソールが先に終了したため、{node} では始めていません。"),
         ),
         Note::NotEverywhere => Words::new(
             format!("Nothing was changed on {node}: the nodes take a version together or not at all."),

@@ -1,30 +1,44 @@
 //! Operations: what was ordered, how far it is, and how it ended.
 
 use super::{Result, Store, from_json, now_ms, to_json};
-use crate::actions::Operation;
-use sqlx::Row;
+use crate::actions::{Operation, RequestKey};
+use sqlx::{Row, Sqlite, Transaction};
 use tsugi_core::ids::{ClusterName, ModuleName};
 
 /// A retried request finds its first answer for this long.
 const IDEMPOTENCY_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl Store {
-    /// Adds an operation, or replaces it by how it stands now.
+    /// Adds an operation together with the request that made it, so that neither is there without the other. False, and
+    /// nothing was added: that key made an operation before.
+    pub async fn add_operation(&self, operation: &Operation, key: Option<&RequestKey>) -> Result<bool> {
+        let now = now_ms();
+        let mut tx = self.write().await?;
+        if let Some(RequestKey { key, hash }) = key {
+            sqlx::query("DELETE FROM idempotency WHERE created_ms < ?").bind(now - IDEMPOTENCY_MS).execute(&mut *tx).await?;
+            let done = sqlx::query(
+                "INSERT INTO idempotency (who, key, request_hash, operation, created_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(&operation.by)
+            .bind(key)
+            .bind(hash)
+            .bind(&operation.id)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+            if done.rows_affected() != 1 {
+                return Ok(false);
+            }
+        }
+        write(&mut tx, operation).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Replaces an operation by how it stands now.
     pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
         let mut tx = self.write().await?;
-        sqlx::query(
-            "INSERT OR REPLACE INTO operation (id, cluster, module, verb, state, by, body, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&operation.id)
-        .bind(operation.cluster.as_str())
-        .bind(operation.module.as_str())
-        .bind(&operation.verb)
-        .bind(operation.state.word())
-        .bind(&operation.by)
-        .bind(to_json(operation))
-        .bind(operation.created_unix_ms as i64)
-        .execute(&mut *tx)
-        .await?;
+        write(&mut tx, operation).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -54,7 +68,7 @@ impl Store {
 
     /// The operation `who`'s request with that key made, and the hash of that request.
     pub async fn idempotent(&self, who: &str, key: &str) -> Result<Option<(Vec<u8>, String)>> {
-        let row = sqlx::query("SELECT request_hash, operation FROM idempotency WHERE who = ? AND key = ? AND created_ms > ?")
+        let row = sqlx::query("SELECT request_hash, operation FROM idempotency WHERE who = ? AND key = ? AND created_ms >= ?")
             .bind(who)
             .bind(key)
             .bind(now_ms() - IDEMPOTENCY_MS)
@@ -62,21 +76,21 @@ impl Store {
             .await?;
         row.map(|r| Ok((r.try_get("request_hash")?, r.try_get("operation")?))).transpose()
     }
+}
 
-    /// Remembers which operation a request made; also forgets old ones.
-    pub async fn remember_request(&self, who: &str, key: &str, request_hash: &[u8], operation: &str) -> Result<()> {
-        let now = now_ms();
-        let mut tx = self.write().await?;
-        sqlx::query("DELETE FROM idempotency WHERE created_ms < ?").bind(now - IDEMPOTENCY_MS).execute(&mut *tx).await?;
-        sqlx::query("INSERT OR REPLACE INTO idempotency (who, key, request_hash, operation, created_ms) VALUES (?, ?, ?, ?, ?)")
-            .bind(who)
-            .bind(key)
-            .bind(request_hash)
-            .bind(operation)
-            .bind(now)
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(())
-    }
+async fn write(tx: &mut Transaction<'static, Sqlite>, operation: &Operation) -> Result<()> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO operation (id, cluster, module, verb, state, by, body, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&operation.id)
+    .bind(operation.cluster.as_str())
+    .bind(operation.module.as_str())
+    .bind(&operation.verb)
+    .bind(operation.state.word())
+    .bind(&operation.by)
+    .bind(to_json(operation))
+    .bind(operation.created_unix_ms as i64)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }

@@ -422,7 +422,7 @@ impl World {
         }
         self.figures.orders += 1;
         for (m, s) in self.units_of(h) {
-            let command = Command { id: String::new(), verb: Verb::Stop, by: BY_SHUTDOWN.into(), reason: None };
+            let command = Command { id: String::new(), verb: Verb::Stop, by: BY_SHUTDOWN.into(), reason: None, is_automatic: false };
             self.after(MS, Event::Inbox { m, s, life, input: Box::new(Input::Command(command)) });
         }
         self.after(500 * MS, Event::Heal(Remedy::EndAgent { h, life, tries: 0 }));

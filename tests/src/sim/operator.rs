@@ -43,7 +43,7 @@ impl World {
         }
         self.figures.orders += 1;
         self.note(m, 60, |w| format!("operator: {} on n{}", verb.word(), w.modules[m].units[s].host + 1));
-        let command = Command { id: String::new(), verb, by: "operator".into(), reason: None };
+        let command = Command { id: String::new(), verb, by: "operator".into(), reason: None, is_automatic: false };
         let soon = self.rng.range(MS, 20 * MS);
         self.after(soon, Event::Inbox { m, s, life, input: Box::new(Input::Command(command)) });
     }

@@ -159,7 +159,7 @@ impl World {
             self.note(m, 1, |w| format!("n{} agent starts, life {life}, {}", h + 1, w.describe_unit(m, s)));
             self.step(m, s, Input::Boot);
             if must_start {
-                let command = Command { id: String::new(), verb: Verb::Start, by: BY_BOOT.into(), reason: None };
+                let command = Command { id: String::new(), verb: Verb::Start, by: BY_BOOT.into(), reason: None, is_automatic: false };
                 self.modules[m].units[s].inbox.push_back(Input::Command(command));
             }
             self.pump(m, s);

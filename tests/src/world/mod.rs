@@ -480,7 +480,7 @@ fn entropy(node: usize, life: u8) -> u128 {
 }
 
 fn order(verb: Verb) -> Input {
-    Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None })
+    Input::Command(Command { id: String::new(), verb, by: "root".into(), reason: None, is_automatic: false })
 }
 
 /// What a node's data process may acknowledge, for texts.

@@ -164,7 +164,7 @@ fn actions(c: &Chrome, m: &ModuleView) -> Vec<ActionButton> {
         why: say::plan(c.lang, m, &verb, &Target::Module, &Interruption::None).blocked,
     };
     let mut verbs = module_verbs(m);
-    if m.mode() == Mode::Mirror {
+    if m.mode() != Mode::Farm {
         let minutes = if m.maintenance_until().is_some() { 0 } else { MAINTENANCE_MINUTES };
         verbs.push(Verb::Maintenance { minutes });
     }
@@ -179,16 +179,20 @@ fn maintenance(c: &Chrome, m: &ModuleView) -> Option<MaintenanceM> {
     Some(MaintenanceM { until, left: fmt::time_left(c.lang, until.saturating_sub(c.now_unix_ms) / 1000) })
 }
 
-/// Two histories: the way on for each of the nodes.
+/// Two copies of which a person must choose one: the way on for each of the nodes.
 fn keeps(c: &Chrome, m: &ModuleView) -> Vec<Button> {
-    if !m.is_split() {
-        return Vec::new();
-    }
     let button = |cell: &NodeCell| {
-        let (node, verb) = (&cell.node, Verb::Resolve { keep: cell.node.clone() });
-        Button { href: action_href(m, &verb, None), icon: verb_icon(&verb), label: both!(c.lang, "Keep {node}…", "{node} を残す…") }
+        let node = &cell.node;
+        let (verb, on, label) = if m.is_split() {
+            (Verb::Resolve { keep: node.clone() }, None, both!(c.lang, "Keep {node}…", "{node} を残す…"))
+        } else {
+            let label = both!(c.lang, "Use the data of {node} (overwrites the other copy)…", "{node} のデータを使う（もう一方を上書き）…");
+            (Verb::Prim { accept_loss: false }, Some(node.as_str()), label)
+        };
+        Button { href: action_href(m, &verb, on), icon: verb_icon(&verb), label }
     };
-    m.cells.iter().map(button).collect()
+    let is_choice = m.is_split() || m.is_undecided() && m.health == HealthView::NotReady;
+    m.cells.iter().filter(|_| is_choice).map(button).collect()
 }
 
 fn data(c: &Chrome, m: &ModuleView) -> Data {
@@ -264,7 +268,7 @@ fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     let s = cell.now();
     let said = say::why(c.lang, &m.module, cell);
     let calm = match s.map(|s| (s.state, s.readiness)) {
-        Some((State::Second, Readiness::Ready)) if m.maintenance_until().is_some() => c.t(p::CALM_MAINTAINED),
+        Some((State::Second, Readiness::Ready)) if cell.is_maintained() => c.t(p::CALM_MAINTAINED),
         Some((State::Second, Readiness::Ready)) => c.t(p::CALM_SECOND),
         Some((State::Alone, Readiness::Ready)) => c.t(p::CALM_ALONE),
         Some((state, Readiness::Ready)) if state.is_serving() => c.t(p::CALM_SERVING),

@@ -315,7 +315,7 @@ pub fn level(lang: Lang, level: Level) -> &'static str {
 /// The shape beside an event.
 pub fn event_mark(event: &Event) -> Mark {
     match event {
-        Event::Entered { readiness: Readiness::NotReady, to: State::Stop, .. } => Mark::Stopped,
+        Event::Entered { readiness: Readiness::NotReady, to: State::Stop, .. } if event.level() < Level::Critical => Mark::Stopped,
         Event::Entered { readiness: Readiness::Ready, to: State::Alone, .. } => Mark::Warning,
         Event::Entered { readiness: Readiness::Ready, .. } | Event::Grown { .. } | Event::ResyncDone { .. } => Mark::Ready,
         Event::Resource { health: Health::Up, .. } => Mark::Ready,

@@ -1,13 +1,14 @@
 //! Health of a module as a sentence: is the service up, is it protected, what to do next.
 
-use super::{Mark, Said, reason, refusal};
+use super::reason::check_arbiter;
+use super::{Mark, Said, reason, reason_of, refusal};
 use crate::both;
 use crate::fleet::{Contact, HealthView, ModuleView, NodeCell};
 use crate::fmt;
 use crate::text::{Lang, Text};
-use tsugi_core::command::Refusal;
+use tsugi_core::command::{Refusal, checker_of};
 use tsugi_core::ids::{ModuleName, NodeName};
-use tsugi_core::module::Mode;
+use tsugi_core::module::{Authority, Mode};
 use tsugi_core::state::{ArbiterView, Readiness, Reason, Replication, State};
 
 /// `Protected` / `保護中`.
@@ -27,7 +28,7 @@ pub fn health_name(lang: Lang, health: HealthView) -> &'static str {
 /// What it means, in a few words.
 pub fn health_hint(lang: Lang, health: HealthView) -> &'static str {
     let text = match health {
-        HealthView::Conflict => Text { en: "Two nodes serve", ja: "2 台が同時に稼働" },
+        HealthView::Conflict => Text { en: "Two nodes serve, or two histories", ja: "同時稼働、またはデータの分岐" },
         HealthView::NotReady => Text { en: "Service is down", ja: "サービスは止まっています" },
         HealthView::NoContact => Text { en: "Last known state", ja: "最後に分かった状態" },
         HealthView::AtRisk => Text { en: "Running, backup missing", ja: "稼働中・予備が不足" },
@@ -61,15 +62,22 @@ pub fn health_mark(health: HealthView) -> Mark {
 /// The sentence of a module: what is true, the consequence, the next step.
 pub fn headline(lang: Lang, m: &ModuleView) -> Said {
     let said = by_health(lang, m);
-    if !m.is_split() {
+    // Of the commands, one for each side, none is the module's own.
+    let remedy = if m.is_split() {
+        both!(
+            lang,
+            "Save what you need, then choose the node whose data goes on.",
+            "必要なデータを退避してから、データを残すノードを選んでください。"
+        )
+    } else if m.is_undecided() && m.health == HealthView::NotReady {
+        both!(
+            lang,
+            "Choose the node with the good data: it starts as primary, and its data overwrites the other copy.",
+            "正しいデータがあるノードを選んでください。そのノードがプライマリになり、もう一方のデータを上書きします。"
+        )
+    } else {
         return said;
-    }
-    // Of the two commands, one for each side, neither is the module's own.
-    let remedy = both!(
-        lang,
-        "Save what you need, then choose the node whose data goes on.",
-        "必要なデータを退避してから、データを残すノードを選んでください。"
-    );
+    };
     Said { command: None, on: None, ..said }.remedy(remedy)
 }
 
@@ -82,6 +90,20 @@ fn by_health(lang: Lang, m: &ModuleView) -> Said {
         HealthView::AtRisk if m.mode() == Mode::Mirror => mirror_at_risk(lang, m),
         HealthView::AtRisk if m.mode() == Mode::Light => {
             let up = up_nodes(lang, m);
+            let is_failed = |c: &NodeCell| {
+                let why = c.now().filter(|s| s.readiness == Readiness::NotReady).and_then(|s| s.reason.as_ref());
+                why.is_some_and(|r| !r.waits_for_module() && !is_ordered(r))
+            };
+            if m.maintenance_until().is_some() && !m.cells.iter().any(is_failed) {
+                let nodes: Vec<&str> = m.cells.iter().filter(|c| c.is_maintained()).map(|c| c.node.as_str()).collect();
+                let nodes = nodes.join(Text { en: " and ", ja: " と " }.in_(lang));
+                let said = Said::only(both!(lang, "{module} runs on {up}.", "{module} は {up} で稼働しています。")).then(both!(
+                    lang,
+                    "Under maintenance on {nodes}: it is not restarted by itself there.",
+                    "{nodes} で保守モード中です。自動の再起動は行われません。"
+                ));
+                return with_maintenance_end(lang, m, said);
+            }
             let said = Said::only(both!(
                 lang,
                 "{module} runs on {up}, and not on every node where it should.",
@@ -118,7 +140,7 @@ fn by_health(lang: Lang, m: &ModuleView) -> Said {
 /// of the module, and its part in the API.
 pub fn why(lang: Lang, module: &ModuleName, cell: &NodeCell) -> Option<Said> {
     match (cell.now(), cell.contact) {
-        (Some(s), _) => s.reason.as_ref().map(|r| reason(lang, r, module, &cell.node)),
+        (Some(s), _) => reason_of(lang, s),
         (None, Contact::Connected) => Some(refusal(lang, &Refusal::NotConfigured, module, &cell.node)),
         (None, Contact::Lost { .. }) => Some(no_contact(lang, &cell.node)),
         (None, Contact::Never) => Some(never_connected(lang, &cell.node)),
@@ -202,6 +224,9 @@ fn out_of_contact(lang: Lang, m: &ModuleView) -> Said {
 fn conflict(lang: Lang, m: &ModuleView) -> Said {
     let module = &m.module;
     let nodes: Vec<&str> = m.cells.iter().filter(|c| c.is_serving()).map(|c| c.node.as_str()).collect();
+    if nodes.len() < 2 {
+        return parted(lang, m, nodes.first().copied());
+    }
     let nodes = nodes.join(Text { en: " and ", ja: " と " }.in_(lang));
     Said::only(both!(lang, "{module} is serving on {nodes} at the same time.", "{module} のサービスが {nodes} で同時に動いています。"))
         .then(both!(
@@ -214,6 +239,31 @@ fn conflict(lang: Lang, m: &ModuleView) -> Said {
             "Stop {module} on the node whose data you give up.",
             "データを破棄する側のノードで {module} を停止してください。"
         ))
+}
+
+/// Two histories of the data, of which one node at most serves its own.
+fn parted(lang: Lang, m: &ModuleView, serving: Option<&str>) -> Said {
+    let module = &m.module;
+    let nodes: Vec<&str> = m.cells.iter().map(|c| c.node.as_str()).collect();
+    let nodes = nodes.join(Text { en: " and ", ja: " と " }.in_(lang));
+    let next = match serving {
+        Some(node) => both!(
+            lang,
+            "{node} serves its own copy, without a backup; they are not merged, and one side's writes must be given up.",
+            "{node} は自分のデータで、予備なしで稼働しています。自動では統合できず、どちらかの書き込みを破棄する必要があります。"
+        ),
+        None => both!(
+            lang,
+            "No node serves; they are not merged, and one side's writes must be given up.",
+            "どのノードでもサービスは動いていません。自動では統合できず、どちらかの書き込みを破棄する必要があります。"
+        ),
+    };
+    Said::only(both!(
+        lang,
+        "The data of {module} has parted: {nodes} have each written what the other does not have.",
+        "{module} のデータが分かれています。{nodes} のそれぞれに、相手にはない書き込みがあります。"
+    ))
+    .then(next)
 }
 
 fn not_ready(lang: Lang, m: &ModuleView) -> Said {
@@ -257,19 +307,16 @@ fn mirror_at_risk(lang: Lang, m: &ModuleView) -> Said {
             "Automatic failover is off until an arbiter is reachable again.",
             "通信が戻るまで、自動フェイルオーバーは無効です。"
         ))
-        .remedy(both!(
-            lang,
-            "Check the network between the nodes and the console.",
-            "ノードとコンソールの間のネットワークを確認してください。"
-        ));
+        .remedy(check_arbiter(lang, &state.map(|s| s.authority.clone()).unwrap_or_default(), node.as_str()));
     }
     if state.is_some_and(|s| s.state == State::Prim) {
-        return Said::only(both!(
+        let said = Said::only(both!(
             lang,
             "{module} runs on {node} with a backup, but its protection is reduced.",
             "{module} は予備つきで {node} で稼働していますが、保護が弱まっています。"
         ))
-        .then(weakness(lang, m));
+        .then(weakness(lang, m, serving));
+        return with_maintenance_end(lang, m, said);
     }
     let text = both!(lang, "{module} runs on one node only ({node}).", "{module} は 1 台だけで稼働しています（{node}）。");
     let said = Said::only(text).then(consequence);
@@ -279,8 +326,20 @@ fn mirror_at_risk(lang: Lang, m: &ModuleView) -> Said {
     }
 }
 
+/// What ends a maintenance before its time, where there is one.
+fn with_maintenance_end(lang: Lang, m: &ModuleView, said: Said) -> Said {
+    if m.maintenance_until().is_none() {
+        return said;
+    }
+    said.remedy(both!(
+        lang,
+        "The maintenance ends by itself; to let the module act now, end it.",
+        "保守モードは自動で終わります。すぐに戻すには、保守モードを終了してください。"
+    ))
+}
+
 /// Why a PRIM with its SECOND is yet at risk.
-fn weakness(lang: Lang, m: &ModuleView) -> String {
+fn weakness(lang: Lang, m: &ModuleView, serving: &NodeCell) -> String {
     let lost = m.cells.iter().filter_map(|c| c.now()).flat_map(|s| &s.peer.networks).find(|n| !n.is_up);
     if m.def.as_ref().is_some_and(|d| !d.is_failover_on) {
         return Text {
@@ -290,17 +349,56 @@ fn weakness(lang: Lang, m: &ModuleView) -> String {
         .in_(lang)
         .to_owned();
     }
+    let kind = m.cells.iter().find_map(NodeCell::now).map(|s| s.authority.kind);
+    if kind == Some(Authority::Manual) {
+        let node = &serving.node;
+        return both!(
+            lang,
+            "If {node} stops, nothing takes over until a person decides (authority manual).",
+            "{node} が止まっても、管理者が判断するまで引き継ぎは行われません（authority manual）。"
+        );
+    }
+    if let Some(maintenance) = maintenance(lang, m, serving) {
+        return maintenance;
+    }
     match lost {
         Some(network) => {
             let lan = &network.lan;
             both!(lang, "The heartbeat network {lan} is down.", "ハートビート経路 {lan} が切れています。")
         }
+        None if kind.is_some_and(Authority::may_split) => Text {
+            en: "Without an arbiter both nodes may serve at once, and confirmed writes can be lost.",
+            ja: "アービターがないため、両方のノードが同時にサービスを提供し、完了した書き込みが失われることがあります。",
+        }
+        .in_(lang)
+        .to_owned(),
         None => Text {
             en: "Writes do not reach the other node at the moment.", ja: "現在、書き込みがもう一方のノードに届いていません。"
         }
         .in_(lang)
         .to_owned(),
     }
+}
+
+/// What the maintenance of a pair keeps from happening: it is each node's own, and that of the follower is what holds a
+/// takeover back.
+fn maintenance(lang: Lang, m: &ModuleView, serving: &NodeCell) -> Option<String> {
+    let prim = &serving.node;
+    if let Some(second) = m.other_than(prim).filter(|c| c.is_maintained()) {
+        let second = &second.node;
+        return Some(both!(
+            lang,
+            "Under maintenance: if {prim} stops, {second} does not take over until the maintenance ends.",
+            "保守モード中です。{prim} が止まっても、保守が終わるまで {second} は引き継ぎません。"
+        ));
+    }
+    serving.is_maintained().then(|| {
+        both!(
+            lang,
+            "{prim} is under maintenance: it restarts nothing by itself; if it stops, the other node still takes over.",
+            "{prim} は保守モード中で、自動の再起動を行いません。{prim} が止まった場合は、もう一方のノードが引き継ぎます。"
+        )
+    })
 }
 
 /// Why the backup of an ALONE node is missing, and the way to get it back.
@@ -383,16 +481,9 @@ fn protected(lang: Lang, m: &ModuleView) -> Said {
                 "{module} runs on {prim}, and {second} holds the same data.",
                 "{module} は {prim} で稼働し、{second} に同じデータがあります。"
             ))
-            .then(match m.maintenance_until() {
-                Some(_) => both!(
-                    lang,
-                    "Under maintenance: if {prim} stops, nothing takes over until the maintenance ends.",
-                    "保守モード中です。{prim} が止まっても、保守が終わるまで引き継ぎは行われません。"
-                ),
-                None => {
-                    both!(lang, "If {prim} stops, {second} takes over by itself.", "{prim} が止まると、{second} が自動で引き継ぎます。")
-                }
-            })
+            .then(m.serving().and_then(|c| maintenance(lang, m, c)).unwrap_or_else(|| {
+                both!(lang, "If {prim} stops, {second} takes over by itself.", "{prim} が止まると、{second} が自動で引き継ぎます。")
+            }))
         }
         Mode::Farm => {
             let (up, _) = up_of(m);
@@ -413,6 +504,15 @@ fn protected(lang: Lang, m: &ModuleView) -> Said {
     }
 }
 
+/// It is down because somebody wanted it so.
+fn is_ordered(reason: &Reason) -> bool {
+    match reason {
+        Reason::NeverStarted => true,
+        Reason::StoppedBy { by } => checker_of(by).is_none(),
+        _ => false,
+    }
+}
+
 /// Nodes on which it is up: `n1 and n2`.
 fn up_nodes(lang: Lang, m: &ModuleView) -> String {
     let up: Vec<&str> = m.cells.iter().filter(|c| c.is(State::Up, Readiness::Ready)).map(|c| c.node.as_str()).collect();
@@ -428,11 +528,12 @@ fn first_reason(lang: Lang, m: &ModuleView) -> Option<Said> {
     let said = |c: &NodeCell| {
         let s = c.now()?;
         (s.readiness == Readiness::NotReady).then_some(())?;
-        s.reason.as_ref().map(|r| reason(lang, r, &m.module, &c.node))
+        reason_of(lang, s)
     };
     // A light module that waits for another one is as it should be: that one may serve elsewhere.
     let is_calm = |c: &&NodeCell| m.mode() == Mode::Light && c.now().and_then(|s| s.reason.as_ref()).is_some_and(Reason::waits_for_module);
-    let blocked = m.cells.iter().filter(|c| !is_calm(c) && c.now().is_some_and(|s| s.state != State::Stop)).find_map(said);
+    let is_down = |c: &&NodeCell| c.now().is_some_and(|s| s.state != State::Stop || s.reason.as_ref().is_some_and(|r| !is_ordered(r)));
+    let blocked = m.cells.iter().filter(|c| !is_calm(c) && is_down(c)).find_map(said);
     blocked.or_else(|| m.cells.iter().find_map(said))
 }
 

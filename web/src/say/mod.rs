@@ -22,7 +22,7 @@ pub use event::{event, event_mark, level};
 pub use health::{attention, headline, health_hint, health_mark, health_name, module_health, never_connected, no_contact, why};
 pub use plan::{Grade, Interruption, Plan, Step, StepMark, Target, Tick, plan};
 pub use problem::{problem, problem_message, problem_remedy};
-pub use reason::{reason, reason_short};
+pub use reason::{reason, reason_of, reason_short};
 pub use rehearsal::{not_rehearsed, rehearsed};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};

@@ -170,6 +170,7 @@ fn unused(why: UnusedReason) -> &'static str {
     match why {
         UnusedReason::ChosenByItself => "製品が自動で決めます",
         UnusedReason::AlwaysDone => "同等以上の動作を常に行います",
+        UnusedReason::ConnectionsCut => "アドレスを外すときは、その接続を必ず切断します",
         UnusedReason::NeverDone => "行わない処理で、影響はありません",
         UnusedReason::NotYet => "この版にはありませんが、モジュールの動作に影響はありません",
         UnusedReason::OtherSystem => "他の OS 用の設定です",

@@ -4,24 +4,31 @@ use super::verb::command_line;
 use super::{Said, script};
 use crate::both;
 use crate::text::{Lang, Text};
-use tsugi_core::command::Verb;
+use tsugi_core::command::{BY_AGENT, BY_SHUTDOWN, Verb, checker_of};
 use tsugi_core::ids::{ModuleName, NodeName};
-use tsugi_core::state::Reason;
+use tsugi_core::module::Authority;
+use tsugi_core::state::{AuthorityView, Reason, Snapshot};
 
 /// Words a reason given by `node` for `module`.
 pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName) -> Said {
     let start = || command_line(&Verb::Start, module);
     let by_itself =
         || Text { en: "This ends by itself; there is nothing to do.", ja: "自動で完了します。操作は不要です。" }.in_(lang).to_owned();
+    let left_the_role = || {
+        both!(
+            lang,
+            "{node} does not serve until the module is started again; a secondary that is up to date takes over.",
+            "起動し直すまで {node} ではサービスを提供しません。最新のセカンダリがあれば引き継ぎます。"
+        )
+    };
     match reason {
         Reason::NeverStarted => {
             Said::only(both!(lang, "{module} has not been started on {node} yet.", "{node} では {module} をまだ起動していません。"))
+                .then(both!(lang, "Before its first start it does not start by itself.", "一度起動するまで、自動では起動しません。"))
                 .remedy(both!(lang, "Start it on {node}.", "{node} で起動してください。"))
                 .command_on(node, start())
         }
-        Reason::StoppedBy { by } => Said::only(both!(lang, "{by} stopped {module} on {node}.", "{by} が {node} の {module} を停止しました。"))
-            .then(both!(lang, "It stays stopped until someone starts it.", "次に起動するまで停止したままです。"))
-            .command_on(node, start()),
+        Reason::StoppedBy { by } => stopped_by(lang, by, module, node).command_on(node, start()),
         Reason::Starting => {
             Said::only(both!(lang, "{module} is starting on {node}.", "{node} で {module} の起動処理をしています。")).then(by_itself())
         }
@@ -35,8 +42,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .then(both!(
             lang,
-            "The node you choose starts as primary, and its data is copied whole to the other node.",
-            "選んだノードがプライマリになり、そのデータ全体がもう一方のノードへコピーされます。"
+            "The node you choose starts as primary, and its data overwrites the other copy.",
+            "選んだノードがプライマリになり、そのデータがもう一方のデータを上書きします。"
         ))
         .remedy(both!(
             lang,
@@ -114,8 +121,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         .then(both!(lang, "It asks again by itself until one answers.", "応答があるまで、自動で問い合わせを続けます。"))
         .remedy(both!(
             lang,
-            "Check the network between {node} and the console.",
-            "{node} とコンソールの間のネットワークを確認してください。"
+            "Check the arbiter (the console, unless the configuration names another one), and the network between {node} and it.",
+            "アービター（設定で指定していなければコンソール）と、{node} との間のネットワークを確認してください。"
         )),
         Reason::ClaimRejected { owner: Some(owner) } => Said::only(both!(
             lang,
@@ -153,10 +160,10 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .remedy(both!(
             lang,
-            "If no node serves: force primary on the node with the newest data.",
-            "どのノードでもサービスが動いていない場合は、最新データのあるノードをプライマリとして強制起動してください。"
+            "If a node serves: stop its secondary and start it again; the record is then written anew. If none does: force primary on the node with the newest data, and accept that what only the other one has is given up.",
+            "サービスが動いている場合は、セカンダリを停止して再び起動すると、記録が作り直されます。どのノードでも動いていない場合は、もう一方だけにあるデータを失うことを承知のうえで、最新データのあるノードをプライマリとして強制起動してください。"
         ))
-        .command(command_line(&Verb::Prim { accept_loss: false }, module)),
+        .command(command_line(&Verb::Prim { accept_loss: true }, module)),
         Reason::SplitBrain { peer } => Said::only(both!(
             lang,
             "{node} and {peer} have each written data of {module} that the other does not have.",
@@ -207,6 +214,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
                 "{module} on {node}: {file} ended with exit code {code}.",
                 "{node} の {module}：{file} が終了コード {code} で終わりました。"
             ))
+            .then(left_the_role())
             .remedy(both!(
                 lang,
                 "Read the script's output in the module's log on {node}, correct the cause, then start the module.",
@@ -221,6 +229,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
                 "{module} on {node}: {file} did not finish in time and was ended.",
                 "{node} の {module}：{file} が制限時間内に終わらなかったため、打ち切りました。"
             ))
+            .then(left_the_role())
             .remedy(both!(
                 lang,
                 "Read the script's output in the module's log on {node}; raise the time-out if it needs longer.",
@@ -228,32 +237,38 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             ))
             .command_on(node, start())
         }
-        Reason::CheckFailed { resource, detail } if resource.starts_with("module.") => Said::only(both!(
-            lang,
-            "{module} waits on {node} for a module it depends on ({resource}): {detail}.",
-            "{node} の {module} は、依存するモジュール（{resource}）を待っています：{detail}"
-        ))
-        .then(both!(
-            lang,
-            "It starts by itself as soon as that module is in the state it needs.",
-            "そのモジュールが必要な状態になると、自動で起動します。"
-        ))
-        .remedy(both!(
-            lang,
-            "Start that module on {node}, or see on its page why it is not in that state.",
-            "{node} でそのモジュールを起動するか、その状態にならない理由をモジュールのページで確認してください。"
-        )),
-        Reason::CheckFailed { resource, detail } => Said::only(both!(
-            lang,
-            "The checker {resource} of {module} reports a problem on {node}: {detail}.",
-            "{node} で {module} のチェッカー {resource} が異常を検出しました：{detail}"
-        ))
-        .then(both!(
-            lang,
-            "If the module is waiting, it goes on by itself once the check succeeds.",
-            "待機中であれば、検査が正常に戻ると自動で再開します。"
-        ))
-        .remedy(both!(lang, "Correct what {resource} checks on {node}.", "{node} で {resource} の検査対象を確認してください。")),
+        Reason::CheckFailed { resource, detail } if resource.starts_with("module.") => {
+            let detail = super::detail(lang, detail);
+            Said::only(both!(
+                lang,
+                "{module} waits on {node} for a module it depends on ({resource}): {detail}.",
+                "{node} の {module} は、依存するモジュール（{resource}）を待っています：{detail}"
+            ))
+            .then(both!(
+                lang,
+                "It starts by itself as soon as that module is in the state it needs.",
+                "そのモジュールが必要な状態になると、自動で起動します。"
+            ))
+            .remedy(both!(
+                lang,
+                "Start that module on {node}, or see on its page why it is not in that state.",
+                "{node} でそのモジュールを起動するか、その状態にならない理由をモジュールのページで確認してください。"
+            ))
+        }
+        Reason::CheckFailed { resource, detail } => {
+            let detail = super::detail(lang, detail);
+            Said::only(both!(
+                lang,
+                "The checker {resource} of {module} reports a problem on {node}: {detail}.",
+                "{node} で {module} のチェッカー {resource} が異常を検出しました：{detail}"
+            ))
+            .then(both!(
+                lang,
+                "If the module is waiting, it goes on by itself once the check succeeds.",
+                "待機中であれば、検査が正常に戻ると自動で再開します。"
+            ))
+            .remedy(both!(lang, "Correct what {resource} checks on {node}.", "{node} で {resource} の検査対象を確認してください。"))
+        }
         Reason::LoopLimit { count } => Said::only(both!(
             lang,
             "{module} was restarted automatically {count} times on {node} and is stopped now, so that it does not go on for ever.",
@@ -271,17 +286,18 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "The replicated directory of {module} cannot be used on {node}: {detail}.",
             "{node} で {module} の複製するディレクトリを使用できません：{detail}"
         ))
-        .remedy(both!(
+        .then(both!(
             lang,
-            "Check the disk and the directory on {node}, then start the module.",
-            "{node} のディスクとディレクトリを確認してから起動してください。"
+            "{node} tries again by itself every few seconds; a secondary that is up to date takes over.",
+            "{node} は数秒ごとに自動で再試行します。最新のセカンダリがあれば引き継ぎます。"
         ))
-        .command_on(node, start()),
+        .remedy(both!(lang, "Check the disk and the directory on {node}.", "{node} のディスクとディレクトリを確認してください。")),
         Reason::VipFailed { detail } => Said::only(both!(
             lang,
             "The virtual IP address of {module} could not be set on {node}: {detail}.",
             "{node} に {module} の仮想 IP アドレスを設定できませんでした：{detail}"
         ))
+        .then(left_the_role())
         .remedy(both!(
             lang,
             "Check the network interface, and that no other machine uses the address.",
@@ -296,8 +312,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         .then(both!(lang, "{node} waits for your decision.", "{node} は判断を待っています。"))
         .remedy(both!(
             lang,
-            "Start the former primary, or stop {module} on {node} and force primary there.",
-            "元のプライマリを起動するか、{node} の {module} を停止してからプライマリとして強制起動してください。"
+            "Start the former primary. If it is certainly off: force primary on {node}.",
+            "元のプライマリを起動してください。確実に停止している場合は、{node} をプライマリとして強制起動できます。"
         ))
         .command_on(node, command_line(&Verb::Prim { accept_loss: false }, module)),
         Reason::RecordUnusable { detail } => Said::only(both!(
@@ -388,8 +404,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         .then(both!(lang, "{node} tries again by itself.", "{node} は自動で再試行します。"))
         .remedy(both!(
             lang,
-            "Check the fencing device. If {peer} is certainly off: stop {module} on {node} and force primary there.",
-            "フェンシング装置を確認してください。{peer} が確実に停止している場合は、{node} の {module} を停止してからプライマリとして強制起動できます。"
+            "Check the fencing device. If {peer} is certainly off: force primary on {node}.",
+            "フェンシング装置を確認してください。{peer} が確実に停止している場合は、{node} をプライマリとして強制起動できます。"
         ))
         .command_on(node, command_line(&Verb::Prim { accept_loss: true }, module)),
         Reason::Maintenance => Said::only(both!(
@@ -404,6 +420,22 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
         ))
         .remedy(both!(lang, "To let it act now, end the maintenance.", "すぐに戻すには、保守モードを終了してください。"))
         .command_on(node, command_line(&Verb::Maintenance { minutes: 0 }, module)),
+        Reason::TimesDiffer { peer, here_ms, there_ms } => Said::only(both!(
+            lang,
+            "{node} and {peer} have different heartbeat times in force for {module} (take-over after {here_ms} ms and {there_ms} ms), so they form no pair: {module} is not protected.",
+            "{node} と {peer} で {module} のハートビート時間が異なるため（引き継ぎまで {here_ms} ms と {there_ms} ms）、ペアを構成しません。{module} は保護されていません。"
+        ))
+        .then(both!(
+            lang,
+            "They form a pair by themselves once both have the same configuration.",
+            "両方のノードの構成が同じになると、自動でペアを構成します。"
+        ))
+        .remedy(both!(
+            lang,
+            "Stop {module} on the node that does not serve, and apply the newest configuration; if that is not enough, on the other node too.",
+            "稼働していない側のノードで {module} を停止し、最新の構成を適用してください。それでも解消しない場合は、もう一方のノードでも行ってください。"
+        ))
+        .command_on(node, command_line(&Verb::Stop, module)),
         Reason::Unkillable { detail } => Said::only(both!(
             lang,
             "Processes of {module} on {node} cannot be ended: {detail}.",
@@ -422,11 +454,96 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
     }
 }
 
+/// The reason a node gives for itself, with what only it knows: which arbiter it asks.
+pub fn reason_of(lang: Lang, s: &Snapshot) -> Option<Said> {
+    let why = s.reason.as_ref()?;
+    let said = reason(lang, why, &s.module, &s.node);
+    if *why != Reason::NoArbiter {
+        return Some(said);
+    }
+    Some(said.remedy(check_arbiter(lang, &s.authority, s.node.as_str())))
+}
+
+/// What to look at when the arbiter, or what stands for it, does not answer `node`.
+pub(super) fn check_arbiter(lang: Lang, authority: &AuthorityView, node: &str) -> String {
+    let arbiter = &authority.arbiter;
+    match authority.kind {
+        Authority::Fence => {
+            both!(lang, "Check the fencing device, and whether {node} reaches it.", "電源制御装置と、{node} からの通信を確認してください。")
+        }
+        Authority::Ping => both!(
+            lang,
+            "Check the network of {node} and the addresses in the splitbrain checker.",
+            "{node} のネットワークと、splitbrain チェッカーのアドレスを確認してください。"
+        ),
+        Authority::Arbiter if !arbiter.is_console() => both!(
+            lang,
+            "Check the arbiter {arbiter}, and the network between {node} and it.",
+            "アービター {arbiter} と、{node} との間のネットワークを確認してください。"
+        ),
+        Authority::Arbiter | Authority::Manual | Authority::None => both!(
+            lang,
+            "Check the console, and the network between {node} and it.",
+            "コンソールと、{node} との間のネットワークを確認してください。"
+        ),
+    }
+}
+
+/// Who stopped it: a person, a checker or rule, or the agent itself.
+fn stopped_by(lang: Lang, by: &str, module: &ModuleName, node: &NodeName) -> Said {
+    if let Some(checker) = checker_of(by) {
+        return Said::only(both!(
+            lang,
+            "{module} was stopped on {node} because of {checker}: a checker or rule asked for it, nobody ordered it.",
+            "{checker} のため、{node} の {module} は自動で停止しました（チェッカーまたはルールによる停止です）。"
+        ))
+        .then(both!(lang, "It stays stopped until someone starts it.", "次に起動するまで停止したままです。"))
+        .remedy(both!(
+            lang,
+            "Correct what {checker} stands for on {node}, then start the module.",
+            "{node} で {checker} の原因を直してから起動してください。"
+        ));
+    }
+    match by {
+        BY_AGENT => Said::only(both!(
+            lang,
+            "{module} was not started on {node} when its agent started.",
+            "{node} のエージェントの起動時に、{module} は起動されていません。"
+        ))
+        .then(both!(
+            lang,
+            "It is not started by itself: it was not running before, or its configuration says so (boot).",
+            "以前動いていなかったか、設定（boot）により、自動では起動しません。"
+        )),
+        BY_SHUTDOWN => Said::only(both!(
+            lang,
+            "{module} was stopped because {node} or its agent was shut down.",
+            "{node} またはそのエージェントの終了に伴い、{module} は停止しました。"
+        ))
+        .then(both!(
+            lang,
+            "It starts by itself with the agent, unless its configuration says otherwise (boot).",
+            "設定（boot）で無効にしていなければ、エージェントの起動時に自動で起動します。"
+        )),
+        by => Said::only(both!(lang, "{by} stopped {module} on {node}.", "{by} が {node} の {module} を停止しました。")).then(both!(
+            lang,
+            "It stays stopped until someone starts it.",
+            "次に起動するまで停止したままです。"
+        )),
+    }
+    .remedy(both!(lang, "Start it when it is to run.", "必要なときに起動してください。"))
+}
+
 /// The reason in a few words, for the narrow cell of a grid. `None` where the pill's gloss says it already.
 pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
     let text = match reason {
         Reason::Starting | Reason::Stopping | Reason::Resyncing => return None,
-        Reason::StoppedBy { by } => return Some(both!(lang, "by {by}", "{by} が停止")),
+        Reason::StoppedBy { by } => match (checker_of(by), by.as_str()) {
+            (Some(checker), _) => return Some(both!(lang, "because of {checker}", "{checker} のため停止")),
+            (None, BY_AGENT) => Text { en: "not started", ja: "未起動" },
+            (None, BY_SHUTDOWN) => Text { en: "node shut down", ja: "ノード終了" },
+            (None, by) => return Some(both!(lang, "by {by}", "{by} が停止")),
+        },
         Reason::ScriptFailed { script, .. } => {
             let file = script.file();
             return Some(both!(lang, "{file} failed", "{file} が異常終了"));
@@ -457,6 +574,7 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
         Reason::NoWitness => Text { en: "no witness", ja: "確認用アドレス応答なし" },
         Reason::NotFenced { peer } => return Some(both!(lang, "{peer} not fenced", "{peer} の停止 未確認")),
         Reason::Maintenance => Text { en: "maintenance", ja: "保守モード" },
+        Reason::TimesDiffer { .. } => Text { en: "times differ", ja: "時間設定の不一致" },
         Reason::Unkillable { .. } => Text { en: "processes hang", ja: "プロセス終了不可" },
         Reason::RecordUnusable { .. } => Text { en: "state record unusable", ja: "状態記録 使用不可" },
         Reason::RecordLost { .. } => Text { en: "state record lost", ja: "状態記録 破損" },

@@ -146,6 +146,16 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             "保守モードに {minutes} 分は長すぎます。"
         ))
         .remedy(both!(lang, "Give 1 to 1440 minutes (a day).", "1～1440 分（1 日）で指定してください。")),
+        Refusal::Maintained => Said::only(both!(
+            lang,
+            "{module} on {node} is under maintenance: no checker or script restarts it.",
+            "{node} の {module} は保守モードのため、チェッカーやスクリプトによる再起動は行いません。"
+        ))
+        .then(both!(
+            lang,
+            "It becomes possible when the maintenance time is over.",
+            "保守時間が過ぎると可能になります。"
+        )),
         Refusal::NoContact => Said::only(both!(
             lang,
             "The console has no contact with {node}, so the order cannot be delivered.",

@@ -239,7 +239,17 @@ pub fn split() -> ModuleView {
         cell(s, addr)
     };
     let cells = [side("hq-db1", "hq-db2", "192.168.10.11"), side("hq-db2", "hq-db1", "192.168.10.12")];
-    mirror("hq-core", "ledger", "192.168.10.52", HealthView::NotReady, cells)
+    mirror("hq-core", "ledger", "192.168.10.52", HealthView::Conflict, cells)
+}
+
+/// Nobody has said yet which copy is good.
+pub fn undecided() -> ModuleView {
+    let mut m = split();
+    m.health = HealthView::NotReady;
+    for s in m.cells.iter_mut().filter_map(|c| c.snapshot.as_mut()) {
+        (s.reason, s.maintenance_until_unix_ms) = (Some(Reason::FirstStart), None);
+    }
+    m
 }
 
 /// Whose data to keep.

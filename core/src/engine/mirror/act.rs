@@ -2,7 +2,7 @@
 
 use super::plan::Goal;
 use super::{Mirror, Phase};
-use crate::command::BY_MAXLOOP;
+use crate::command::{BY_CHECKER, BY_MAXLOOP, LoopChange};
 use crate::engine::Effect;
 use crate::engine::watched::{Remote, event_of};
 use crate::event::Event;
@@ -43,17 +43,28 @@ impl Mirror {
     }
 
     fn act(&mut self, firing: &Firing, out: &mut Vec<Effect>) {
+        // What cannot be done is not done later by surprise, and not forgotten: it is asked for as long as it fires.
+        if firing.action == RuleAction::Swap && !(self.is_swappable() && self.is_handing_over_allowed()) {
+            return;
+        }
+        // A role is not left for a node that would not do better.
+        let is_peer_worse = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_started && !p.is_fit);
+        // … nor for one that would not have the data: as long as the other node is there and cannot take the role, the
+        // service goes on, and the resource is shown.
+        let has_no_heir = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_started) && !self.is_swappable();
+        let waits_for_module = firing.because.iter().any(|name| name.starts_with("module."));
+        if firing.action == RuleAction::Wait && self.phase == Phase::Serving && has_no_heir && !waits_for_module {
+            return;
+        }
         let reason = self.watched.acted(firing, out);
         if firing.action == RuleAction::Swap {
-            // Nothing is restarted: it does not count.
-            if self.is_swappable() {
+            // A role that moves to and fro is a loop like any other.
+            if self.count_loop(out) {
                 out.push(Effect::Report(Event::RuleFired { label: firing.label.clone(), action: firing.action }));
                 self.swap(out);
             }
             return;
         }
-        // A role is not left for a node that would not do better.
-        let is_peer_worse = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_started && !p.is_fit);
         let is_moving = matches!(firing.action, RuleAction::StopStart | RuleAction::Stop) && self.phase == Phase::Serving;
         let action = if is_moving && is_peer_worse { RuleAction::Restart } else { firing.action };
         if !self.count_loop(out) {
@@ -66,7 +77,7 @@ impl Mirror {
             RuleAction::Swap => {}
             RuleAction::Restart if self.phase == Phase::Serving => self.restart(out),
             RuleAction::Restart | RuleAction::StopStart => self.stop_start(out),
-            RuleAction::Stop => self.stop(format!("checker: {resource}"), out),
+            RuleAction::Stop => self.stop(format!("{BY_CHECKER}{resource}"), out),
             RuleAction::Wait => {
                 let goal = Goal::Blocked { reason, is_retried: true };
                 let steps = match self.phase {
@@ -92,6 +103,19 @@ impl Mirror {
         out.push(Effect::Report(Event::LoopLimit { count: self.cfg.maxloop }));
         self.stop(BY_MAXLOOP.into(), out);
         false
+    }
+
+    pub(super) fn on_loops(&mut self, change: LoopChange, out: &mut Vec<Effect>) {
+        self.loops.change(change, self.cfg.maxloop, self.cfg.loop_interval, out);
+        if self.saved.loop_count != self.loops.count() {
+            self.saved.loop_count = self.loops.count();
+            self.save(out);
+        }
+    }
+
+    /// Automatic actions that count now, and how many may.
+    pub fn loops(&self) -> (u32, u32) {
+        (self.loops.count(), self.cfg.maxloop)
     }
 
     pub(super) fn forget_loops(&mut self, out: &mut Vec<Effect>) {

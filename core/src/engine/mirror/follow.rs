@@ -27,6 +27,7 @@ impl Mirror {
         self.is_session_lost = false;
         self.is_volatile_mine = false;
         self.blocked = None;
+        (self.is_paused, self.excluding) = (false, None);
         self.enter(State::Second, Readiness::Transient, Some(Reason::Resyncing), out);
         let job = self.new_job();
         out.push(Effect::Replica(job, ReplicaOrder::Follow { epoch: peer.epoch, session }));
@@ -89,7 +90,9 @@ impl Mirror {
                 // Given up in order: the promise has no one left to protect.
                 self.is_bound = false;
                 out.push(Effect::StopTimer(Timer::PromiseGiven));
-                return self.take_over(out);
+                if peer.hands_over || !self.is_maintained {
+                    return self.take_over(out);
+                }
             }
         }
         let is_primary_gone = peer.as_ref().is_none_or(|p| !p.is_serving);
@@ -139,7 +142,7 @@ impl Mirror {
             self.save(out);
         }
         let is_ready = self.readiness == Readiness::Ready;
-        if !is_ready && !self.is_planning() {
+        if !is_ready && !self.is_planning() && !self.is_paused {
             let steps = self.steps_second();
             self.start_plan(steps, Goal::Following, out);
         }
@@ -147,7 +150,7 @@ impl Mirror {
 
     /// The primary is gone and the promise is over: close the session, then claim.
     fn take_over(&mut self, out: &mut Vec<Effect>) {
-        let is_given = self.peer.as_ref().is_some_and(|p| p.released.is_some() && p.released == Some(p.epoch));
+        let is_given = self.peer.as_ref().is_some_and(|p| p.hands_over && p.released.is_some() && p.released == Some(p.epoch));
         let is_manual = self.cfg.authority == Authority::Manual;
         if !is_given && (!self.cfg.is_failover_on || is_manual) {
             let steps = self.steps_unfollow("stopwait", State::Wait);

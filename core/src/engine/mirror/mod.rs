@@ -63,6 +63,9 @@ struct Force {
     accepts_loss: bool,
     /// `primforce`: this copy, whatever its own flag says.
     overrides_flag: bool,
+    /// `resolve`: the other node serves until it has heard the same decision, and is waited for. Any other order is
+    /// void once the other node serves: it was given for the case that nobody does.
+    is_resolving: bool,
 }
 
 /// The engine of a mirror module on one node.
@@ -115,15 +118,21 @@ pub struct Mirror {
     /// Following: session, and whether its barrier is passed.
     following: Option<Session>,
     is_level: bool,
+    /// Left in order: this copy is given up as soon as the primary says that it goes on without it.
+    excluding: Option<Session>,
     /// `Volatile` written in this life: memory still holds what the disk may lack.
     is_volatile_mine: bool,
 
     force: Option<Force>,
+    /// The role was given up because a person ordered it.
+    is_handed_over: bool,
+    /// The application was ended from outside while the right to serve was not in force: it is started again when it is.
+    is_app_gone: bool,
     /// A failure of this node's own making: stays in WAIT until the back-off ends (`true`) or an order comes.
     blocked: Option<(Reason, bool)>,
     is_waiting_for_handover: bool,
-    /// An offer could not be made: no new one before the back-off ends.
-    is_offer_paused: bool,
+    /// An offer could not be made, or the scripts of a secondary failed: not again before the back-off ends.
+    is_paused: bool,
     /// `start_both` has run and `stop_both` has not.
     is_both_up: bool,
     /// `start_sec` has run and `stop_sec` has not.
@@ -172,11 +181,14 @@ impl Mirror {
             is_session_lost: false,
             following: None,
             is_level: false,
+            excluding: None,
             is_volatile_mine: false,
             force: None,
+            is_handed_over: false,
+            is_app_gone: false,
             blocked: None,
             is_waiting_for_handover: false,
-            is_offer_paused: false,
+            is_paused: false,
             is_both_up: false,
             is_sec_up: false,
             watched: Watched::default(),
@@ -190,12 +202,14 @@ impl Mirror {
         match input {
             Input::Boot => self.on_boot(out),
             Input::Command(command) => self.on_command(command, out),
+            Input::Loops(change) => self.on_loops(change, out),
             Input::Heard { status, answers } => self.on_heard(status, answers, out),
             Input::Timer(timer) => self.on_timer(timer, out),
             Input::Health { name, health, detail, action, is_pre } => {
                 self.watched.hear(name, Resource { health, detail, action, is_pre, is_acted: false }, out);
             }
             Input::Replica(note) => self.on_note(note, out),
+            Input::AppEnded => self.on_app_ended(out),
             Input::Done(job, outcome) => self.on_done(job, outcome, out),
         }
         self.consider(out);
@@ -211,7 +225,8 @@ impl Mirror {
         // Nothing of a former life serves any more, so the role it had is free: the peer need not wait for it. With a
         // person as authority it stays that person's decision.
         let had_role = self.saved.is_owner && self.saved.epoch > Epoch(0) && self.saved.released != Some(self.saved.epoch);
-        if had_role && self.cfg.authority != crate::module::Authority::Manual {
+        // The same with `failover="off"`.
+        if had_role && self.cfg.authority != crate::module::Authority::Manual && self.cfg.is_failover_on {
             self.saved.released = Some(self.saved.epoch);
             self.save(out);
         }
@@ -241,7 +256,7 @@ impl Mirror {
             Timer::FreezeMax => self.on_frozen_too_long(out),
             Timer::SwapBack => self.on_swap_back(out),
             Timer::Backoff => {
-                self.is_offer_paused = false;
+                self.is_paused = false;
                 if matches!(self.blocked, Some((_, true))) {
                     self.blocked = None;
                 }
@@ -268,6 +283,7 @@ impl Mirror {
         out.push(Effect::SetTimer(Timer::PeerSilent, silence));
         let promise = if status.is_promise { answers } else { None };
         self.peer = Some(status);
+        self.exclude_if_asked(out);
         match self.phase {
             Phase::Serving | Phase::Leaving => self.on_heard_serving(promise, out),
             Phase::Following => self.on_heard_following(out),
@@ -280,6 +296,8 @@ impl Mirror {
             return;
         }
         self.is_contact = false;
+        // A primary that did not live to hear of it goes on with nothing: who has what is for the record.
+        self.excluding = None;
         out.push(Effect::Report(Event::PeerLost { peer: self.cfg.peer.clone() }));
         if self.is_requiring() {
             self.is_session_lost = true;

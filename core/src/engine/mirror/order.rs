@@ -10,6 +10,12 @@ use crate::state::{Flag, Readiness, Reason, State};
 use std::time::Duration;
 
 impl Mirror {
+    /// Why `command` would be refused now; `None` = it would be carried out.
+    pub fn refusal_of(&self, command: &Command) -> Option<Refusal> {
+        let is_held = self.is_maintained && command.is_automatic && command.verb.is_repair();
+        if is_held { Some(Refusal::Maintained) } else { self.refusal(&command.verb) }
+    }
+
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         let peer = self.peer.as_deref().filter(|_| self.is_contact);
@@ -56,28 +62,37 @@ impl Mirror {
     }
 
     pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Effect>) {
-        let Command { verb, by, reason, .. } = command;
-        if let Some(refusal) = self.refusal(&verb) {
+        let refusal = self.refusal_of(&command);
+        let Command { verb, by, reason, is_automatic, .. } = command;
+        if let Some(refusal) = refusal {
             out.push(Effect::Report(Event::Refused { verb, by, refusal }));
             return;
         }
         out.push(Effect::Report(Event::Ordered { verb: verb.clone(), by: by.clone(), reason }));
-        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not.
-        if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+        // A person's order starts the count of automatic actions afresh; the agent's own at boot and at the end do not,
+        // and that of a checker or script counts as what a rule does.
+        if is_automatic {
+            if verb.is_repair() && !self.count_loop(out) {
+                return;
+            }
+        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
             self.forget_loops(out);
         }
         match verb {
             Verb::Start => self.start(out),
             Verb::Stop => self.stop(by, out),
             Verb::Restart => self.restart(out),
-            Verb::Swap => self.swap(out),
+            Verb::Swap => {
+                self.swap(out);
+                self.is_handed_over = true;
+            }
             Verb::StopStart => self.stop_start(out),
             Verb::Prim { accept_loss } => {
-                self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false });
+                self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false, is_resolving: false });
                 self.start(out);
             }
             Verb::PrimForce => {
-                self.force = Some(Force { by, accepts_loss: true, overrides_flag: true });
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: true, is_resolving: false });
                 self.start(out);
             }
             Verb::Second { full_sync } => {
@@ -91,6 +106,8 @@ impl Mirror {
             Verb::Resolve { keep } => self.resolve(keep == self.cfg.me, by, out),
             Verb::Maintenance { minutes } => self.maintain(minutes, out),
         }
+        // What a checker or script orders gives nothing away where only a person may.
+        self.is_handed_over &= !is_automatic;
     }
 
     /// Two histories that exclude one another: this node waits because of it, or serves beside one that does.
@@ -104,7 +121,7 @@ impl Mirror {
         match (is_kept, self.phase) {
             (true, Phase::Serving | Phase::Leaving) => {}
             (true, _) => {
-                self.force = Some(Force { by, accepts_loss: true, overrides_flag: false });
+                self.force = Some(Force { by, accepts_loss: true, overrides_flag: false, is_resolving: true });
                 self.start(out);
             }
             (false, Phase::Serving | Phase::Leaving | Phase::Following) => {
@@ -139,13 +156,15 @@ impl Mirror {
 
     fn start(&mut self, out: &mut Vec<Effect>) {
         self.blocked = None;
+        self.is_handed_over = false;
         self.saved.is_started = true;
         self.saved.stopped_by = None;
         self.save(out);
         self.phase = Phase::Idle;
+        let from = self.state;
         self.enter(State::Wait, Readiness::Transient, Some(Reason::Starting), out);
-        let steps = self.steps_prestart();
-        self.start_plan(steps, Goal::Idle, out);
+        let steps = self.steps_prestart(from);
+        self.start_plan_after_poststop(steps, Goal::Idle, out);
     }
 
     pub(super) fn stop(&mut self, by: String, out: &mut Vec<Effect>) {
@@ -158,12 +177,14 @@ impl Mirror {
             self.asking = None;
             out.push(Effect::StopTimer(Timer::ArbiterRetry));
         }
+        let is_ordered = crate::command::is_person(&by);
         let goal = Goal::Stopped { by };
         match self.phase {
             Phase::Stopped => {}
             Phase::Serving | Phase::Leaving => {
                 let steps = self.steps_out("stop", State::Stop, true);
                 self.leave(steps, "stop", goal, out);
+                self.is_handed_over = is_ordered;
             }
             Phase::Following => {
                 let steps = self.steps_unfollow("stop", State::Stop);
@@ -186,7 +207,7 @@ impl Mirror {
 
     pub(super) fn stop_start(&mut self, out: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Serving if self.is_swappable() => {
+            Phase::Serving if self.is_swappable() && self.is_handing_over_allowed() => {
                 let steps = self.steps_out("stopstart", State::Wait, true);
                 self.leave(steps, "stopstart", Goal::HandedOver, out);
             }

@@ -8,6 +8,7 @@ use crate::ids::Epoch;
 use crate::module::ScriptName;
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{Flag, Readiness, Reason, State};
+use std::time::Duration;
 
 /// One step of a plan; each is answered by `Done`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,10 @@ pub(super) enum Step {
 
 /// Attempts to remove the addresses, [`STEP_RETRY`] apart, before a plan goes on without.
 const DROP_TRIES: u8 = 6;
+/// Before a follower whose disk failed tries again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(30);
+/// Between two calls of a secondary's scripts that fail.
+const SCRIPTS_AGAIN: Duration = Duration::from_secs(30);
 
 /// What holds when the plan is done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,7 +74,7 @@ impl Mirror {
         matches!(self.running, Some((_, Step::Release))) || self.plan.contains(&Step::Release)
     }
 
-    pub(super) fn is_planning(&self) -> bool {
+    pub(in crate::engine) fn is_planning(&self) -> bool {
         self.running.is_some()
     }
 
@@ -110,7 +115,7 @@ impl Mirror {
             (Step::Script(run), Outcome::Script { code, millis }) => {
                 out.push(Effect::Report(Event::ScriptDone { script: run.script, code, millis }));
                 match run.script {
-                    ScriptName::StartBoth => self.is_both_up = true,
+                    ScriptName::StartBoth => self.is_both_up = code == Some(0),
                     ScriptName::StopBoth => self.is_both_up = false,
                     ScriptName::StartSec => self.is_sec_up = true,
                     ScriptName::StopSec => self.is_sec_up = false,
@@ -129,6 +134,8 @@ impl Mirror {
                 if matches!(self.reason, Some(Reason::Unkillable { .. })) {
                     self.enter(self.state, Readiness::Transient, Some(Reason::Stopping), out);
                 }
+                // Whatever the scripts had started is gone.
+                (self.is_both_up, self.is_sec_up, self.is_app_gone) = (false, false, false);
                 None
             }
             (Step::RaiseVips, Outcome::Vip(Err(detail))) => {
@@ -178,6 +185,8 @@ impl Mirror {
                     self.leave([Step::DropVips, Step::Abandon], "stopwait", Goal::Blocked { reason, is_retried: true }, out);
                 }
             }
+            // What serves need not end because what accompanies it did not start.
+            (Phase::Serving, Step::Script(run)) if run.script == ScriptName::StartSec => self.next_step(out),
             (Phase::Serving, _) => self.on_app_failed(reason, out),
             (Phase::Claiming, _) => self.block(reason, true, out),
             (Phase::Following, Step::CloseSession) if self.goal == Goal::Claim => {
@@ -195,6 +204,7 @@ impl Mirror {
                 (self.following, self.is_level) = (None, false);
                 self.next_step(out);
             }
+            (Phase::Following, Step::Script(_)) if self.goal == Goal::Following => self.on_second_failed(reason, out),
             (Phase::Following, _) => self.next_step(out),
             (Phase::Stopped | Phase::Idle, _) => {
                 self.plan.clear();
@@ -215,6 +225,11 @@ impl Mirror {
                 }
                 self.phase = Phase::Idle;
             }
+            Goal::Serving if self.is_frozen => {
+                let reason = Some(Reason::Frozen);
+                self.enter(self.state, Readiness::NotReady, reason, out);
+            }
+            Goal::Serving if self.is_app_gone => self.restart(out),
             Goal::Hosting => self.enter(State::Alone, Readiness::Transient, self.hosting.clone(), out),
             Goal::Serving => {
                 let is_pair = self.requires.is_some() && self.saved.intent.is_none() && self.is_peer_recorded();
@@ -262,15 +277,6 @@ impl Mirror {
         if was_serving {
             self.saved.released = Some(self.saved.epoch);
         }
-        // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
-        // And with the primary gone there is nobody who could go on alone by this node's word: the record decides.
-        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
-        let is_for_a_person = matches!(self.blocked_goal(), Some(Reason::FailoverOff | Reason::ManualTakeover { .. }));
-        let keeps_flag = was_serving || is_last || is_for_a_person;
-        if !keeps_flag && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) && self.state == State::Second {
-            // Excludes itself before the primary may go on alone without the arbiter.
-            self.saved.flag = Flag::Stale;
-        }
         self.requires = None;
         self.offer = None;
         self.is_session_lost = false;
@@ -283,20 +289,41 @@ impl Mirror {
         self.is_held = false;
     }
 
-    /// A follower that leaves in order: durably out before the primary may go on alone by its word.
+    /// A follower leaves in order. It is to be durably out before the primary may go on alone by its word; but not
+    /// before the primary has heard of it: one that dies at this moment leaves nobody else who has what it confirmed.
     fn exclude_myself(&mut self, out: &mut Vec<Effect>) {
-        (self.following, self.is_level, self.is_session_lost) = (None, false, false);
-        // With the primary gone there is nobody who could go on by this node's word: the record decides.
-        let is_last = !self.is_contact && self.saved.in_sync.contains(&self.cfg.me);
+        let session = self.following.take();
+        (self.is_level, self.is_session_lost) = (false, false);
+        // With `failover="off"` the copy stays current: only a person may decide, and must be able to.
         let is_for_a_person = matches!(&self.goal, Goal::Blocked { reason: Reason::FailoverOff | Reason::ManualTakeover { .. }, .. });
-        if !is_last && !is_for_a_person && matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+        if !self.is_contact || is_for_a_person || !matches!(self.saved.flag, Flag::UpToDate | Flag::Volatile) {
+            return;
+        }
+        let is_failed = matches!(&self.goal, Goal::Blocked { reason: Reason::DataUnusable { .. }, .. });
+        if is_failed || self.saved.flag == Flag::Volatile {
+            // What was confirmed may not be on this disk.
+            self.saved.flag = Flag::Stale;
+            return self.save(out);
+        }
+        self.excluding = session;
+        self.exclude_if_asked(out);
+    }
+
+    /// The primary lives and goes on without this copy, or wants to.
+    pub(super) fn exclude_if_asked(&mut self, out: &mut Vec<Effect>) {
+        let (Some(session), Some(peer)) = (self.excluding, self.peer.as_deref()) else { return };
+        if !peer.is_serving {
+            self.excluding = None;
+        } else if peer.is_session_lost || peer.requires != Some(session) {
+            self.excluding = None;
             self.saved.flag = Flag::Stale;
             self.save(out);
         }
     }
 
-    fn blocked_goal(&self) -> Option<&Reason> {
-        self.blocked.as_ref().map(|(reason, _)| reason)
+    /// This copy is about to be given up: the end of this engine's life waits for it, as long as the primary is heard.
+    pub fn is_excluding(&self) -> bool {
+        self.excluding.is_some()
     }
 
     /// To WAIT, and stay there until the back-off ends (`is_retried`) or an order comes.
@@ -306,9 +333,15 @@ impl Mirror {
         self.running = None;
         self.blocked = Some((reason.clone(), is_retried));
         if is_retried {
-            out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
+            // A follower whose disk fails would be compared from the start each time.
+            let is_costly = self.state == State::Second && matches!(reason, Reason::DataUnusable { .. });
+            out.push(Effect::SetTimer(Timer::Backoff, if is_costly { FOLLOW_AGAIN } else { crate::engine::BACKOFF }));
         }
+        let left = self.steps_of_lost_second();
         self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+        if !left.is_empty() {
+            self.start_plan(left, Goal::Resting, out);
+        }
     }
 
     /// Leave the role by `steps`; the state stays, magenta, until the goal is reached.
@@ -326,6 +359,11 @@ impl Mirror {
 
     fn script(&self, script: ScriptName, to: State, action: &'static str, is_forced: bool) -> Step {
         Step::Script(ScriptRun { script, from: self.state, to, action, is_forced })
+    }
+
+    /// A script of the way from `from` to the state that is shown already.
+    fn script_from(&self, from: State, script: ScriptName) -> Step {
+        Step::Script(ScriptRun { script, from, to: self.state, action: "start", is_forced: false })
     }
 
     /// Both calls of a stop script.
@@ -353,15 +391,15 @@ impl Mirror {
     }
 
     /// Steps into ALONE after the right to serve was obtained.
-    pub(super) fn steps_in(&self) -> Vec<Step> {
-        let to = State::Alone;
-        let mut steps = vec![Step::Serve, Step::RaiseVips, self.script(ScriptName::Transition, to, "start", false)];
+    pub(super) fn steps_in(&self, from: State) -> Vec<Step> {
+        let script = |script| self.script_from(from, script);
+        let mut steps = vec![Step::Serve, Step::RaiseVips, script(ScriptName::Transition)];
         if !self.is_both_up {
-            steps.push(self.script(ScriptName::StartBoth, to, "start", false));
+            steps.push(script(ScriptName::StartBoth));
         }
-        steps.push(self.script(ScriptName::StartPrim, to, "start", false));
+        steps.push(script(ScriptName::StartPrim));
         if !self.is_sec_up {
-            steps.push(self.script(ScriptName::StartSec, to, "start", false));
+            steps.push(script(ScriptName::StartSec));
         }
         steps
     }
@@ -379,19 +417,14 @@ impl Mirror {
     }
 
     /// Steps from STOP to WAIT: nothing of the application may run, no address may be left over.
-    pub(super) fn steps_prestart(&self) -> Vec<Step> {
-        let to = State::Wait;
-        vec![
-            Step::DropVips,
-            self.script(ScriptName::Transition, to, "start", false),
-            self.script(ScriptName::Prestart, to, "start", false),
-            Step::Kill,
-        ]
+    pub(super) fn steps_prestart(&self, from: State) -> Vec<Step> {
+        let script = |script| self.script_from(from, script);
+        vec![Step::DropVips, script(ScriptName::Transition), script(ScriptName::Prestart), Step::Kill]
     }
 
     /// Steps into SECOND (Ready).
     pub(super) fn steps_second(&self) -> Vec<Step> {
-        let script = |script| self.script(script, State::Second, "start", false);
+        let script = |script| self.script_from(State::Wait, script);
         vec![script(ScriptName::Transition), script(ScriptName::StartBoth), script(ScriptName::StartSecond), script(ScriptName::StartSec)]
     }
 
@@ -406,6 +439,21 @@ impl Mirror {
             steps.extend(self.stop_twice(ScriptName::StopBoth, to, action));
         }
         steps.push(Step::Kill);
+        steps
+    }
+
+    /// What a secondary had started for itself, when it goes to WAIT without having left in order: its claim was refused.
+    fn steps_of_lost_second(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.is_sec_up {
+            steps.push(self.script(ScriptName::StopSec, State::Wait, "stopwait", false));
+        }
+        if self.is_both_up {
+            steps.extend(self.stop_twice(ScriptName::StopBoth, State::Wait, "stopwait"));
+        }
+        if !steps.is_empty() {
+            steps.push(Step::Kill);
+        }
         steps
     }
 
@@ -438,10 +486,24 @@ impl Mirror {
     /// The peer must not wait for a script that only tells of the change: it is run in the state reached.
     fn run_transition(&mut self, from: State, out: &mut Vec<Effect>) {
         if from != self.state && !self.is_planning() {
-            let action = if self.state == State::Stop { "stop" } else { "stopwait" };
-            let run = ScriptRun { script: ScriptName::Transition, from, to: self.state, action, is_forced: false };
-            self.start_plan([Step::Script(run)], Goal::Resting, out);
+            let is_stop = self.state == State::Stop;
+            let action = if is_stop { "stop" } else { "stopwait" };
+            let run = |script| Step::Script(ScriptRun { script, from, to: self.state, action, is_forced: false });
+            // A stop from WAIT has run it already; one from a role lets the peer go on first.
+            let poststop = (is_stop && from != State::Wait).then(|| run(ScriptName::Poststop));
+            let steps: Vec<Step> = poststop.into_iter().chain([run(ScriptName::Transition)]).collect();
+            self.start_plan(steps, Goal::Resting, out);
         }
+    }
+
+    /// As [`Mirror::start_plan`], but a `poststop` under way ends first: what it cleans up is the next start's ground.
+    pub(super) fn start_plan_after_poststop(&mut self, steps: Vec<Step>, goal: Goal, out: &mut Vec<Effect>) {
+        let is_poststop = matches!(&self.running, Some((_, Step::Script(run))) if run.script == ScriptName::Poststop);
+        if is_poststop && self.state == State::Wait && self.goal == Goal::Resting {
+            (self.plan, self.goal, self.drop_tries) = (steps.into(), goal, 0);
+            return;
+        }
+        self.start_plan(steps, goal, out);
     }
 
     pub(super) fn script_stop_second(&self) -> Step {
@@ -452,16 +514,36 @@ impl Mirror {
     pub(super) fn steps_grown(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.is_sec_up {
-            steps.push(self.script(ScriptName::StopSec, State::Prim, "start", false));
+            steps.push(self.script_from(State::Alone, ScriptName::StopSec));
         }
-        steps.push(self.script(ScriptName::Transition, State::Prim, "start", false));
+        steps.push(self.script_from(State::Alone, ScriptName::Transition));
         steps
     }
 
     /// What is run while the service goes on: from PRIM to ALONE.
     pub(super) fn steps_shrunk(&self) -> Vec<Step> {
-        let script = |script| self.script(script, State::Alone, "start", false);
+        let script = |script| self.script_from(State::Prim, script);
         vec![script(ScriptName::Transition), script(ScriptName::StartSec)]
+    }
+
+    /// The secondary's scripts failed: it goes on holding every write, is not green, and they are called again.
+    fn on_second_failed(&mut self, reason: Reason, out: &mut Vec<Effect>) {
+        self.plan.clear();
+        self.goal = Goal::Idle;
+        self.is_paused = true;
+        out.push(Effect::SetTimer(Timer::Backoff, SCRIPTS_AGAIN));
+        self.enter(State::Second, Readiness::NotReady, Some(reason), out);
+    }
+
+    /// The guard ended the application. It is started again as soon as this node may acknowledge.
+    pub(super) fn on_app_ended(&mut self, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Serving || self.hosting.is_some() {
+            return;
+        }
+        self.is_app_gone = true;
+        if !self.is_frozen && !self.is_planning() && self.count_loop(out) {
+            self.restart(out);
+        }
     }
 
     /// Something of the application cannot be ended: nothing that needs its end may begin.

@@ -8,7 +8,7 @@ use super::{Mirror, Mutant, Phase};
 use crate::engine::{Effect, Outcome, Ticket, Timer, VipPlan};
 use crate::event::Event;
 use crate::ids::{Lsn, Session};
-use crate::module::DefaultPrim;
+use crate::module::{Authority, DefaultPrim};
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
@@ -26,6 +26,8 @@ const FAILBACK_DELAY: Duration = Duration::from_secs(10);
 impl Mirror {
     /// A newer status of the peer while the right to serve is held.
     pub(super) fn on_heard_serving(&mut self, promise: Option<Ticket>, out: &mut Vec<Effect>) {
+        // A promise kept for another time than it is believed for is none.
+        let promise = promise.filter(|_| self.peer.as_deref().is_some_and(|p| self.times_differ(p).is_none()));
         if let (Some(ticket), true, false) = (promise, self.is_requiring(), self.is_session_lost) {
             self.is_held = true;
             out.push(Effect::SetTimerSince(Timer::PromiseHeld, ticket, self.cfg.timing.believe));
@@ -148,12 +150,17 @@ impl Mirror {
             out.push(Effect::StopTimer(Timer::FreezeMax));
             out.push(Effect::Report(Event::Thawed));
             self.thaw(out);
+            let was_prim = self.state == State::Prim;
             self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
             if self.is_planning() {
                 // The address was dropped in the middle of a plan: begin the plan's end again.
                 self.plan.push_front(Step::RaiseVips);
             } else {
-                self.start_plan([Step::RaiseVips], Goal::Serving, out);
+                let mut steps = vec![Step::RaiseVips];
+                if was_prim {
+                    steps.extend(self.steps_shrunk());
+                }
+                self.start_plan(steps, Goal::Serving, out);
             }
         } else if self.hosting.is_some() {
             self.enter(State::Alone, Readiness::Transient, self.hosting.clone(), out);
@@ -195,7 +202,14 @@ impl Mirror {
 
     fn offer_if_wanted(&mut self, peer: Option<&Status>, out: &mut Vec<Effect>) {
         let is_steady = self.readiness == Readiness::Ready || self.hosting.is_some();
-        if self.state != State::Alone || !is_steady || self.is_offer_paused {
+        if self.state != State::Alone || !is_steady || self.is_paused {
+            return;
+        }
+        let differ = peer.and_then(|p| self.times_differ(p));
+        if self.hosting.is_none() && matches!(self.reason, None | Some(Reason::TimesDiffer { .. })) {
+            self.enter(State::Alone, Readiness::Ready, differ.clone(), out);
+        }
+        if differ.is_some() {
             return;
         }
         let Some(peer) = peer.filter(|p| p.state == State::Wait && p.is_started && !p.is_serving && !p.has_intent) else { return };
@@ -343,6 +357,7 @@ impl Mirror {
         }
         self.is_frozen = true;
         out.push(Effect::Report(Event::Frozen));
+        out.push(Effect::Disentitle);
         let job = self.new_job();
         out.push(Effect::Vip(job, VipPlan::Drop));
         self.freeze_app(out);
@@ -392,7 +407,7 @@ impl Mirror {
         out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
         let reason = Reason::DataUnusable { detail };
         match self.phase {
-            Phase::Serving if self.is_requiring() && !self.is_session_lost && self.is_peer_recorded() => {
+            Phase::Serving if self.is_handing_over_allowed() && !self.is_session_lost && self.is_peer_recorded() => {
                 let steps = self.steps_abandon("swap");
                 self.leave(steps, "swap", Goal::HandedOver, out);
             }
@@ -421,12 +436,17 @@ impl Mirror {
         }
     }
 
+    /// A follower is required, and takes the role over by itself.
+    pub(super) fn is_handing_over_allowed(&self) -> bool {
+        self.is_requiring() && self.cfg.is_failover_on && self.cfg.authority != Authority::Manual
+    }
+
     pub(super) fn on_order_failed(&mut self, detail: String, out: &mut Vec<Effect>) {
         match self.phase {
             Phase::Serving if self.offer.is_some() && self.requires.is_none() => {
                 out.push(Effect::Report(Event::DataFailed { detail }));
                 self.offer = None;
-                self.is_offer_paused = true;
+                self.is_paused = true;
                 out.push(Effect::SetTimer(Timer::Backoff, crate::engine::BACKOFF));
             }
             Phase::Serving | Phase::Following => self.on_data_failed(detail, false, out),
@@ -436,8 +456,10 @@ impl Mirror {
 
     /// Give the role back to the configured default primary.
     pub(super) fn on_failback(&mut self, out: &mut Vec<Effect>) {
-        if self.is_swappable() {
+        if self.is_swappable() && !self.is_maintained {
             self.swap(out);
+            // It is what the configuration orders.
+            self.is_handed_over = true;
         } else if self.state == State::Prim {
             out.push(Effect::SetTimer(Timer::Failback, FAILBACK_DELAY));
         }

@@ -42,14 +42,30 @@ impl Mirror {
             session: self.saved.session,
             offer: self.offer,
             requires: self.requires,
+            is_session_lost: self.requires.is_some() && self.is_session_lost,
             level: if self.is_level { self.following } else { None },
             is_promise: self.is_bound && self.can_promise(),
             released: if is_serving { None } else { self.released_epoch() },
+            hands_over: !is_serving && self.is_handed_over,
+            keep_ms: self.keep_ms(),
+            is_arbiter_silent: self.phase == Phase::Claiming
+                && self.arbiter == ArbiterView::Unreachable
+                && !self.cfg.authority.is_own_record(),
             is_fit: self.unfit().is_none() && !matches!(self.blocked, Some((_, false))) && self.hosting.is_none(),
             wants_role: self.saved.wants_role,
             is_taken: self.saved.is_taken,
             resources: self.watched.told(&self.cfg.rules),
         }
+    }
+
+    fn keep_ms(&self) -> u64 {
+        u64::try_from(self.cfg.timing.keep.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The two nodes count with different times: what one promises is not what the other believes.
+    pub(super) fn times_differ(&self, peer: &Status) -> Option<Reason> {
+        let (here_ms, there_ms) = (self.keep_ms(), peer.keep_ms);
+        (here_ms != there_ms).then(|| Reason::TimesDiffer { peer: self.cfg.peer.clone(), here_ms, there_ms })
     }
 
     /// A change of status goes out at once; otherwise the beat's period decides.

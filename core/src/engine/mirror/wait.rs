@@ -1,6 +1,7 @@
 //! Without a role: who may start, and what the arbiter is asked.
 
 use super::{Asking, Mirror, Mutant, Phase};
+use crate::command::{Refusal, Verb};
 use crate::engine::{BACKOFF, Effect, Timer};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, LifeId};
@@ -24,8 +25,15 @@ enum Standing {
 impl Mirror {
     /// WAIT, level-triggered: follow a serving peer, ask for the role, or say why neither.
     pub(super) fn decide(&mut self, out: &mut Vec<Effect>) {
-        if self.is_planning() || matches!(self.blocked, Some((_, false))) {
+        let is_peer_serving = self.is_peer_serving();
+        if self.is_planning() {
             return;
+        }
+        match &self.blocked {
+            // A person was to decide whether this node takes over. The other one serves: there is nothing to decide.
+            Some((Reason::FailoverOff | Reason::ManualTakeover { .. }, false)) if is_peer_serving => self.blocked = None,
+            Some((_, false)) => return,
+            _ => {}
         }
         if let Some(reason) = self.unfit() {
             return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
@@ -34,7 +42,20 @@ impl Mirror {
         if let Some(peer) = peer.as_ref().filter(|p| p.is_serving) {
             self.is_waiting_for_handover = false;
             out.push(Effect::StopTimer(Timer::SwapBack));
-            self.force = None;
+            match self.force.take() {
+                Some(force) if force.is_resolving => {
+                    self.force = Some(force);
+                    let reason = Reason::SplitBrain { peer: self.cfg.peer.clone() };
+                    return self.enter(State::Wait, Readiness::Transient, Some(reason), out);
+                }
+                Some(force) => {
+                    // The order was for the case that nobody serves; what the other node has acknowledged since counts.
+                    let verb = if force.overrides_flag { Verb::PrimForce } else { Verb::Prim { accept_loss: force.accepts_loss } };
+                    let refusal = Refusal::PeerServes { peer: self.cfg.peer.clone() };
+                    out.push(Effect::Report(Event::Refused { verb, by: force.by, refusal }));
+                }
+                None => {}
+            }
             return self.consider_following(peer, out);
         }
         // A handed-over role, or a promise of ours that the peer has set free by giving up its epoch.
@@ -54,6 +75,10 @@ impl Mirror {
         }
         let standing = if self.force.is_some() { Standing::Me } else { self.standing(peer.as_deref()) };
         match standing {
+            // What it promised in a former life it promised as a follower, and before that it wrote down that it is no owner.
+            Standing::Me if self.saved.is_owner && self.is_alone_in_record() && !self.is_bound && !self.is_maintained => {
+                self.begin_claiming(out);
+            }
             Standing::Me if self.is_quarantined || self.is_bound && !self.is_mutant(Mutant::NoPromise) => {
                 self.enter(State::Wait, Readiness::Transient, Some(Reason::Quarantine), out);
             }
@@ -117,7 +142,7 @@ impl Mirror {
                     return Standing::Nobody(Reason::WaitingForPeer { peer: self.cfg.peer.clone() });
                 }
                 // A peer that may not start is no reason to wait; the record lets only one of us in.
-                if is_first || !peer.is_fit || !peer.is_started { Standing::Me } else { Standing::Peer }
+                if is_first || !peer.is_fit || !peer.is_started || peer.is_arbiter_silent { Standing::Me } else { Standing::Peer }
             }
         }
     }
@@ -164,6 +189,9 @@ impl Mirror {
         if self.blocked.is_some() {
             return;
         }
+        if let Some(reason) = self.times_differ(peer) {
+            return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+        }
         match peer.offer {
             Some(session) if session > self.saved.session => self.follow(session, peer, out),
             _ => {
@@ -207,8 +235,7 @@ impl Mirror {
         if !self.is_free_to_ask() || self.is_planning() {
             return;
         }
-        let is_peer_serving = self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_serving);
-        if is_peer_serving && self.saved.intent.is_none() && self.force.is_none() {
+        if self.is_peer_serving() && self.saved.intent.is_none() {
             self.phase = Phase::Idle;
             return self.decide(out);
         }
@@ -217,6 +244,10 @@ impl Mirror {
             Some(request @ ArbiterRequest::Claim { .. }) if self.arbiter == ArbiterView::Reachable => self.ask(request, out),
             _ => self.ask(ArbiterRequest::Read, out),
         }
+    }
+
+    pub(super) fn is_peer_serving(&self) -> bool {
+        self.is_contact && self.peer.as_ref().is_some_and(|p| p.is_serving)
     }
 
     pub(super) fn on_arbiter_retry(&mut self, _out: &mut Vec<Effect>) {
@@ -430,6 +461,11 @@ impl Mirror {
         // Where the record is this node's own, what it names proves nothing, and the proof may be what is missing.
         let is_unproven = self.cfg.authority.is_own_record();
         let is_forcing = |f: &super::Force| f.overrides_flag || f.accepts_loss && is_unproven || !is_known && (f.accepts_loss || is_new);
+        if self.force.is_some() && self.is_peer_serving() && self.saved.intent.is_none() {
+            // It began to serve while the arbiter was asked.
+            self.phase = Phase::Idle;
+            return;
+        }
         if let Some(force) = self.force.clone().filter(is_forcing) {
             let floor = self.saved.epoch;
             let gen_id = self.new_gen(record.version.max(floor));
@@ -513,9 +549,11 @@ impl Mirror {
         self.blocked = None;
         self.is_session_lost = false;
         self.is_waiting_for_handover = false;
+        (self.is_handed_over, self.is_app_gone, self.excluding) = (false, false, None);
+        let from = self.state;
         self.enter(State::Alone, Readiness::Transient, Some(Reason::Starting), out);
         out.push(Effect::EntitleAlone);
-        let steps = self.steps_in();
+        let steps = self.steps_in(from);
         self.start_plan(steps, super::plan::Goal::Serving, out);
     }
 

@@ -8,7 +8,7 @@
 
 mod check;
 
-use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, NeverDone, NotYet, OtherSystem, TimesOfHeart};
+use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, ConnectionsCut, NeverDone, NotYet, OtherSystem, TimesOfHeart};
 use crate::markup::schema::{ChildRule, Kind, Rule, needed, read, refused, unused, unused_but};
 use crate::markup::{Unit, UnusedReason};
 use check::{CHECK, DEPENDS, ERRD, FAILOVER};
@@ -86,7 +86,7 @@ static HEARTBEAT: Rule = Rule {
 
 static VIP: Rule = Rule {
     name: "vip",
-    attributes: &[unused("tcpreset", SWITCH, NotYet), refused("scriptcontrol", SWITCH, &["off"], None)],
+    attributes: &[unused_but("tcpreset", SWITCH, &["on"], ConnectionsCut), refused("scriptcontrol", SWITCH, &["off"], None)],
     children: &[ChildRule::Some(&INTERFACE_LIST), ChildRule::Refused { name: "loadbalancing_list", instead: None }],
 };
 

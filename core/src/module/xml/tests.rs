@@ -2,8 +2,8 @@ use super::*;
 use crate::cluster::xml::parse_cluster;
 use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing, User, Vip,
-    When, default_rules,
+    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Interface, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing,
+    User, Vip, When, default_rules,
 };
 use crate::rules::Ruleset;
 use proptest::prelude::*;
@@ -153,12 +153,28 @@ fn everything_a_module_can_say_is_read() {
             check("tcp.web", When::Prim, 2, Action::Restart, tcp("10.0.0.9", 80, 1)),
             check("tcp.db", When::Pre, 10, Action::Wait, tcp("db.example.com", 5432, 5)),
             check("ip.10.0.0.9", When::Prim, 10, Action::StopStart, Probe::Ip { addr: vip }),
+            check("intf.eth0", When::Pre, 10, Action::Wait, Probe::Intf { interface: Interface::Name("eth0".to_owned()) }),
         ],
         rules: Ruleset::default(),
         depends: vec![],
     };
     let expected = ModuleDef { rules: Ruleset { rules: default_rules(&expected.checks), ..Ruleset::default() }, ..expected };
     assert_eq!(parsed, Parsed { def: Some(expected), problems: vec![] });
+}
+
+#[test]
+fn the_interface_of_an_address_is_watched_unless_that_is_switched_off() {
+    let names = |check: &str| {
+        let text = format!(
+            "<safe><service mode=\"mirror\"><user/><vip><interface_list><interface{check}><real_interface>\
+             <virtual_addr addr=\"10.0.0.9\"/></real_interface></interface></interface_list></vip></service></safe>"
+        );
+        let def = parse(&text, &ParseContext::default()).def.unwrap();
+        def.checks.into_iter().map(|c| c.name).collect::<Vec<_>>()
+    };
+    let both = ["ip.10.0.0.9", "intf.10.0.0.9"];
+    assert_eq!((names(""), names(" check=\"on\"")), (both.map(String::from).to_vec(), both.map(String::from).to_vec()));
+    assert_eq!(names(" check=\"off\""), both[..1]);
 }
 
 #[test]

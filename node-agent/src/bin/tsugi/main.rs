@@ -1,5 +1,6 @@
 //! `tsugi`: the command line of a node. It asks the agent of the same machine over its local socket.
 
+mod files;
 mod order;
 mod show;
 mod watched;
@@ -139,6 +140,29 @@ enum What {
         /// Only this module.
         module: Option<ModuleName>,
     },
+    /// Waits until the module is in one of the states, and nothing is under way in it.
+    WaitState {
+        /// Which module.
+        module: ModuleName,
+        /// STOP, WAIT, ALONE, PRIM, SECOND or UP; several: any of them.
+        #[arg(required = true, value_name = "STATE", value_parser = words::state_of)]
+        states: Vec<State>,
+        /// Longest wait; exit code 3 when it is over.
+        #[arg(long, value_name = "SECONDS", default_value_t = order::WAIT_SECONDS)]
+        seconds: u64,
+    },
+    /// Checks a userconfig.xml, without an agent: every problem with its place and remedy.
+    Confcheck {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Shows what the scripts of a module printed: the files, or the newest one of a script.
+    Log {
+        /// Which module.
+        module: ModuleName,
+        /// Which script, such as start_prim; without it the files are listed, the newest last.
+        script: Option<String>,
+    },
     /// Sets a resource of a custom checker. For checkers and scripts.
     Set(watched::SetArgs),
     /// Shows a resource: `up`, `down`, `init`, or `off` while it is not tested.
@@ -147,6 +171,8 @@ enum What {
     Errd(watched::ErrdArgs),
     /// The other checkers: on and off (over restarts), or a list.
     Checker(watched::CheckerArgs),
+    /// The count of automatic actions, for scripts that act by themselves: exit code 1 when the limit is reached.
+    Loop(watched::LoopArgs),
     /// Shows the rules of a module, how their resources stand, and which of them fire.
     Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
@@ -192,6 +218,9 @@ struct OrderArgs {
     /// Why, for the record.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// For checkers and scripts: NAME decided so, no person. A restart or stopstart then counts in maxloop.
+    #[arg(short = 'i', long, value_name = "NAME")]
+    by: Option<String>,
 }
 
 /// What ends the program early: a text for people, and the exit code.
@@ -259,7 +288,7 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Resolve { keep, order: args } => return order(Verb::Resolve { keep }, args).await,
         What::Maintenance { module, switch, minutes, reason, dry_run } => {
             let minutes = if switch == Switch::On { minutes } else { 0 };
-            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason };
+            let args = OrderArgs { module, wait: 0, dry_run, no_wait: true, reason, by: None };
             return order(Verb::Maintenance { minutes }, args).await;
         }
         What::Events { module, count, json } => match agent.ask(&Request::Events { module, count }).await? {
@@ -275,7 +304,13 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Get(args) => return watched::get(agent, args).await,
         What::Errd(args) => return watched::errd(agent, args).await,
         What::Checker(args) => return watched::checker(agent, args).await,
+        What::Loop(args) => return watched::loops(agent, args).await,
         What::Rules(args) => return watched::rules(agent, args).await,
+        What::WaitState { module, states, seconds } => {
+            return order::wait_state(agent, &module, &states, Duration::from_secs(seconds)).await;
+        }
+        What::Confcheck { file } => return files::confcheck(lang, &file),
+        What::Log { module, script } => return files::log(agent, module, script).await,
         What::Watch { module } => watch(agent, module).await?,
         What::Printi(args) => print(agent, args, false).await?,
         What::Printe(args) => print(agent, args, true).await?,

@@ -22,7 +22,8 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// Gives the order; with a wait, returns when it is done or can no longer be expected to be.
 pub async fn run(agent: &Agent, verb: Verb, args: OrderArgs) -> Result<u8, Stop> {
     let before = agent.state(Some(&args.module)).await?.swap_remove(0);
-    let command = Command { id: uuid::Uuid::new_v4().to_string(), verb: verb.clone(), by: String::new(), reason: args.reason };
+    let (id, is_automatic) = (uuid::Uuid::new_v4().to_string(), args.by.is_some());
+    let command = Command { id, verb: verb.clone(), by: args.by.unwrap_or_default(), reason: args.reason, is_automatic };
     if args.dry_run {
         return rehearse(agent, args.module, command, &before).await;
     }
@@ -96,6 +97,35 @@ async fn wait(agent: &Agent, verb: &Verb, before: &Snapshot, bound: Duration) ->
         if is_over || red_since.is_some_and(|since| since.elapsed() >= RED_MAX) {
             progress.clear();
             return Err(not_reached(agent, verb, before, last.as_ref(), begin.elapsed()));
+        }
+    }
+}
+
+/// Returns when the module is in one of `states` with nothing under way, or the time is over.
+pub async fn wait_state(agent: &Agent, module: &ModuleName, states: &[State], bound: Duration) -> Result<u8, Stop> {
+    let begin = Instant::now();
+    let mut client = agent.connect(&Request::Watch { module: Some(module.clone()) }).await?;
+    let mut last = None;
+    loop {
+        match timeout(bound.saturating_sub(begin.elapsed()), client.next()).await {
+            Ok(Ok(Some(Reply::State { mut snapshots }))) => {
+                let Some(snapshot) = snapshots.pop() else { return Err(agent.no_module(module)) };
+                let line = show::line(agent.lang, &snapshot);
+                if states.contains(&snapshot.state) && snapshot.readiness != Readiness::Transient {
+                    println!("{line}");
+                    return Ok(0);
+                }
+                last = Some(line);
+            }
+            Ok(Ok(Some(other))) => return Err(agent.unexpected(&other)),
+            Ok(Ok(None)) => return Err(agent.gone()),
+            Ok(Err(error)) => return Err(agent.not_reachable(&error)),
+            Err(_) => {
+                let (seconds, now) = (bound.as_secs(), last.unwrap_or_default());
+                let text =
+                    both!(agent.lang, "Not reached after {seconds} s. {now}", "{seconds} 秒たっても目的の状態になっていません。{now}");
+                return Err(Stop { text, code: exit::NOT_REACHED });
+            }
         }
     }
 }

@@ -32,8 +32,7 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
     let (on, off) = if is_coloured { (colour(s.readiness), "\x1b[0m") } else { ("", "") };
     let gloss = say::gloss(lang, s.state, s.readiness, s.reason.as_ref());
     let _ = writeln!(out, "{}  {on}{head}{off}  {gloss}", s.module);
-    if let Some(reason) = &s.reason {
-        let said = say::reason(lang, reason, &s.module, &s.node);
+    if let Some(said) = say::reason_of(lang, s) {
         let _ = writeln!(out, "  {}", said.text);
         let rest = said.rest();
         if !rest.is_empty() {
@@ -135,11 +134,13 @@ fn resync(lang: Lang, s: &Snapshot) -> Option<String> {
     Some(text)
 }
 
-/// One event, one line.
+/// One event, one line, with what follows from it and what helps.
 pub fn event(lang: Lang, record: &EventRecord) -> String {
     let said = say::event(lang, &record.event, &record.module, &record.node);
     let mark = symbol(say::event_mark(&record.event));
-    format!("{} {} {mark} {}", local(record.at_unix_ms), record.module, said.text)
+    let rest = said.rest();
+    let gap = if rest.is_empty() || lang == Lang::Ja { "" } else { " " };
+    format!("{} {} {mark} {}{gap}{rest}", local(record.at_unix_ms), record.module, said.text)
 }
 
 /// Answer to `about`.

@@ -2,6 +2,7 @@
 
 use crate::{Agent, Stop, exit, show, to_json, words};
 use clap::{Args, Subcommand, ValueEnum};
+use tsugi_core::command::LoopChange;
 use tsugi_core::ids::ModuleName;
 use tsugi_core::state::Health;
 use tsugi_core::wire::local::{Reply, Request};
@@ -98,6 +99,31 @@ enum Checker {
 }
 
 #[derive(Debug, Args)]
+pub struct LoopArgs {
+    #[command(subcommand)]
+    what: Loop,
+}
+
+#[derive(Debug, Subcommand)]
+enum Loop {
+    /// Counts one more action, as a rule's or a checker's. Exit code 1: that was one too many.
+    Inc(LoopOf),
+    /// Begins the count afresh.
+    Reset(LoopOf),
+    /// Shows the count. Exit code 1: the limit is reached.
+    Check(LoopOf),
+}
+
+#[derive(Debug, Args)]
+struct LoopOf {
+    /// Accepted for scripts written elsewhere; nothing else is done.
+    #[arg(short = 'i', hide = true, value_name = "NAME")]
+    _by: Option<String>,
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
 pub struct RulesArgs {
     /// For programs.
     #[arg(long)]
@@ -182,6 +208,21 @@ async fn list(agent: &Agent, of: Of, is_errd: bool) -> Result<u8, Stop> {
         println!("{}", show::checked(agent.lang, check.health, &check.name, &check.detail, &class.unwrap_or_default()));
     }
     Ok(0)
+}
+
+pub async fn loops(agent: &Agent, args: LoopArgs) -> Result<u8, Stop> {
+    let (of, change) = match args.what {
+        Loop::Inc(of) => (of, Some(LoopChange::Add)),
+        Loop::Reset(of) => (of, Some(LoopChange::Forget)),
+        Loop::Check(of) => (of, None),
+    };
+    match agent.ask(&Request::Loops { module: of.of.module, change }).await? {
+        Reply::Loops { count, max } => {
+            println!("{count}/{max}");
+            Ok(if count > max { exit::REFUSED } else { 0 })
+        }
+        other => Err(agent.unexpected(&other)),
+    }
 }
 
 pub async fn rules(agent: &Agent, args: RulesArgs) -> Result<u8, Stop> {

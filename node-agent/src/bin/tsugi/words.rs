@@ -1,5 +1,6 @@
 //! Furniture of the command line's texts. What words the domain is in `tsugi_web::say`.
 
+use tsugi_core::state::State;
 use tsugi_web::text::{Lang, Text};
 
 pub const DATA: Text = Text { en: "data", ja: "データ" };
@@ -43,6 +44,12 @@ pub const NOT_CONNECTED: Text = Text {
     ja: "未接続（モジュールは稼働を続けます。自動で再接続します）",
 };
 pub const NOT_ENROLLED: Text = Text { en: "not enrolled", ja: "未登録" };
+
+/// For clap: a state, in large or small letters.
+pub fn state_of(word: &str) -> Result<State, String> {
+    let all = [State::Stop, State::Wait, State::Alone, State::Prim, State::Second, State::Up];
+    all.into_iter().find(|s| s.word().eq_ignore_ascii_case(word)).ok_or_else(|| "STOP, WAIT, ALONE, PRIM, SECOND or UP".to_owned())
+}
 
 /// For clap: `en` or `ja`.
 pub fn lang_of(code: &str) -> Result<Lang, String> {

@@ -104,6 +104,24 @@ fn a_renewed_right_thaws() {
 }
 
 #[test]
+fn a_later_deadline_is_frozen_for_anew_whatever_was_frozen_before() {
+    let mut bench = Bench::new();
+    bench.slot().set_right(Right::Until(NOW + 10 * MS));
+    bench.round(11);
+    assert_eq!(bench.freeze_file(), "1");
+    // Renewed, thawed by the agent, and over again between two looks.
+    std::fs::write(bench.group.path().join("cgroup.freeze"), "0").unwrap();
+    bench.slot().set_acted(None);
+    bench.slot().set_right(Right::Until(NOW + 60 * MS));
+    bench.round(70);
+    assert_eq!((bench.freeze_file().as_str(), bench.slot().acted()), ("1", Some(NOW + 60 * MS)));
+    assert_eq!(bench.noted(), (vec![Act::Froze, Act::Froze], false));
+    bench.slot().set_right(Right::Until(NOW + 900 * MS));
+    bench.round(80);
+    assert_eq!(bench.freeze_file(), "0");
+}
+
+#[test]
 fn what_the_agent_shut_is_its_own_to_freeze_and_to_thaw() {
     let mut bench = Bench::new();
     bench.slot().set_right(Right::Shut);

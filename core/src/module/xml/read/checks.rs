@@ -67,10 +67,10 @@ pub(super) fn read(service: &At<'_>, vips: &[Vip], names: &mut Names, ctx: &Pars
     found
 }
 
-/// `interface check="on"`: the interface of its virtual addresses.
+/// `interface check="on"`, the default: the interface of its virtual addresses.
 fn interfaces(service: &At<'_>, vips: &[Vip], found: &mut Vec<Check>) {
     let lists = service.all("vip").into_iter().flat_map(|v| v.all("interface_list"));
-    for interface in lists.flat_map(|l| l.all("interface")).filter(|i| i.switch("check") == Some(true)) {
+    for interface in lists.flat_map(|l| l.all("interface")).filter(|i| i.switch("check").unwrap_or(true)) {
         let addresses = interface.all("real_interface").into_iter().flat_map(|r| r.all("virtual_addr")).filter_map(|a| a.address("addr"));
         let first = addresses.into_iter().find(|a| vips.iter().any(|v| v.addr == *a));
         let (ident, which) = match (interface.text("name"), first) {

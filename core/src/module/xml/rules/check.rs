@@ -2,7 +2,7 @@
 
 use super::PORT;
 use crate::markup::Unit;
-use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, OtherSystem};
+use crate::markup::UnusedReason::{AlwaysDone, ChosenByItself, NotYet};
 use crate::markup::schema::{AttributeRule, ChildRule, Kind, Rule, needed, read, unused, unused_but};
 
 /// Shortest time to the next test after one that contradicts what is shown, in milliseconds.
@@ -36,7 +36,7 @@ static PROC: Rule = Rule {
         read("argregex", Kind::Text),
         read("class", Kind::Name),
         read("action", Kind::Text),
-        unused("restart_services", Kind::Any, OtherSystem),
+        unused("restart_services", Kind::Any, NotYet),
         read("start_after", Kind::Number(0, START_AFTER_MAX)),
         read("atleast", Kind::Number(-1, 100_000)),
         read("atmax", Kind::Number(-1, 100_000)),
