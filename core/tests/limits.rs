@@ -8,7 +8,8 @@ use common::{Pair, calls, name};
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::engine::{Input, MirrorConfig, Timer};
 use tsugi_core::event::Event;
-use tsugi_core::module::{Action, Authority, DefaultPrim, Profile, ScriptName, Timing};
+use tsugi_core::module::{Action, Async, Authority, DefaultPrim, Profile, ScriptName, Timing};
+use tsugi_core::replica::ReplicaNote;
 use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
 
 fn failover_off(cfg: &mut MirrorConfig) {
@@ -289,4 +290,21 @@ fn a_secondary_that_is_stopped_is_out_as_soon_as_the_primary_goes_on_without_it(
 
     assert_eq!(pair.nodes[1].disk.flag, Flag::Stale);
     assert_eq!(pair.shown(0), (State::Alone, Readiness::Ready, None), "no arbiter was needed: {}", pair.describe());
+}
+
+/// Found by the simulator: with `async="second"` a data process that died counted as one that had flushed.
+#[test]
+fn what_was_confirmed_from_memory_counts_only_if_it_was_flushed_before_the_take_over() {
+    for (ack, state, flag) in [(Async::None, State::Alone, Flag::UpToDate), (Async::Second, State::Wait, Flag::Stale)] {
+        let change: fn(&mut MirrorConfig) = if ack == Async::None { |_| {} } else { |cfg| cfg.ack = Async::Second };
+        let mut pair = Pair::with(Authority::Arbiter, change);
+        pair.nodes[1].is_data_mute = true;
+        pair.silence(1);
+        assert_eq!(pair.states()[1], State::Second, "it waits for the end of the session");
+
+        pair.nodes[1].is_data_mute = false;
+        pair.feed(1, Input::Replica(ReplicaNote::Died { detail: "killed".into() }));
+
+        assert_eq!((pair.states()[1], pair.nodes[1].disk.flag), (state, flag), "{ack:?}: {}", pair.describe());
+    }
 }

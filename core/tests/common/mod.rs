@@ -29,6 +29,8 @@ pub struct Node {
     pub failing: BTreeSet<ScriptName>,
     /// Processes that cannot be ended.
     pub is_unkillable: bool,
+    /// Its data process hangs: orders are not answered.
+    pub is_data_mute: bool,
     beats: u64,
     heard: Option<u64>,
     outbox: Option<Box<tsugi_core::wire::peer::Status>>,
@@ -82,6 +84,7 @@ impl Pair {
                 asked: Vec::new(),
                 failing: BTreeSet::new(),
                 is_unkillable: false,
+                is_data_mute: false,
                 beats: 0,
                 heard: None,
                 outbox: None,
@@ -238,6 +241,7 @@ impl Pair {
                 inputs.push(Input::Done(job, Outcome::Killed(result)));
             }
             Effect::Vip(job, _) => inputs.push(Input::Done(job, Outcome::Vip(Ok(())))),
+            Effect::Replica(..) if n.is_data_mute => {}
             Effect::Replica(job, order) => {
                 inputs.push(Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { last: Lsn(0) })));
                 self.replicate(i, &order);

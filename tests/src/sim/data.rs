@@ -509,6 +509,7 @@ impl World {
         self.note(m, 13, |w| format!("n{} data process dies", w.modules[m].units[s].host + 1));
         let life = self.hosts[self.modules[m].units[s].host].life;
         self.kill(&process);
+        self.modules[m].units[s].is_death_untold = self.modules[m].units[s].engine.is_some();
         let input = Box::new(Input::Replica(ReplicaNote::Died { detail: "simulated".into() }));
         self.after(MS, Event::Inbox { m, s, life, input });
     }

@@ -30,6 +30,8 @@ pub enum Cause {
     Address {
         is_good: bool,
     },
+    /// A script counts its restarts, or the guard ended the application.
+    Told,
     /// Absent = no answer.
     Arbiter(Option<bool>),
 }
@@ -41,6 +43,7 @@ impl Cause {
             Input::Boot => Cause::Boot,
             Input::Command(command) => Cause::Order(command.verb.word()),
             Input::Heard { .. } => Cause::Heard,
+            Input::Loops(_) | Input::AppEnded => Cause::Told,
             Input::Timer(Timer::LoopExpire(_)) => Cause::Timer(Timer::LoopExpire(0)),
             Input::Timer(timer) => Cause::Timer(*timer),
             Input::Health { action, .. } => Cause::Check(*action),

@@ -73,6 +73,8 @@ pub struct Unit {
     pub data: Option<Process>,
     /// Those of dead agents that have not ended yet.
     pub orphans: Vec<Process>,
+    /// The data process is dead and its agent has not noticed: orders go nowhere.
+    pub is_death_untold: bool,
 }
 
 impl Unit {
@@ -102,6 +104,7 @@ impl Unit {
             is_app_up: false,
             data: None,
             orphans: Vec::new(),
+            is_death_untold: false,
         }
     }
     /// The process of this number, if it still runs.
@@ -180,6 +183,7 @@ impl World {
             let unit = &mut self.modules[m].units[s];
             unit.record.interrupt(&mut self.rng, is_power);
             unit.engine = None;
+            unit.is_death_untold = false;
             unit.effects.clear();
             unit.inbox.clear();
             unit.heard.clear();
@@ -335,6 +339,7 @@ impl World {
         let is_heard = matches!(input, Input::Heard { .. });
         let cause = super::turns::Cause::of(&input);
         if let Input::Replica(ReplicaNote::Died { .. }) = &input {
+            self.modules[m].units[s].is_death_untold = false;
             self.forget_data(m, s);
         }
         let unit = &mut self.modules[m].units[s];
@@ -516,6 +521,9 @@ impl World {
         let unit = &mut self.modules[m].units[s];
         if unit.data.is_some() {
             return self.data_order(m, s, job, order);
+        }
+        if unit.is_death_untold {
+            return;
         }
         let is_nothing_to_end =
             matches!(order, ReplicaOrder::CloseSession { .. } | ReplicaOrder::Abandon { .. } | ReplicaOrder::GoAlone { .. });

@@ -420,7 +420,11 @@ impl Mirror {
             // Already on its way out for another reason, which stays the reason.
             Phase::Following if self.is_planning() && self.goal != Goal::Following => {
                 if is_dead && matches!(self.running, Some((_, Step::CloseSession))) {
-                    self.on_step_done(closed_by_death(), out);
+                    // What it confirmed from memory it has not flushed.
+                    let is_flushed = self.saved.flag != Flag::Volatile;
+                    let failed =
+                        || Outcome::Replica(ReplicaAnswer::Failed { detail: "the data process ended before it had flushed".into() });
+                    self.on_step_done(if is_flushed { closed_by_death() } else { failed() }, out);
                 }
             }
             Phase::Following => {
