@@ -403,7 +403,7 @@ fn maintains(desk: &Desk) {
     desk.wait(
         "what it means",
         PAGE_BOUND,
-        "document.querySelector('#module-headline').innerText.includes('nothing takes over until the maintenance ends')",
+        "document.querySelector('#module-headline').innerText.includes('does not take over until the maintenance ends')",
     );
     desk.language("ja");
     desk.wait("the end is shown", PAGE_BOUND, "document.querySelector('#maintenance')?.innerText.includes('残り約 12 分')");
