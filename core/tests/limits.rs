@@ -5,12 +5,15 @@
 mod common;
 
 use common::{Pair, calls, name};
+use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::engine::{Input, MirrorConfig, Timer};
 use tsugi_core::event::Event;
+use tsugi_core::ids::LifeId;
 use tsugi_core::module::{Action, Async, Authority, DefaultPrim, Profile, ScriptName, Timing};
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
+use tsugi_core::wire::arbiter::{ArbiterRequest, Record};
 
 fn failover_off(cfg: &mut MirrorConfig) {
     cfg.is_failover_on = false;
@@ -307,4 +310,23 @@ fn what_was_confirmed_from_memory_counts_only_if_it_was_flushed_before_the_take_
 
         assert_eq!((pair.states()[1], pair.nodes[1].disk.flag), (state, flag), "{ack:?}: {}", pair.describe());
     }
+}
+
+/// Found by the simulator: a pair's record was written anew, and the node that had asked for it was stopped before it knew.
+/// Starting again it took the record, which names both, for a right to serve alone.
+#[test]
+fn a_record_written_anew_for_the_pair_is_no_right_to_serve_alone() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    let both = BTreeSet::from([name("a"), name("b")]);
+    let floor = pair.nodes[0].disk.epoch;
+    let seed = ArbiterRequest::Seed { store: LifeId(10), floor, gen_id: pair.nodes[0].disk.gen_id, in_sync: both.clone() };
+    pair.record = Record::empty(LifeId(10)).apply(&name("a"), &seed).unwrap();
+    pair.nodes[0].disk.intent = Some(seed);
+    pair.is_cut = true;
+
+    pair.reboot(0);
+    pair.settle();
+
+    assert_eq!(pair.states()[0], State::Alone, "{}", pair.describe());
+    assert_eq!(pair.record.in_sync, BTreeSet::from([name("a")]), "the other one was excluded first");
 }

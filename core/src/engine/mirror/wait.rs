@@ -418,6 +418,9 @@ impl Mirror {
         let record = answer.record;
         let intent = self.saved.intent.clone();
         if intent.as_ref().is_some_and(|i| self.is_claim_ours(i, &record)) || self.is_claim_ours(request, &record) {
+            if record.in_sync.len() > 1 {
+                return self.on_pair_seeded(&record, out);
+            }
             let is_forced = matches!(intent.as_ref().unwrap_or(request), ArbiterRequest::Force { .. });
             return self.on_won(&record, is_forced, out);
         }
@@ -510,6 +513,19 @@ impl Mirror {
             return self.enter(State::Wait, Readiness::NotReady, Some(self.reason_no_answer()), out);
         }
         self.ask_claim(record.version, out);
+    }
+
+    /// A record written anew for the pair, whose outcome is known only now that this node serves no more: it names the
+    /// other one as well, so it is claimed like any other.
+    fn on_pair_seeded(&mut self, record: &Record, out: &mut Vec<Effect>) {
+        self.saved.arbiter = record.instance;
+        self.saved.epoch = record.version;
+        self.saved.in_sync = record.in_sync.clone();
+        self.saved.is_owner = true;
+        self.saved.intent = None;
+        self.save(out);
+        out.push(Effect::Report(Event::Reseeded { epoch: record.version }));
+        self.phase = Phase::Idle;
     }
 
     /// The record names this node alone: it may serve.
