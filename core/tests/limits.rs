@@ -323,10 +323,11 @@ fn a_record_written_anew_for_the_pair_is_no_right_to_serve_alone() {
     pair.record = Record::empty(LifeId(10)).apply(&name("a"), &seed).unwrap();
     pair.nodes[0].disk.intent = Some(seed);
     pair.is_cut = true;
+    pair.alone_with.clear();
 
     pair.reboot(0);
     pair.settle();
 
     assert_eq!(pair.states()[0], State::Alone, "{}", pair.describe());
-    assert_eq!(pair.record.in_sync, BTreeSet::from([name("a")]), "the other one was excluded first");
+    assert_eq!(pair.alone_with, [BTreeSet::from([name("a")])], "the other one is excluded first");
 }

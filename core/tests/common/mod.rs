@@ -44,6 +44,8 @@ pub struct Pair {
     pub record: Record,
     pub is_cut: bool,
     pub is_arbiter_down: bool,
+    /// Whom the record named, each time a node was entitled to acknowledge alone.
+    pub alone_with: Vec<BTreeSet<NodeName>>,
     /// The arbiter does not answer this one.
     pub is_arbiter_lost_by: Option<usize>,
     pub authority: Authority,
@@ -97,6 +99,7 @@ impl Pair {
             record: Record::empty(LifeId(9)),
             is_cut: false,
             is_arbiter_down: false,
+            alone_with: Vec::new(),
             is_arbiter_lost_by: None,
             authority,
             change,
@@ -252,7 +255,8 @@ impl Pair {
                 inputs.push(Input::Done(job, Outcome::Arbiter(answer)));
             }
             Effect::Report(event) => n.events.push(event),
-            Effect::Entitle(..) | Effect::EntitleAlone | Effect::Disentitle | Effect::Cancel(_) | Effect::Freeze | Effect::Thaw => {}
+            Effect::EntitleAlone => self.alone_with.push(self.record.in_sync.clone()),
+            Effect::Entitle(..) | Effect::Disentitle | Effect::Cancel(_) | Effect::Freeze | Effect::Thaw => {}
         }
     }
 
