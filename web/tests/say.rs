@@ -202,8 +202,18 @@ fn ends_by_itself(r: &Reason) -> bool {
 
 /// Red, and no order to the module helps: what is outside of it must be mended, and it goes on (or is tried again) by itself.
 fn helps_no_command(r: &Reason) -> bool {
-    use Reason::{CheckFailed, DataUnusable, Frozen, NoArbiter, NoWitness, RecordUnusable, Unkillable};
-    matches!(r, NoArbiter | Frozen | CheckFailed { .. } | DataUnusable { .. } | RecordUnusable { .. } | NoWitness | Unkillable { .. })
+    use Reason::{CheckFailed, DataUnusable, Frozen, NoArbiter, NoWitness, RecordUnusable, TimesDiffer, Unkillable};
+    matches!(
+        r,
+        NoArbiter
+            | Frozen
+            | CheckFailed { .. }
+            | DataUnusable { .. }
+            | RecordUnusable { .. }
+            | NoWitness
+            | TimesDiffer { .. }
+            | Unkillable { .. }
+    )
 }
 
 /// Who may have stopped a module, besides people.

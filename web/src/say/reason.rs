@@ -434,8 +434,7 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             lang,
             "Stop {module} on the node that does not serve, and apply the newest configuration; if that is not enough, on the other node too.",
             "稼働していない側のノードで {module} を停止し、最新の構成を適用してください。それでも解消しない場合は、もう一方のノードでも行ってください。"
-        ))
-        .command_on(node, command_line(&Verb::Stop, module)),
+        )),
         Reason::Unkillable { detail } => Said::only(both!(
             lang,
             "Processes of {module} on {node} cannot be ended: {detail}.",
