@@ -152,6 +152,26 @@ async fn a_node_is_worth_nothing_until_approved_and_after_removal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_or_a_removal_while_the_node_connects_is_not_missed() {
+    let console = Console::start().await;
+    console.must(Method::POST, "/api/v1/clusters", json!({"name": "c1", "xml": common::CLUSTER_XML})).await;
+    let token = console.must(Method::POST, "/api/v1/clusters/c1/join-tokens", json!({})).await["token"].as_str().unwrap().to_owned();
+    let certificate = console.enroll_with("n1", &token).await.unwrap();
+    // The console has looked at its certificate; the node has not said hello.
+    let mut agent = Agent::dial(&console, "n1", certificate.clone()).await.unwrap();
+    console.must(Method::POST, "/api/v1/clusters/c1/nodes/n1/approve", json!({})).await;
+    agent.say_hello(BTreeMap::new()).await;
+    assert!(agent.welcome().await);
+    assert_eq!(console.get("/api/v1/clusters/c1/nodes").await["nodes"][0]["connected"], json!(true));
+
+    let mut late = Agent::dial(&console, "n1", certificate).await.unwrap();
+    console.must(Method::DELETE, "/api/v1/clusters/c1/nodes/n1", Value::Null).await;
+    late.say_hello(BTreeMap::new()).await;
+    late.closed().await;
+    console.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_arbiter_answers_the_modules_own_nodes_only() {
     let console = Console::start().await;
     let (mut n1, mut n2) = console.cluster().await;

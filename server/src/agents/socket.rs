@@ -108,6 +108,8 @@ impl Session {
             node.approved = self.is_approved(), "An agent connected."
         );
         let outcome = async {
+            // Approved or removed between the look at its certificate and its place here: that change reached nobody.
+            self.read_again(attached.id).await?;
             self.welcome().await?;
             drop(slot);
             self.talk(&mut attached).await
@@ -181,20 +183,25 @@ impl Session {
 
     /// The node may have been approved, removed, or enrolled anew meanwhile.
     async fn look_again(&mut self, id: u64) -> Result<(), End> {
-        let node = self.app.store.node(&self.identity.cluster, &self.identity.node).await?;
-        let Some(node) = node.filter(|n| n.fingerprint == self.identity.fingerprint) else {
-            self.close(1008, "the node was removed").await;
-            return Err(End::Displaced);
-        };
         let was_approved = self.is_approved();
-        self.node = node;
+        self.read_again(id).await?;
         if !was_approved && self.is_approved() {
-            self.app.fleet.heard(&self.identity.cluster, &self.identity.node, id, true);
             return self.welcome().await;
         }
         if self.is_approved() {
             self.compare().await?;
         }
+        Ok(())
+    }
+
+    async fn read_again(&mut self, id: u64) -> Result<(), End> {
+        let node = self.app.store.node(&self.identity.cluster, &self.identity.node).await?;
+        let Some(node) = node.filter(|n| n.fingerprint == self.identity.fingerprint) else {
+            self.close(1008, "the node was removed").await;
+            return Err(End::Displaced);
+        };
+        self.node = node;
+        self.app.fleet.heard(&self.identity.cluster, &self.identity.node, id, self.is_approved());
         Ok(())
     }
 

@@ -265,6 +265,13 @@ impl Agent {
         certificate: NodeCertificate,
         modules: BTreeMap<ModuleName, u64>,
     ) -> Result<Agent, u16> {
+        let mut agent = Agent::dial(console, node, certificate).await?;
+        agent.say_hello(modules).await;
+        Ok(agent)
+    }
+
+    /// Connects and says nothing yet.
+    pub async fn dial(console: &Console, node: &str, certificate: NodeCertificate) -> Result<Agent, u16> {
         let tls = connect(console.running.agents, console.dir.path(), Some(&certificate)).await.unwrap();
         let socket = match tokio_tungstenite::client_async("wss://tsugi-console/agent/v1/ws", tls).await {
             Ok((socket, _)) => socket,
@@ -272,18 +279,20 @@ impl Agent {
             Err(error) => panic!("{error}"),
         };
         let node = NodeName::new(node).unwrap();
-        let mut agent = Agent { node: node.clone(), certificate, socket, generation: 0, since: 1, objections: vec![] };
+        Ok(Agent { node, certificate, socket, generation: 0, since: 1, objections: vec![] })
+    }
+
+    pub async fn say_hello(&mut self, modules: BTreeMap<ModuleName, u64>) {
         let hello = AgentMsg::Hello {
             protocol: PROTOCOL,
             agent_version: "test".into(),
-            node,
+            node: self.node.clone(),
             boot: LifeId(1),
             os: "Test OS".into(),
             cluster_generation: 0,
             modules,
         };
-        agent.say(&hello).await;
-        Ok(agent)
+        self.say(&hello).await;
     }
 
     pub async fn say(&mut self, message: &AgentMsg) {
@@ -307,6 +316,12 @@ impl Agent {
             }
         };
         tokio::time::timeout(BOUND, hear).await.unwrap_or_else(|_| panic!("waited for {what}"))
+    }
+
+    /// The console ends the connection and has said nothing but that.
+    pub async fn closed(&mut self) {
+        let end = tokio::time::timeout(BOUND, self.socket.next()).await.expect("the console closes the connection");
+        assert!(matches!(end, None | Some(Err(_) | Ok(Message::Close(_)))), "{end:?}");
     }
 
     /// Whether the console takes the node as approved.
