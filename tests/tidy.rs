@@ -151,7 +151,7 @@ const LAYERS: &[Layers] = &[
             &["console", "guard"],
             &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter", "watchdog"],
             &["tls", "cgroup"],
-            &["config", "clock", "procfs", "commands"],
+            &["config", "clock", "procfs", "commands", "disk"],
         ],
         // What the hands did comes back into the runner's inbox.
         sideways: &[("hands", "runner")],

@@ -55,6 +55,8 @@ pub enum Event {
     /// This node's disk was set back to an earlier time: its record ends at version `known`, and the arbiter's, which
     /// names it, is at `record`. Its copy counts as older.
     SetBack { known: Epoch, record: Epoch },
+    /// What is in the replicated directories was replaced, by the word of a person: it counts as an older copy.
+    CopyReplaced { by: String },
     /// Maintenance began (`minutes` at most), or ended (0).
     Maintenance { minutes: u32 },
     /// The application does not start here; its data is brought to the other node, which takes the role.
@@ -142,7 +144,11 @@ impl Event {
             }
             Event::Guard { act: GuardAct::Failed | GuardAct::Starves, .. } => Level::Critical,
             Event::Guard { .. } | Event::Printed { is_error: true, .. } => Level::Warning,
-            Event::Forced { .. } | Event::Reseeded { .. } | Event::Maintenance { .. } | Event::Hosting { .. } => Level::Warning,
+            Event::CopyReplaced { .. }
+            | Event::Forced { .. }
+            | Event::Reseeded { .. }
+            | Event::Maintenance { .. }
+            | Event::Hosting { .. } => Level::Warning,
             Event::Unkillable { .. } | Event::SetBack { .. } => Level::Critical,
             Event::ScriptDone { code: Some(0), .. } => Level::Info,
             Event::ScriptDone { .. } => Level::Warning,

@@ -116,6 +116,8 @@ pub enum Reason {
     ScriptFailed { script: ScriptName, code: Option<i32> },
     /// A checker holds the module in WAIT, or stopped it.
     CheckFailed { resource: String, detail: String },
+    /// A checker that may hold the module in WAIT has not said anything yet.
+    CheckPending { resource: String },
     /// Too many automatic restarts in the interval (`maxloop`).
     LoopLimit { count: u32 },
     /// The replicated directory or its disk cannot be used.

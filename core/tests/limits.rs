@@ -6,11 +6,12 @@ mod common;
 
 use common::{Pair, calls, name};
 use std::collections::BTreeSet;
-use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::command::{Command, Refusal, Verb};
 use tsugi_core::engine::{Input, MirrorConfig, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::LifeId;
 use tsugi_core::module::{Action, Async, Authority, DefaultPrim, Profile, ScriptName, Timing};
+use tsugi_core::rehearsal::Rehearsed;
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::state::{Flag, Health, Readiness, Reason, State};
 use tsugi_core::wire::arbiter::{ArbiterRequest, Record};
@@ -330,4 +331,33 @@ fn a_record_written_anew_for_the_pair_is_no_right_to_serve_alone() {
 
     assert_eq!(pair.states()[0], State::Alone, "{}", pair.describe());
     assert_eq!(pair.alone_with, [BTreeSet::from([name("a")])], "the other one is excluded first");
+}
+
+/// What a rule with `wait()` looks at is waited for, and nothing is claimed or followed before.
+#[test]
+fn a_module_does_not_start_before_the_checkers_it_waits_for_have_spoken() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.order(1, Verb::Stop);
+    pair.health(1, "ping.gateway", Health::Init, Action::Wait, true);
+    // Of a check that only runs with the role nothing can be known before.
+    pair.health(1, "tcp.web", Health::Init, Action::Restart, false);
+    let start = Command { id: String::new(), verb: Verb::Start, by: "root".into(), reason: None, is_automatic: false };
+    let rehearsed = pair.nodes[1].engine.rehearse(start);
+    assert!(rehearsed.steps.contains(&Rehearsed::Follow) || rehearsed.steps.len() > 2, "a dry run shows the start: {rehearsed:?}");
+
+    pair.order(1, Verb::Start);
+    pair.settle();
+    let pending = Reason::CheckPending { resource: "ping.gateway".into() };
+    assert_eq!(pair.shown(1), (State::Wait, Readiness::Transient, Some(&pending)));
+    assert!(!pair.nodes[1].engine.status().is_fit, "no role is given to it");
+    pair.health(1, "ping.gateway", Health::Down, Action::Wait, true);
+    pair.settle();
+    assert!(matches!(pair.shown(1), (State::Wait, Readiness::NotReady, Some(Reason::CheckFailed { .. }))), "{}", pair.describe());
+    pair.health(1, "ping.gateway", Health::Up, Action::Wait, true);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
+    // One that begins anew while the role is held takes nothing away.
+    pair.health(0, "ping.gateway", Health::Init, Action::Wait, true);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
 }

@@ -456,6 +456,7 @@ impl Agent {
             connect: SocketAddr::new(*other, replication_port),
             identity_dir: self.config.state_dir.join("identity"),
             run_dir: self.config.run_dir.clone(),
+            marks: self.store.log_dir(&module).with_file_name("copies.json"),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
             patience: def.heart.timing.silence,
         });
@@ -529,6 +530,7 @@ impl Agent {
             | Request::Checkers { ref module, .. }
             | Request::Loops { ref module, .. }
             | Request::Watched { ref module }
+            | Request::Adopt { ref module, .. }
             | Request::Rules { ref module } => {
                 let Some(runner) = self.runners.get(module).cloned() else {
                     let reply = self.no_module(module);

@@ -5,7 +5,7 @@
 //! becomes an identity with its last step, the writing of `agent.json`; before it there is none.
 
 use crate::config::{AgentFile, ConsoleAddr, IdentityFiles, certificates_of};
-use crate::store::disk::{PRIVATE, sync_dir, write_atomically, write_new};
+use crate::disk::{PRIVATE, sync_dir, write_atomically, write_new};
 use crate::tls;
 use anyhow::{Context, bail, ensure};
 use http_body_util::{BodyExt, Full, Limited};

@@ -27,6 +27,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod console;
+pub(crate) mod disk;
 pub mod enroll;
 pub mod guard;
 pub mod hands;

@@ -1,6 +1,7 @@
 //! The loop of one module: next input → step → carry out, in order. Nothing else.
 
 mod checks;
+mod facts;
 mod take_up;
 
 use crate::checker::{Board, CheckerEvent};
@@ -22,7 +23,7 @@ use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
 use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::{NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
 use tsugi_core::wire::local::{Reply, Request};
 
 pub use take_up::Candidate;
@@ -60,6 +61,8 @@ pub enum Inbox {
         /// The line.
         text: String,
     },
+    /// Whether the replicated directories can be used, and why not.
+    Usable(Result<(), String>),
     /// A checker's result.
     Checked(CheckerEvent),
     /// A question or switch of the command line about what is watched.
@@ -197,6 +200,9 @@ pub struct Runner {
     is_ending: bool,
     /// The order to serve that is under way, and since when.
     serving: Option<(JobId, Instant)>,
+    /// What rules look at and no checker tests, as last told.
+    facts: BTreeMap<String, (Health, String)>,
+    usable: facts::Usable,
 }
 
 impl Runner {
@@ -225,12 +231,16 @@ impl Runner {
             failure: None,
             is_ending: false,
             serving: None,
+            facts: BTreeMap::new(),
+            usable: Default::default(),
         }
     }
 
     /// Runs until ended. `start` is the boot policy's order, carried out after the delay.
     async fn run(mut self, start: Option<Duration>) {
         self.step(Input::Boot).await;
+        self.expect_checks().await;
+        self.expect_directories().await;
         let mut boot_start = start.map(|delay| boottime_ns() + delay.as_nanos() as u64);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -319,6 +329,7 @@ impl Runner {
                     self.report(Event::ScriptSaid { script, text });
                 }
             }
+            Inbox::Usable(found) => self.on_usable(found).await,
             Inbox::Checked(event) => self.on_checked(event).await,
             Inbox::Ask(request, answer) => {
                 let reply = self.on_ask(request).await;
@@ -471,6 +482,7 @@ impl Runner {
             self.hands.renew_vips().await;
         }
         self.vips_held = self.hands.vips_held().await;
+        self.tell_facts().await;
         // The last answer will do: nothing may wait for figures.
         if let Ok(figures) = tokio::time::timeout(FIGURES_MAX, self.hands.figures()).await {
             self.figures = figures;

@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use std::time::{Duration, Instant};
-use tsugi_core::state::{Flag, Snapshot};
+use tsugi_core::state::{Flag, Reason, Snapshot};
 use tsugi_tests::api::ALONE;
 use tsugi_tests::lab::disk;
 use tsugi_tests::setup::CLUSTER;
@@ -150,5 +150,42 @@ fn a_node_of_an_earlier_time_that_is_alone_does_not_serve_what_it_has() {
     bench.lab().boot("n1").unwrap();
     bench.wait_roles("n1", "n2");
     bench.begin_load();
+    bench.finish(&["n1", "n2"]);
+}
+
+/// A disk that is not mounted after a power failure leaves an empty directory. It is not the copy of the record: served,
+/// it would go over the good one, and claimed for, it would lock that one out.
+#[test]
+fn a_directory_whose_disk_is_not_mounted_is_neither_served_nor_written_and_locks_nobody_out() {
+    let mut bench = Bench::start("t-f-unmounted");
+    bench.both_off();
+    bench.edit_disk("n1", "mv data/ledger data/ledger.away && mkdir data/ledger");
+    bench.lab().boot("n1").unwrap();
+    let now = bench.assert_never_serves("n1");
+    let Some(Reason::DataUnusable { detail }) = &now.reason else { panic!("{now:?}") };
+    assert!(detail.contains("/srv/data/ledger") && detail.contains("mounted"), "{detail}");
+
+    bench.lab().boot("n2").unwrap();
+    bench.wait("n2 to serve", |v| v.state("n2") == ALONE);
+    bench.begin_load();
+    assert_eq!(bench.sh("n1", "ls -A /srv/data/ledger").trim(), "", "the empty directory was written to");
+    // The disk is mounted after all: nothing else is needed.
+    bench.sh("n1", "rmdir /srv/data/ledger && mv /srv/data/ledger.away /srv/data/ledger");
+    bench.wait_roles("n2", "n1");
+
+    // A new disk: it is taken when a person says so, and brought level.
+    bench.lab().kill("n1").unwrap();
+    bench.wait("n2 alone", |v| v.state("n2") == ALONE);
+    bench.edit_disk("n1", "rm -r data/ledger && mkdir data/ledger");
+    bench.lab().boot("n1").unwrap();
+    bench.wait("n1 to say so", |v| {
+        let said = v.nodes["n1"].snapshot.as_ref().and_then(|s| s.reason.as_ref());
+        matches!(said, Some(Reason::DataUnusable { .. }))
+    });
+    let refused = bench.lab().sh("n1", "tsugi rfs adopt -m ledger 2>&1").unwrap_err().to_string();
+    assert!(refused.contains("stop it on this node first"), "{refused}");
+    bench.sh("n1", "tsugi stop ledger && tsugi rfs adopt -m ledger && tsugi start ledger --no-wait");
+    bench.wait_roles("n2", "n1");
+    bench.goes_on();
     bench.finish(&["n1", "n2"]);
 }

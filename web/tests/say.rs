@@ -160,6 +160,7 @@ fn events() -> Vec<Event> {
         Event::Unexpected { what: why() },
         Event::RuleFired { label: "my_rule".to_owned(), action: tsugi_core::rules::RuleAction::Swap },
         Event::Reseeded { epoch: Epoch(7) },
+        Event::CopyReplaced { by: "root".into() },
         Event::SetBack { known: Epoch(3), record: Epoch(7) },
         Event::Maintenance { minutes: 30 },
         Event::Maintenance { minutes: 0 },

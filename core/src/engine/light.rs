@@ -3,7 +3,7 @@
 //!
 //! STOP → WAIT → UP and back. UP is magenta while scripts run, WAIT is red while a rule or a failure holds the module.
 
-use super::watched::{Loops, Remote, Resource, Watched, event_of};
+use super::watched::{Loops, Remote, Resource, Watched, event_of, unfit_readiness};
 use super::{BACKOFF, Effect, Input, Outcome, STEP_RETRY, Saved, ScriptRun, Timer};
 use crate::command::{BY_BOOT, BY_MAXLOOP, BY_SHUTDOWN, Command, MAINTENANCE_MINUTES_MAX, Refusal, Verb};
 use crate::event::Event;
@@ -70,7 +70,7 @@ pub struct Light {
     is_ordered: bool,
     /// Stays in WAIT until the back-off ends (`true`) or an order comes.
     blocked: Option<(Reason, bool)>,
-    watched: Watched,
+    pub(super) watched: Watched,
     loops: Loops,
 }
 
@@ -245,7 +245,7 @@ impl Light {
             return;
         }
         if let Some(reason) = self.watched.unfit(&self.cfg.rules, Remote::new()) {
-            return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+            return self.enter(State::Wait, unfit_readiness(&reason), Some(reason), out);
         }
         if self.blocked.is_some() {
             return;

@@ -35,6 +35,7 @@ mod watched;
 pub use by_mode::Engine;
 pub use light::{Light, LightConfig};
 pub use mirror::Mirror;
+pub use watched::USABLE;
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
@@ -116,6 +117,12 @@ pub enum Mutant {
     RejoinRestarted,
     /// The same, and its newer record of the other node's time is not looked at.
     RejoinIgnoresEpoch,
+    /// The secondary claims without having had its replication session closed.
+    ClaimUnclosed,
+    /// The record on the own disk names the other node only when the arbiter is known to name it.
+    NameAfterGrow,
+    /// An idle node writes a lost record anew whatever its own record says of the other node.
+    SeedBlindly,
 }
 
 /// The persistent record of a module on a node ("M"). Written before whatever depends on it.

@@ -22,6 +22,7 @@ impl Mirror {
             return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
         }
         let mut copy = self.clone();
+        copy.watched.assume_up();
         play(command, self.me(), self.known_record(), |input, out| copy.step(input, out))
     }
 
@@ -49,6 +50,7 @@ impl Light {
             return Rehearsal { refusal: Some(refusal), steps: Vec::new() };
         }
         let mut copy = self.clone();
+        copy.watched.assume_up();
         play(command, self.me(), Record::empty(LifeId(0)), |input, out| copy.step(input, out))
     }
 }

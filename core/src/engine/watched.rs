@@ -6,7 +6,7 @@ use crate::command::LoopChange;
 use crate::event::Event;
 use crate::module::Action;
 use crate::rules::{Decision, Firing, ResourceTable, RuleAction, Ruleset, Steady, Value};
-use crate::state::{Health, Reason, ResourceView};
+use crate::state::{Health, Readiness, Reason, ResourceView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -19,6 +19,17 @@ pub(super) struct Resource {
     pub is_pre: bool,
     /// Its action has begun since it went down.
     pub is_acted: bool,
+}
+
+/// The replicated directories are there, and are the copies that the node's record speaks of. Without it a module takes
+/// no role. It is told while none is held.
+pub const USABLE: &str = "rfs.usable";
+
+impl Resource {
+    /// Nothing has been said yet.
+    fn is_silent(&self) -> bool {
+        self.health == Health::Init && self.detail.is_empty()
+    }
 }
 
 /// The checked resources of this node, and the action that rules ask for.
@@ -40,7 +51,9 @@ impl Watched {
             self.resources.remove(&name);
             return;
         }
-        if before != Some(resource.health) {
+        // That a checker is about to begin is no news.
+        let is_first_word = name == USABLE && resource.health == Health::Up && before != Some(Health::Down);
+        if before != Some(resource.health) && !resource.is_silent() && !is_first_word {
             let (health, detail) = (resource.health, resource.detail.clone());
             out.push(Effect::Report(Event::Resource { name: name.clone(), health, detail }));
         }
@@ -57,11 +70,31 @@ impl Watched {
 
     /// A rule holds the module in WAIT: which resource, and what its checker says.
     pub fn unfit(&self, rules: &Ruleset, remote: Remote) -> Option<Reason> {
+        // No rule is needed for what nobody could want otherwise.
+        match self.resources.get(USABLE) {
+            Some(r) if r.health == Health::Down => return Some(Reason::DataUnusable { detail: r.detail.clone() }),
+            Some(r) if r.health == Health::Init => return Some(Reason::CheckPending { resource: USABLE.to_owned() }),
+            _ => {}
+        }
         if rules.rules.is_empty() {
             return None;
         }
-        let firing = rules.firing(&self.table(remote, false)).into_iter().find(|f| f.action == RuleAction::Wait)?;
-        Some(self.reason_of(&firing))
+        let table = self.table(remote, false);
+        let firing = rules.firing(&table).into_iter().find(|f| f.action == RuleAction::Wait);
+        firing.map(|f| self.reason_of(&f)).or_else(|| self.pending(rules, &table))
+    }
+
+    /// A checker that runs before the start and may hold the module has not said yet whether it does.
+    fn pending(&self, rules: &Ruleset, table: &ResourceTable) -> Option<Reason> {
+        let is_pre = |name: &String| self.resources.get(name).is_some_and(|r| r.is_pre);
+        rules.undecided(table).into_iter().find(is_pre).map(|resource| Reason::CheckPending { resource })
+    }
+
+    /// For a rehearsal, in which nothing is checked: what is not known is as it should be.
+    pub fn assume_up(&mut self) {
+        for resource in self.resources.values_mut().filter(|r| r.health == Health::Init) {
+            resource.health = Health::Up;
+        }
     }
 
     fn reason_of(&self, firing: &Firing) -> Reason {
@@ -122,8 +155,14 @@ impl Watched {
             detail: r.detail.clone(),
             action: r.action,
         };
-        self.resources.iter().map(view).collect()
+        let is_shown = |name: &str, r: &Resource| !r.is_silent() && (name != USABLE || r.health == Health::Down);
+        self.resources.iter().filter(|(name, r)| is_shown(name, r)).map(view).collect()
     }
+}
+
+/// What has not been checked yet will be, by itself; what is down is for somebody to correct.
+pub(super) fn unfit_readiness(reason: &Reason) -> Readiness {
+    if matches!(reason, Reason::CheckPending { .. }) { Readiness::Transient } else { Readiness::NotReady }
 }
 
 /// An automatic action begins because of `resource`.

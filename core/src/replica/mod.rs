@@ -60,6 +60,11 @@ pub enum ReplicaNote {
     ApplyFailed { session: Session, detail: String },
     /// Serving: this node's disk failed (I/O error, not a full disk).
     DiskFailed { detail: String },
+    /// Not used, and a person says that what is in the directories is another copy than it was: it counts as older.
+    Replaced {
+        /// Who.
+        by: String,
+    },
     /// The process ended or cannot be reached any more.
     Died { detail: String },
 }

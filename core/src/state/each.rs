@@ -32,6 +32,7 @@ impl Reason {
             Reason::ScriptFailed { script: ScriptName::StopPrim, code: None },
             Reason::CheckFailed { resource: "tcp.web".to_owned(), detail: why() },
             Reason::CheckFailed { resource: "module.db".to_owned(), detail: why() },
+            Reason::CheckPending { resource: "ping.gateway".to_owned() },
             Reason::LoopLimit { count: 4 },
             Reason::DataUnusable { detail: why() },
             Reason::VipFailed { detail: why() },
@@ -89,10 +90,11 @@ mod tests {
             Reason::Unkillable { .. } => 29,
             Reason::RecordLost { .. } => 30,
             Reason::TimesDiffer { .. } => 31,
+            Reason::CheckPending { .. } => 32,
         }
     }
     /// One more than the last place.
-    const COUNT: usize = 32;
+    const COUNT: usize = 33;
 
     #[test]
     fn no_reason_is_missing() {

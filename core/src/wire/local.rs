@@ -32,6 +32,8 @@ pub enum Request {
     Errd { module: ModuleName, class: Option<String>, is_on: bool },
     /// Run the other checkers, or do not.
     Checkers { module: ModuleName, is_on: bool },
+    /// What is in the replicated directories was replaced on purpose: take it as an older copy. `by`: who says so.
+    Adopt { module: ModuleName, by: String },
     /// What is watched.
     Watched { module: ModuleName },
     /// How many automatic actions count; with `change`, after it.

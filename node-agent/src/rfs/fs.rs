@@ -6,6 +6,7 @@
 
 use super::dirty::Dirty;
 use super::frame::{Attr, Fid, Op};
+use super::identity;
 use super::ship::{Mode, Phase, Ship, Ticket};
 use super::stream::{Durability, Stream};
 use super::table::{Inode, Table};
@@ -311,6 +312,9 @@ impl Volume {
 
     /// Value of an extended attribute.
     pub fn getxattr(&self, id: u64, name: &CStr) -> io::Result<Vec<u8>> {
+        if identity::is_mark(name.to_bytes()) {
+            return Err(volume::errno(libc::ENODATA));
+        }
         volume::get_xattr(self.table.get(id)?.fd().as_raw_fd(), name)
     }
 
@@ -532,16 +536,20 @@ impl Volume {
     /// Sets an extended attribute.
     pub fn setxattr(&self, id: u64, name: &CStr, value: &[u8], flags: i32) -> Shipped<()> {
         let op = |fid| Op::SetXattr { fid, name: name.to_bytes().to_vec(), value: value.to_vec() };
-        self.xattr(id, op, |fd| volume::set_xattr(fd, name, value, flags))
+        self.xattr(id, name, op, |fd| volume::set_xattr(fd, name, value, flags))
     }
 
     /// Removes an extended attribute.
     pub fn removexattr(&self, id: u64, name: &CStr) -> Shipped<()> {
         let op = |fid| Op::RemoveXattr { fid, name: name.to_bytes().to_vec() };
-        self.xattr(id, op, |fd| volume::remove_xattr(fd, name))
+        self.xattr(id, name, op, |fd| volume::remove_xattr(fd, name))
     }
 
-    fn xattr(&self, id: u64, op: impl FnOnce(Fid) -> Op, here: impl FnOnce(i32) -> io::Result<()>) -> Shipped<()> {
+    fn xattr(&self, id: u64, name: &CStr, op: impl FnOnce(Fid) -> Op, here: impl FnOnce(i32) -> io::Result<()>) -> Shipped<()> {
+        // Of this node alone.
+        if identity::is_mark(name.to_bytes()) {
+            return Err(volume::errno(libc::EPERM));
+        }
         let inode = self.table.get(id)?;
         let mode = self.ship.enter()?;
         match self.carrier(&mode, &inode) {

@@ -47,6 +47,8 @@ pub struct DataConfig {
     pub identity_dir: PathBuf,
     /// Directory for the process's own notes.
     pub run_dir: PathBuf,
+    /// Which copies are this node's ([`super::identity`]).
+    pub marks: PathBuf,
     /// Cap on resynchronisation.
     pub resync_kb_per_s_max: Option<u64>,
     /// How long a session whose connection broke waits for a new one: as long as the peer may be silent before this
@@ -323,6 +325,7 @@ mod tests {
             connect: "127.0.0.1:0".parse().unwrap(),
             identity_dir: dir.into(),
             run_dir: dir.into(),
+            marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
             patience: Duration::from_secs(1),
         };

@@ -18,6 +18,7 @@ pub mod frame;
 pub mod fs;
 pub mod fuse;
 pub mod handle;
+pub mod identity;
 pub mod link;
 pub mod mounts;
 pub mod process;

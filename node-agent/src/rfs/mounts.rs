@@ -80,6 +80,11 @@ pub fn abort_fuse(path: &str) -> io::Result<()> {
     }
 }
 
+/// A mount of ours lies over the directory, dead or alive.
+pub fn is_ours_on_top(path: &str) -> anyhow::Result<bool> {
+    Ok(top_mount(path)?.is_some_and(|m| m.kind == FUSE_TYPE))
+}
+
 /// Keeps a mount from being removed other than by [`unmount_fuse`].
 pub fn hold(path: &str) -> io::Result<OwnedFd> {
     volume::open_path_at(libc::AT_FDCWD, volume::cstr(path.as_bytes())?.as_c_str())

@@ -7,6 +7,7 @@ use super::control::{Agent, CONTROL_FD, DEADLINE_FD, LINE_BYTES_MAX, ToAgent, To
 use super::deadline::Deadline;
 use super::follow::Following;
 use super::handle::DataConfig;
+use super::identity;
 use super::mounts;
 use super::serve::Serving;
 use super::ship::TestSwitches;
@@ -250,6 +251,7 @@ impl Process {
         }
         self.clear_dead()?;
         self.uncover()?;
+        identity::adopt(&self.config.dirs, &self.open_roots()?, &self.config.marks)?;
         let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.life, self.switches)?;
         self.role = Role::Serving(serving);
         Ok(0)
@@ -283,8 +285,8 @@ impl Process {
 
     fn cover(&mut self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
         self.clear_dead()?;
-        let roots = self.config.dirs.iter().map(|d| mounts::open_dir(&d.dir)).collect::<anyhow::Result<Vec<_>>>()?;
-        let roots = Arc::new(roots);
+        let roots = Arc::new(self.open_roots()?);
+        identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
         self.hidden = Some(roots.clone());
         for (index, replicated) in self.config.dirs.iter().enumerate() {
             if let Err(e) = mounts::hide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index) {
@@ -293,6 +295,10 @@ impl Process {
             }
         }
         Ok(roots)
+    }
+
+    fn open_roots(&self) -> anyhow::Result<Vec<OwnedFd>> {
+        self.config.dirs.iter().map(|d| mounts::open_dir(&d.dir)).collect()
     }
 
     fn uncover(&mut self) -> anyhow::Result<()> {

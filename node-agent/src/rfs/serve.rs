@@ -88,12 +88,6 @@ impl Serving {
         let replicated = &config.dirs[index];
         let path = replicated.dir.clone();
         let root = mounts::open_dir(&path)?;
-        for relative in &replicated.to_check {
-            let checked = std::path::Path::new(&path).join(relative.trim_start_matches('/'));
-            if !checked.exists() {
-                bail!("{} does not exist; is the file system of {path} mounted? Mount it and start the module again", checked.display());
-            }
-        }
         let notes = agent.clone();
         let on_failure = Box::new(move |detail: &str| notes.note(ReplicaNote::DiskFailed { detail: detail.to_owned() }));
         let number = u16::try_from(index).context("more than 65535 replicated directories")?;

@@ -151,6 +151,7 @@ impl Pair {
                 connect: line(connect),
                 identity_dir: tmp.path().join(me).join("identity"),
                 run_dir: tmp.path().join(me).join("run"),
+                marks: tmp.path().join(me).join("copies.json"),
                 resync_kb_per_s_max,
                 patience,
             };

@@ -1,6 +1,7 @@
 //! System calls on a replicated tree, by descriptor only: once the mount covers the directory its path leads
 //! back into the file system itself, so nothing here may use a path that begins at `/`.
 
+use super::identity;
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
 use std::io;
@@ -344,8 +345,21 @@ pub fn get_xattr(fd: RawFd, name: &CStr) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Names of the extended attributes, each ended by NUL.
+/// Names of the extended attributes, each ended by NUL; without this node's own mark ([`identity`]).
 pub fn list_xattr(fd: RawFd) -> io::Result<Vec<u8>> {
+    let mut names = list_all_xattr(fd)?;
+    if names.split(|b| *b == 0).any(identity::is_mark) {
+        names = names
+            .split_inclusive(|b| *b == 0)
+            .filter(|n| !identity::is_mark(n.strip_suffix(b"\0").unwrap_or(n)))
+            .flatten()
+            .copied()
+            .collect();
+    }
+    Ok(names)
+}
+
+fn list_all_xattr(fd: RawFd) -> io::Result<Vec<u8>> {
     let path = proc_path(fd);
     let mut buf = vec![0u8; 512];
     loop {

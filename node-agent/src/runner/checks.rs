@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::engine::Input;
 use tsugi_core::module::{Action, Check, Probe, When};
-use tsugi_core::rules::{ResourceTable, Value};
+use tsugi_core::rules::ResourceTable;
 use tsugi_core::state::{Health, Readiness, State};
 use tsugi_core::wire::local::{Reply, Request, RuleView, WatchedView};
 
@@ -58,15 +58,31 @@ impl Watching {
             When::Both => (state.is_serving() || state == State::Second) && is_ready,
             When::Switched => state != State::Stop,
         };
-        let is_switched = match &check.class {
+        is_phase && self.is_switched(check)
+    }
+
+    fn is_switched(&self, check: &Check) -> bool {
+        match &check.class {
             Some(class) => self.switches.is_errd_on && self.classes.get(class).copied().unwrap_or(check.when != When::Switched),
             None => self.switches.is_checker_on,
-        };
-        is_phase && is_switched
+        }
+    }
+
+    /// It begins with the module, which waits for what it says if a rule wants that.
+    fn is_expected(&self, check: &Check) -> bool {
+        check.when == When::Pre && self.is_switched(check)
     }
 }
 
 impl Runner {
+    /// The engine hears which checkers will run before anything else does: their results are waited for.
+    pub(super) async fn expect_checks(&mut self) {
+        let expected: Vec<Check> = self.watching.checks.iter().filter(|c| self.watching.is_expected(c)).cloned().collect();
+        for check in expected {
+            self.hear(health_input(&check, Health::Init, String::new())).await;
+        }
+    }
+
     /// Starts and stops checkers as the state asks for it. The engine hears which resources nobody tests any more.
     pub(super) async fn choose_checks(&mut self) {
         let (state, readiness) = (self.engine.state(), self.engine.readiness());
@@ -77,12 +93,16 @@ impl Runner {
         let checks = std::mem::take(&mut watching.checks);
         let wanted: Vec<&Check> = checks.iter().filter(|c| watching.is_on(c, state, readiness)).collect();
         let new = wanted.iter().filter(|c| watching.checkers.running(&c.name) != Some(**c));
-        let known: Vec<(Check, (Health, String))> =
-            new.filter_map(|c| Some(((**c).clone(), watching.checkers.known_at_once(c)?))).collect();
+        let first = |c: &Check| {
+            let expected = watching.is_expected(c).then(|| (Health::Init, String::new()));
+            Some((c.clone(), watching.checkers.known_at_once(c).or(expected)?))
+        };
+        let known: Vec<(Check, (Health, String))> = new.filter_map(|c| first(c)).collect();
         let gone = watching.checkers.keep(&wanted);
         watching.checks = checks;
         for check in gone {
-            self.hear(health_input(&check, Health::Off, String::new())).await;
+            let health = if self.watching.is_expected(&check) { Health::Init } else { Health::Off };
+            self.hear(health_input(&check, health, String::new())).await;
             if check.handler.is_some() {
                 self.hear(handler_input(&check, Health::Off, String::new())).await;
             }
@@ -144,6 +164,7 @@ impl Runner {
                 Reply::Loops { count, max }
             }
             Request::Watched { .. } => self.watched(),
+            Request::Adopt { by, .. } => self.adopt(by).await,
             Request::Rules { .. } => self.rules(),
             _ => Reply::Error { message: "this is not asked of a module".to_owned() },
         }
@@ -202,15 +223,14 @@ impl Runner {
         }
     }
 
-    /// How the resources of this node stand now, as rules see them.
+    /// How the resources stand now, as rules see them.
     fn table(&self) -> ResourceTable {
-        let value = |is_up: bool| if is_up { Value::Up } else { Value::Down };
-        let mut local: BTreeMap<String, Value> = self.engine.resources().into_iter().map(|r| (r.name, r.health.value())).collect();
-        local.extend(self.hands.networks().into_iter().map(|n| (format!("heartbeat.{}", n.lan), value(n.is_up))));
-        if self.hands.setting().data.is_some() {
-            local.insert("rfs.uptodate".to_owned(), value(self.engine.is_up_to_date()));
-        }
-        ResourceTable { local, remote: BTreeMap::new() }
+        let local = self.engine.resources().into_iter().map(|r| (r.name, r.health.value())).collect();
+        let remote = match self.engine.peer() {
+            (Some(peer), true) => peer.resources.clone(),
+            _ => BTreeMap::new(),
+        };
+        ResourceTable { local, remote }
     }
 
     fn rules(&self) -> Reply {

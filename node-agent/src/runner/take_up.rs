@@ -121,7 +121,14 @@ impl Candidate {
                     let _ = answer.send(Reply::Error { message: "the module is not taken up yet; its state says why".to_owned() });
                 }
                 // Nothing runs that could send these.
-                Some(Inbox::Input(_) | Inbox::Heard(_) | Inbox::ScriptSaid { .. } | Inbox::Checked(_) | Inbox::Print { .. }) => {}
+                Some(
+                    Inbox::Input(_)
+                    | Inbox::Heard(_)
+                    | Inbox::ScriptSaid { .. }
+                    | Inbox::Usable(_)
+                    | Inbox::Checked(_)
+                    | Inbox::Print { .. },
+                ) => {}
             }
         }
         true
@@ -210,6 +217,7 @@ mod tests {
             connect: "127.0.0.1:0".parse().unwrap(),
             identity_dir: dir.into(),
             run_dir: run_dir.into(),
+            marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
             patience: Duration::from_secs(1),
         };

@@ -8,7 +8,7 @@
 //! than one event a millisecond for long. So there are gaps, which mean nothing.
 
 use super::StoreError;
-use super::disk::{PRIVATE, read_if_there, write_atomically};
+use crate::disk::{PRIVATE, read_if_there, write_atomically};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};

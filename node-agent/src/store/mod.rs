@@ -25,7 +25,6 @@ use tsugi_core::cluster::ClusterDef;
 use tsugi_core::ids::ModuleName;
 use tsugi_core::wire::console::{Deployment, Secret};
 
-pub(crate) mod disk;
 mod events;
 mod record;
 mod switches;
@@ -34,7 +33,7 @@ pub use events::{EVENTS_KEPT_MAX, EventLog};
 pub use record::{RECORD_BYTES_MAX, RecordFile, RecordLoad};
 pub use switches::Switches;
 
-use disk::{PRIVATE, read_if_there, switch_link, sync_dir, write_atomically, write_new};
+use crate::disk::{PRIVATE, read_if_there, switch_link, sync_dir, write_atomically, write_new};
 
 /// Others may pass through to what they are told of (scripts), but not list it.
 const DIR_MODE: u32 = 0o711;

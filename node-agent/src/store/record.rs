@@ -17,7 +17,7 @@
 //! | 28 | 4 | zero |
 
 use super::StoreError;
-use super::disk::{PRIVATE, read_if_there, sync_dir};
+use crate::disk::{PRIVATE, read_if_there, sync_dir};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

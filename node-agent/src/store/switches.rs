@@ -1,6 +1,6 @@
 //! What an administrator has switched off and on for a module, over restarts of the agent.
 
-use super::disk;
+use crate::disk;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;

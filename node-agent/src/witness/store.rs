@@ -10,7 +10,7 @@
 //! There is no journal and nothing to recover: a file is the old or the new one. **None of it belongs in a backup**: an
 //! old record brought back would bring a dead in-sync set back to life.
 
-use crate::store::disk::{PRIVATE, sync_dir, write_atomically, write_new};
+use crate::disk::{PRIVATE, sync_dir, write_atomically, write_new};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -69,6 +69,11 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
             "The disk of {node} was set back to an earlier time: {node} knows {module} up to version {known}, the arbiter's record is at version {record}. Its copy counts as older and is not served.",
             "{node} のディスクは過去の状態に戻されています。{node} が知る {module} は版 {known} まで、アービターの記録は版 {record} です。このコピーは古いものとして扱い、サービスに使いません。"
         )),
+        Event::CopyReplaced { by } => Said::only(both!(
+            lang,
+            "By the word of {by}, the directories of {module} on {node} were replaced. What is in them counts as an older copy.",
+            "{by} の指示により、{node} にある {module} のディレクトリは置き換えられたものとして、古いコピーとして扱います。"
+        )),
         Event::Maintenance { minutes: 0 } => Said::only(both!(
             lang,
             "Maintenance of {module} on {node} is over; automatic actions are on again.",

@@ -269,6 +269,18 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             ))
             .remedy(both!(lang, "Correct what {resource} checks on {node}.", "{node} で {resource} の検査対象を確認してください。"))
         }
+        Reason::CheckPending { resource } => Said::only(both!(
+            lang,
+            "{module} waits on {node} for the first result of the checker {resource}.",
+            "{node} の {module} は、チェッカー {resource} の最初の結果を待っています。"
+        ))
+        .then(both!(lang, "It starts by itself as soon as the check succeeds.", "検査が成功すると、自動で起動します。"))
+        .remedy(both!(
+            lang,
+            "If this lasts, see what {resource} does on {node}.",
+            "長く続く場合は、{node} で {resource} の動作を確認してください。"
+        ))
+        .command_on(node, format!("tsugi checker list -m {module}")),
         Reason::LoopLimit { count } => Said::only(both!(
             lang,
             "{module} was restarted automatically {count} times on {node} and is stopped now, so that it does not go on for ever.",
@@ -551,6 +563,7 @@ pub fn reason_short(lang: Lang, reason: &Reason) -> Option<String> {
             return Some(both!(lang, "waits for {resource}", "{resource} を待機中"));
         }
         Reason::CheckFailed { resource, .. } => return Some(both!(lang, "{resource} down", "{resource} 異常")),
+        Reason::CheckPending { resource } => return Some(both!(lang, "waits for {resource}", "{resource} を待機中")),
         Reason::WaitingForSource { source } => return Some(both!(lang, "waits for {source}", "{source} を待機中")),
         Reason::HandOver { to } => return Some(both!(lang, "to {to}", "{to} へ切り替え中")),
         Reason::PeerFirst { peer } => return Some(both!(lang, "{peer} first", "{peer} が先に起動")),

@@ -158,6 +158,9 @@ impl Mirror {
             return self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: false }, out);
         }
         self.enter(State::Second, Readiness::Transient, Some(Reason::Starting), out);
+        if self.is_mutant(Mutant::ClaimUnclosed) {
+            return self.on_session_closed(out);
+        }
         let stop_second = self.script_stop_second();
         self.start_plan([Step::CloseSession, stop_second], Goal::Claim, out);
     }

@@ -137,7 +137,7 @@ pub struct Mirror {
     is_both_up: bool,
     /// `start_sec` has run and `stop_sec` has not.
     is_sec_up: bool,
-    watched: Watched,
+    pub(super) watched: Watched,
     loops: Loops,
     last_sent: Option<Box<Status>>,
 }
@@ -311,6 +311,7 @@ impl Mirror {
             ReplicaNote::SessionLost { session, detail } => self.on_session_lost(session, detail, out),
             ReplicaNote::ApplyFailed { session, detail } => self.on_apply_failed(session, detail, out),
             ReplicaNote::DiskFailed { detail } => self.on_data_failed(detail, false, out),
+            ReplicaNote::Replaced { by } => self.on_replaced(by, out),
             ReplicaNote::Died { detail } => self.on_data_failed(detail, true, out),
         }
     }

@@ -7,7 +7,7 @@ use super::plan::{Goal, Step};
 use super::{Mirror, Mutant, Phase};
 use crate::engine::{Effect, Outcome, Ticket, Timer, VipPlan};
 use crate::event::Event;
-use crate::ids::{Lsn, Session};
+use crate::ids::{Gen, Lsn, Session};
 use crate::module::{Authority, DefaultPrim};
 use crate::replica::{ReplicaAnswer, ReplicaOrder};
 use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
@@ -400,6 +400,19 @@ impl Mirror {
         let steps = self.steps_abandon("stopwait");
         let reason = Reason::DataOlder { newer: Some(self.cfg.peer.clone()), since_unix_ms: None };
         self.leave(steps, "stopwait", Goal::Blocked { reason, is_retried: true }, out);
+    }
+
+    /// The copy is another one than it was: nothing is known of what it holds.
+    pub(super) fn on_replaced(&mut self, by: String, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Stopped || self.saved.intent.is_some() {
+            return;
+        }
+        if self.saved.flag != Flag::Unknown {
+            self.saved.flag = Flag::Stale;
+        }
+        self.saved.gen_id = Gen(0);
+        self.save(out);
+        out.push(Effect::Report(Event::CopyReplaced { by }));
     }
 
     /// This node's disk or data process failed.

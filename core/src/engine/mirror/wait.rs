@@ -2,6 +2,7 @@
 
 use super::{Asking, Mirror, Mutant, Phase};
 use crate::command::{Refusal, Verb};
+use crate::engine::watched::unfit_readiness;
 use crate::engine::{BACKOFF, Effect, Timer};
 use crate::event::Event;
 use crate::ids::{Epoch, Gen, LifeId};
@@ -36,7 +37,7 @@ impl Mirror {
             _ => {}
         }
         if let Some(reason) = self.unfit() {
-            return self.enter(State::Wait, Readiness::NotReady, Some(reason), out);
+            return self.enter(State::Wait, unfit_readiness(&reason), Some(reason), out);
         }
         let peer = self.peer.clone().filter(|_| self.is_contact);
         if let Some(peer) = peer.as_ref().filter(|p| p.is_serving) {
@@ -208,7 +209,9 @@ impl Mirror {
     pub(super) fn ask(&mut self, request: ArbiterRequest, out: &mut Vec<Effect>) {
         if !matches!(request, ArbiterRequest::Read) {
             self.saved.intent = Some(request.clone());
-            if let ArbiterRequest::Grow { with, .. } = &request {
+            if let ArbiterRequest::Grow { with, .. } = &request
+                && !self.is_mutant(Mutant::NameAfterGrow)
+            {
                 // What the record may say from now on.
                 self.saved.in_sync.insert(with.clone());
             }
@@ -335,7 +338,8 @@ impl Mirror {
     /// Nobody else could have been eligible; or the other node is here, idle, and agrees (`standing`).
     fn may_seed_idle(&self) -> bool {
         let is_free = self.saved.intent.is_none() || self.is_seeding();
-        is_free && (self.is_only_in_record() || self.is_agreed()) && !self.is_quarantined && !self.is_bound
+        let is_known = self.is_only_in_record() || self.is_agreed() || self.is_mutant(Mutant::SeedBlindly);
+        is_free && is_known && !self.is_quarantined && !self.is_bound
     }
 
     /// A record was to be written anew, and whether it was is not known: the same may be asked again.

@@ -173,6 +173,8 @@ enum What {
     Checker(watched::CheckerArgs),
     /// The count of automatic actions, for scripts that act by themselves: exit code 1 when the limit is reached.
     Loop(watched::LoopArgs),
+    /// The replicated directories of a module.
+    Rfs(watched::RfsArgs),
     /// Shows the rules of a module, how their resources stand, and which of them fire.
     Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
@@ -305,6 +307,7 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Errd(args) => return watched::errd(agent, args).await,
         What::Checker(args) => return watched::checker(agent, args).await,
         What::Loop(args) => return watched::loops(agent, args).await,
+        What::Rfs(args) => return watched::rfs(agent, args).await,
         What::Rules(args) => return watched::rules(agent, args).await,
         What::WaitState { module, states, seconds } => {
             return order::wait_state(agent, &module, &states, Duration::from_secs(seconds)).await;

@@ -124,6 +124,19 @@ struct LoopOf {
 }
 
 #[derive(Debug, Args)]
+pub struct RfsArgs {
+    #[command(subcommand)]
+    what: Rfs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Rfs {
+    /// What is in the directories of this stopped module was replaced on purpose (a new disk, a restored backup): take
+    /// it, as an older copy. It serves only by `prim --accept-loss`, or once it has been brought level.
+    Adopt(Of),
+}
+
+#[derive(Debug, Args)]
 pub struct RulesArgs {
     /// For programs.
     #[arg(long)]
@@ -223,6 +236,11 @@ pub async fn loops(agent: &Agent, args: LoopArgs) -> Result<u8, Stop> {
         }
         other => Err(agent.unexpected(&other)),
     }
+}
+
+pub async fn rfs(agent: &Agent, args: RfsArgs) -> Result<u8, Stop> {
+    let Rfs::Adopt(of) = args.what;
+    done(agent, Request::Adopt { module: of.module, by: "root".to_owned() }).await
 }
 
 pub async fn rules(agent: &Agent, args: RulesArgs) -> Result<u8, Stop> {

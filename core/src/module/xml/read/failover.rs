@@ -9,7 +9,7 @@ use crate::rules::{self, HANDLE_TIME, Ident, Rule, RuleAction, Ruleset, Side};
 use std::collections::BTreeSet;
 
 /// Resources of every mirror that no checker sets.
-const OF_MIRRORS: &[&str] = &["rfs.uptodate", "rfs.degraded"];
+const OF_MIRRORS: &[&str] = &["rfs.uptodate", "rfs.degraded", "rfs.usable"];
 
 pub(super) fn read(service: &At<'_>, mode: Option<Mode>, checks: &[Check], problems: &mut Vec<Problem>) -> Ruleset {
     let mut all = default_rules(checks);
