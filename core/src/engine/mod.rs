@@ -107,7 +107,7 @@ pub enum Mutant {
     NoPromise,
     /// The unresolved arbiter request is not kept over a restart.
     IntentInMemory,
-    /// A node follows, and promises, while its own claim is unresolved.
+    /// A node promises while its own claim is unresolved, and its primary believes it.
     PromiseWithIntent,
     /// The target of a resynchronisation counts as current from its start.
     UpToDateEarly,
@@ -115,7 +115,7 @@ pub enum Mutant {
     VolatileAsUpToDate,
     /// A restarted secondary joins the session it remembers: only what is under way is sent again.
     RejoinRestarted,
-    /// The same, and its newer record of the other node's time is not looked at.
+    /// A lost session may be joined again, and by a node whose record is newer.
     RejoinIgnoresEpoch,
     /// The secondary claims without having had its replication session closed.
     ClaimUnclosed,

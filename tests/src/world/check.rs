@@ -38,6 +38,11 @@ pub enum Broken {
         /// Which.
         node: usize,
     },
+    /// A node serves while its replication session is still open: something could be applied below the application.
+    ServesUnclosed {
+        /// Which.
+        node: usize,
+    },
 }
 
 /// A change of the visible state: from, to, readiness.
@@ -93,6 +98,10 @@ impl World {
 
     /// Seen when a node begins to serve.
     pub(super) fn check_serve(&mut self, node: usize) {
+        // What it lost with its own power and was not asked to flush is gone, as on any local file system, also if the
+        // other node would have had it in memory. The simulator's rule is the same.
+        let lost = std::mem::take(&mut self.node_mut(node).lost);
+        self.acked &= !(lost & !self.durable);
         let is_named = self.record.in_sync.contains(&names()[node]);
         if !is_named && self.record.version > Epoch(0) && !self.setting().is_clock_free && !self.setting().is_slow {
             self.caught = Some(Broken::OldBecamePrimary { node });

@@ -240,6 +240,9 @@ impl World {
     pub(super) fn carry_out(&mut self, node: usize, job: JobId, request: &ReplicaOrder, inputs: &mut Vec<Input>) -> Option<Outcome> {
         match *request {
             ReplicaOrder::Serve { .. } => {
+                if self.nodes[node].data.following.is_some() {
+                    self.caught = Some(Broken::ServesUnclosed { node });
+                }
                 let data = &mut self.node_mut(node).data;
                 (data.is_mounted, data.armed, data.offer, data.following) = (true, None, None, None);
                 (data.pending, data.fsync, data.is_at_barrier) = (0, None, false);
@@ -261,6 +264,7 @@ impl World {
                 self.check_overwrite(node);
                 let data = &mut self.node_mut(node).data;
                 (data.following, data.memory, data.disk, data.is_at_barrier) = (Some(session), 0, 0, false);
+                self.node_mut(node).lost = 0;
             }
             ReplicaOrder::CloseSession { .. } => {
                 let data = &mut self.node_mut(node).data;

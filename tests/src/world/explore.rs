@@ -1,14 +1,16 @@
 //! Breadth first, so that a trace that is found is a shortest one.
 
 use super::{Broken, Row, World};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// What a search saw.
 #[derive(Debug)]
 pub struct Seen {
-    /// Distinct states.
+    /// Distinct states, with what the search may still use up.
     pub states: usize,
+    /// Distinct states of engines, records and network alone.
+    pub protocol_states: usize,
     /// Steps from one to another.
     pub steps: usize,
     /// Everything inside the bounds was visited.
@@ -34,6 +36,9 @@ impl Hasher for AsIs {
     fn write(&mut self, _: &[u8]) {
         unreachable!("only fingerprints are kept")
     }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
     fn write_u128(&mut self, value: u128) {
         self.0 = value as u64;
     }
@@ -51,8 +56,17 @@ const CHUNK: usize = 2_000;
 /// Visits what can follow from `start`, at most `states_max` states, with as many threads as the machine has cores.
 pub fn explore(start: &World, states_max: usize) -> Seen {
     let mut parents = Parents::default();
-    let mut seen =
-        Seen { states: 0, steps: 0, is_exhausted: true, has_pair: false, has_takeover: false, rows: BTreeSet::new(), broken: None };
+    let mut situations: HashSet<u64, BuildHasherDefault<AsIs>> = HashSet::default();
+    let mut seen = Seen {
+        states: 0,
+        protocol_states: 0,
+        steps: 0,
+        is_exhausted: true,
+        has_pair: false,
+        has_takeover: false,
+        rows: BTreeSet::new(),
+        broken: None,
+    };
     let mut queue = VecDeque::from([start.clone()]);
     parents.insert(start.fingerprint(), (0, 0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -69,12 +83,16 @@ pub fn explore(start: &World, states_max: usize) -> Seen {
             }
         }
         let known = &parents;
-        let found: Vec<Vec<Found>> = std::thread::scope(|scope| {
+        let found: Vec<(Vec<u64>, Vec<Found>)> = std::thread::scope(|scope| {
             let part = batch.len().div_ceil(threads).max(1);
-            let workers: Vec<_> = batch.chunks(part).map(|worlds| scope.spawn(move || successors(worlds, known))).collect();
+            let prints = |worlds: &[World]| worlds.iter().map(World::fingerprint_of_protocol).collect();
+            let workers: Vec<_> =
+                batch.chunks(part).map(|worlds| scope.spawn(move || (prints(worlds), successors(worlds, known)))).collect();
             workers.into_iter().map(|w| w.join().expect("an explorer's thread")).collect()
         });
-        for (print, parent, world) in found.into_iter().flatten() {
+        situations.extend(found.iter().flat_map(|(prints, _)| prints));
+        seen.protocol_states = situations.len();
+        for (print, parent, world) in found.into_iter().flat_map(|(_, found)| found) {
             seen.steps += 1;
             if parents.contains_key(&print) {
                 continue;

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use tsugi_core::command::{Command, Verb};
 use tsugi_core::engine::{Input, Mirror, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
 use tsugi_core::event::Event;
-use tsugi_core::ids::{JobId, LifeId, NodeName, Session};
+use tsugi_core::ids::{Epoch, JobId, LifeId, NodeName, Session};
 use tsugi_core::module::{Async, Authority, DefaultPrim, Profile, Timing};
 use tsugi_core::replica::{ReplicaNote, ReplicaOrder};
 use tsugi_core::state::State;
@@ -51,12 +51,16 @@ pub struct Budget {
     pub writes: u8,
     /// Arbiter answers that do not arrive in time although the request may still take effect later.
     pub late: u8,
+    /// Requests to the arbiter that are carried out twice: once now and once more whenever the explorer likes.
+    pub twice: u8,
     /// Orders `stop` (each followed by a `start` whenever the explorer likes).
     pub stops: u8,
     /// Orders `swap`.
     pub swaps: u8,
     /// Scripts that fail and orders to the data process that are not carried out.
     pub fails: u8,
+    /// Losses of the arbiter's store: it comes back empty, as another life.
+    pub losses: u8,
     /// Highest record version explored.
     pub version_max: u64,
     /// Highest session explored.
@@ -136,6 +140,8 @@ struct Node {
     expired: u32,
     /// The other node's newest beat when this life began.
     boundary: u32,
+    /// Acknowledged writes without an fsync that this node had, and lost with a crash of its own.
+    lost: u8,
 }
 
 /// A beat on its way.
@@ -184,6 +190,7 @@ pub enum Action {
     Deliver { to: usize },
     Fire { node: usize, timer: Timer },
     Arbiter { index: usize },
+    ArbiterTwice { index: usize },
     ArbiterLate { node: usize },
     Note { node: usize },
     Finish { node: usize },
@@ -201,6 +208,7 @@ pub enum Action {
     Restart { node: usize },
     Cut,
     Heal,
+    LoseStore,
     Order { node: usize, verb: Verb },
 }
 
@@ -208,6 +216,7 @@ impl Action {
     /// Neither a fault nor an order of a person (but for starting what was stopped).
     pub fn is_benign(&self) -> bool {
         match self {
+            Action::ArbiterTwice { .. } | Action::LoseStore => false,
             Action::ArbiterLate { .. } | Action::Fail { .. } | Action::Crash { .. } | Action::Cut | Action::Write { .. } => false,
             Action::Order { verb, .. } => *verb == Verb::Start,
             _ => true,
@@ -235,6 +244,7 @@ impl World {
             sent: 0,
             expired: 0,
             boundary: 0,
+            lost: 0,
         };
         let mut world = World {
             nodes: [Arc::new(node(0)), Arc::new(node(1))],
@@ -330,6 +340,14 @@ impl World {
             self.actions_of(node, &mut all);
         }
         all.extend((0..self.asked.len()).map(|index| Action::Arbiter { index }));
+        if self.left.twice > 0 {
+            // A read that comes twice changes nothing.
+            let changes = |index: &usize| self.asked[*index].request != ArbiterRequest::Read;
+            all.extend((0..self.asked.len()).filter(changes).map(|index| Action::ArbiterTwice { index }));
+        }
+        if self.left.losses > 0 && self.record.version > Epoch(0) {
+            all.push(Action::LoseStore);
+        }
         match self.is_cut {
             false if self.left.cuts > 0 => all.push(Action::Cut),
             true => all.push(Action::Heal),
@@ -405,6 +423,12 @@ impl World {
             }
             Action::Fire { node, timer } => self.fire(node, timer),
             Action::Arbiter { index } => self.arbitrate(index),
+            Action::ArbiterTwice { index } => {
+                self.left.twice -= 1;
+                let again = Asked { is_current: false, ..self.asked[index].clone() };
+                self.asked.push(again);
+                self.arbitrate(index);
+            }
             Action::ArbiterLate { node } => {
                 self.left.late -= 1;
                 if let Some(asked) = self.asked.iter_mut().find(|a| a.from == node && a.is_current) {
@@ -430,6 +454,10 @@ impl World {
                 self.is_connected = false;
             }
             Action::Heal => self.is_cut = false,
+            Action::LoseStore => {
+                self.left.losses -= 1;
+                self.record = Record::empty(LifeId(self.record.instance.0 + 1));
+            }
             Action::Order { node, ref verb } => {
                 match verb {
                     Verb::Stop => self.left.stops -= 1,

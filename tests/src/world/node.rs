@@ -76,6 +76,7 @@ impl World {
         let is_covered = self.is_holder(1 - node) && !is_excluding;
         self.acked &= self.durable | if is_covered { self.nodes[1 - node].data.memory } else { 0 };
         let dead = self.node_mut(node);
+        dead.lost |= dead.data.memory & !disk;
         dead.timers.clear();
         dead.notes.clear();
         dead.jobs.clear();

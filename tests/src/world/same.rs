@@ -8,6 +8,10 @@ use tsugi_core::engine::Timer;
 impl World {
     pub(super) fn normalise(&mut self) {
         for i in 0..2 {
+            let owed = self.acked & !self.durable;
+            if self.nodes[i].lost & !owed != 0 {
+                self.node_mut(i).lost &= owed;
+            }
             let o = 1 - i;
             // Numbers of node i's beats, wherever they stand, become their ranks.
             let mut all = vec![0, self.nodes[i].expired, self.nodes[i].sent, self.nodes[o].heard, self.nodes[o].boundary];
@@ -49,6 +53,17 @@ impl World {
                 self.node_mut(o).boundary = 0;
             }
         }
+    }
+
+    /// The same of what the protocol knows: engines, records, requests and beats on their way. Not of what this search may
+    /// still use up, and not of who holds which write: worlds that differ in nothing else are one situation.
+    pub fn fingerprint_of_protocol(&self) -> u64 {
+        let mut hasher = Wide { low: 0x9e37_79b9_7f4a_7c15, high: 0xc2b2_ae3d_27d4_eb4f };
+        for node in &self.nodes {
+            (&node.engine, &node.disk).hash(&mut hasher);
+        }
+        (&self.record, &self.asked, &self.net, self.is_cut).hash(&mut hasher);
+        mix(hasher.low ^ mix(hasher.high))
     }
 
     /// A 128-bit fingerprint.

@@ -60,10 +60,12 @@ impl Mirror {
 
     /// A promise may be given now: the peer serves and requires this very session, and nothing is unresolved.
     pub(super) fn can_promise(&self) -> bool {
-        let is_resolved = self.saved.intent.is_none() || self.is_mutant(Mutant::PromiseWithIntent);
+        let is_lax = self.is_mutant(Mutant::PromiseWithIntent);
+        let is_resolved = self.saved.intent.is_none() || is_lax;
+        let is_following = self.phase == Phase::Following || is_lax && self.phase == Phase::Claiming;
         let is_staying = !self.is_planning() || self.goal == Goal::Following;
         let is_required = self.peer.as_ref().is_some_and(|p| p.is_serving && p.requires.is_some() && p.requires == self.following);
-        self.phase == Phase::Following && self.is_level && !self.is_session_lost && is_resolved && is_staying && is_required
+        is_following && self.is_level && !self.is_session_lost && is_resolved && is_staying && is_required
     }
 
     pub(super) fn on_heard_following(&mut self, out: &mut Vec<Effect>) {
@@ -167,8 +169,10 @@ impl Mirror {
 
     /// Nothing can be applied any more and everything applied is on disk: the claim may leave.
     pub(super) fn on_session_closed(&mut self, out: &mut Vec<Effect>) {
-        self.following = None;
-        self.is_level = false;
+        if !self.is_mutant(Mutant::PromiseWithIntent) {
+            self.following = None;
+            self.is_level = false;
+        }
         self.is_session_lost = false;
         if self.saved.flag == Flag::Volatile {
             self.saved.flag = Flag::UpToDate;

@@ -287,6 +287,7 @@ impl Mirror {
         match self.phase {
             Phase::Serving | Phase::Leaving => self.on_heard_serving(promise, out),
             Phase::Following => self.on_heard_following(out),
+            Phase::Claiming if self.is_mutant(Mutant::PromiseWithIntent) => self.on_heard_following(out),
             Phase::Stopped | Phase::Idle | Phase::Claiming => {}
         }
     }
@@ -439,9 +440,15 @@ impl Mirror {
         false
     }
 
+    /// Only with a rule left out: a session that was lost may go on.
+    fn takes_back_sessions(&self) -> bool {
+        self.is_mutant(Mutant::RejoinIgnoresEpoch) || self.is_mutant(Mutant::PromiseWithIntent)
+    }
+
     fn check_invariants(&self) {
         assert!(self.requires.is_none() || matches!(self.phase, Phase::Serving | Phase::Leaving), "requires a peer without serving");
-        assert!(self.following.is_none() || self.phase == Phase::Following, "follows without being a follower");
+        let is_following = self.phase == Phase::Following || self.is_mutant(Mutant::PromiseWithIntent);
+        assert!(self.following.is_none() || is_following, "follows without being a follower");
         assert!(self.running.is_some() || self.plan.is_empty(), "a plan stands still");
         assert!(
             !self.state.is_serving() || matches!(self.phase, Phase::Serving | Phase::Leaving),

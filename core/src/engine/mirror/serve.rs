@@ -52,7 +52,7 @@ impl Mirror {
             self.ask(ArbiterRequest::Read, out);
         }
         if let Some(session) = self.requires {
-            if self.has_left(session, peer) && !self.is_session_lost {
+            if self.has_left(session, peer) && !self.is_session_lost && !self.takes_back_sessions() {
                 self.is_session_lost = true;
                 if peer.is_some_and(|p| !p.is_started) {
                     out.push(Effect::Report(Event::PeerLeft { peer: self.cfg.peer.clone() }));
@@ -342,7 +342,7 @@ impl Mirror {
         if !self.is_requiring() {
             return;
         }
-        self.is_session_lost = true;
+        self.is_session_lost = !self.takes_back_sessions();
         if self.phase == Phase::Leaving && self.is_releasing() {
             // The release has this long to be set free by the arbiter; then it is broken off.
             out.push(Effect::SetTimer(Timer::FreezeMax, FREEZE_MAX));
