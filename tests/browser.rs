@@ -309,7 +309,7 @@ fn sees_a_server_die(desk: &Desk) {
     desk.pair.say(&format!("the page showed ALONE {late} ms after the agent's own change; seen: {seen}"));
     assert!((-50..=SEEN_WITHIN_MS).contains(&late), "the page showed ALONE {late} ms after the agent's change");
     desk.wait("the row of what needs attention", PAGE_BOUND, "document.querySelectorAll('#attention .attention li').length === 1");
-    assert!(desk.browser.text("#menu-badge").unwrap().starts_with('1'), "the number in the menu");
+    desk.wait("the number in the menu", PAGE_BOUND, "document.querySelector('#menu-badge')?.textContent.trim().startsWith('1')");
     let what = desk.browser.text("#attention .what").unwrap();
     assert!(what.contains("ledger runs on one node only (n2)"), "{what}");
     desk.wait("the lost node", TAKEOVER_BOUND, &cell("n1", "Unknown", "no contact"));

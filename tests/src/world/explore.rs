@@ -4,13 +4,16 @@ use super::{Broken, Row, World};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
+/// Distinct states of engines, records and network alone, by their fingerprints.
+pub type Situations = HashSet<u64, BuildHasherDefault<AsIs>>;
+
 /// What a search saw.
 #[derive(Debug)]
 pub struct Seen {
     /// Distinct states, with what the search may still use up.
     pub states: usize,
-    /// Distinct states of engines, records and network alone.
-    pub protocol_states: usize,
+    /// … of engines, records and network alone.
+    pub situations: Situations,
     /// Steps from one to another.
     pub steps: usize,
     /// Everything inside the bounds was visited.
@@ -27,7 +30,7 @@ pub struct Seen {
 
 /// Fingerprints are spread already.
 #[derive(Default)]
-struct AsIs(u64);
+pub struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {
@@ -56,10 +59,9 @@ const CHUNK: usize = 2_000;
 /// Visits what can follow from `start`, at most `states_max` states, with as many threads as the machine has cores.
 pub fn explore(start: &World, states_max: usize) -> Seen {
     let mut parents = Parents::default();
-    let mut situations: HashSet<u64, BuildHasherDefault<AsIs>> = HashSet::default();
     let mut seen = Seen {
         states: 0,
-        protocol_states: 0,
+        situations: Situations::default(),
         steps: 0,
         is_exhausted: true,
         has_pair: false,
@@ -90,8 +92,7 @@ pub fn explore(start: &World, states_max: usize) -> Seen {
                 batch.chunks(part).map(|worlds| scope.spawn(move || (prints(worlds), successors(worlds, known)))).collect();
             workers.into_iter().map(|w| w.join().expect("an explorer's thread")).collect()
         });
-        situations.extend(found.iter().flat_map(|(prints, _)| prints));
-        seen.protocol_states = situations.len();
+        seen.situations.extend(found.iter().flat_map(|(prints, _)| prints));
         for (print, parent, world) in found.into_iter().flat_map(|(_, found)| found) {
             seen.steps += 1;
             if parents.contains_key(&print) {

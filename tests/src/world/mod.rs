@@ -24,7 +24,7 @@ mod node;
 mod same;
 
 pub use check::{Broken, Row};
-pub use explore::{Seen, dead_ends, explore};
+pub use explore::{Seen, Situations, dead_ends, explore};
 
 use data::{Data, Right};
 use std::collections::BTreeMap;

@@ -55,12 +55,14 @@ impl World {
         }
     }
 
-    /// The same of what the protocol knows: engines, records, requests and beats on their way. Not of what this search may
-    /// still use up, and not of who holds which write: worlds that differ in nothing else are one situation.
+    /// The same of what the protocol knows: engines, their running timers and rights with the beats these count from,
+    /// records, requests and beats on their way. Not of what this search may still use up, and not of the data processes
+    /// and who holds which write: worlds that differ in nothing else are one situation.
     pub fn fingerprint_of_protocol(&self) -> u64 {
         let mut hasher = Wide { low: 0x9e37_79b9_7f4a_7c15, high: 0xc2b2_ae3d_27d4_eb4f };
         for node in &self.nodes {
             (&node.engine, &node.disk).hash(&mut hasher);
+            (&node.timers, node.heard, node.sent, node.expired, node.boundary, node.data.right).hash(&mut hasher);
         }
         (&self.record, &self.asked, &self.net, self.is_cut).hash(&mut hasher);
         mix(hasher.low ^ mix(hasher.high))

@@ -31,7 +31,33 @@ fn japanese(text: &str) -> Option<String> {
         let (at, why) = to.split_once(": ")?;
         return Some(format!("{at} に接続できません（{}）", not_connected(why)));
     }
-    asked(text).or_else(|| measured(text)).or_else(|| interface(text)).or_else(|| module_or_program(text))
+    copy(text).or_else(|| asked(text)).or_else(|| measured(text)).or_else(|| interface(text)).or_else(|| module_or_program(text))
+}
+
+/// Resources without a checker: the copy of the data, heartbeats, the witness.
+fn copy(text: &str) -> Option<String> {
+    const ADOPT: &str =
+        "意図して置き換えた場合は、このノードでモジュールを停止し、tsugi rfs adopt を実行してください（以後は古いコピーとして扱います）";
+    if let Some((dir, _)) = text.split_once(" is not the directory this node replicated last") {
+        return Some(format!(
+            "{dir} は、このノードが最後に複製したディレクトリではありません。ディスクがマウントされていない可能性があります。マウントしてください。{ADOPT}"
+        ));
+    }
+    if let Some((dir, _)) = text.split_once(" is a copy that this node's record does not speak of") {
+        return Some(format!("{dir} は、このノードの記録にあるコピーではありません。{ADOPT}"));
+    }
+    if let Some((dir, _)) = text.strip_prefix("cannot open the replicated directory ").and_then(|rest| rest.split_once("; ")) {
+        return Some(format!("複製するディレクトリ {dir} を開けません。作成するか、そのファイルシステムをマウントしてください"));
+    }
+    Some(
+        match text {
+            "no heartbeat of the other node on this network" => "このネットワークでは相手ノードのハートビートが届いていません",
+            "this copy is not current" => "自ノードのデータは最新ではありません",
+            "no witness answers" => "確認用アドレスの応答がありません",
+            _ => return None,
+        }
+        .to_owned(),
+    )
 }
 
 /// `ping`, `http`: what was asked and what came back.
@@ -223,6 +249,11 @@ mod tests {
     fn what_checkers_say_is_said_in_japanese() {
         for (en, ja) in [
             ("198.18.0.100 is on eth0", "198.18.0.100 は eth0 に設定されています"),
+            ("no witness answers", "確認用アドレスの応答がありません"),
+            (
+                "cannot open the replicated directory /srv/data; create it (or mount its file system) on this node and start the module again: No such file or directory (os error 2)",
+                "複製するディレクトリ /srv/data を開けません。作成するか、そのファイルシステムをマウントしてください",
+            ),
             ("198.18.0.100 is on no interface of this node", "198.18.0.100 はこのノードのどのインターフェイスにもありません"),
             ("1 running: nginx", "動作中 1 個：nginx"),
             ("0 running: db with arguments like `-D /x` (at least 1 expected)", "動作中 0 個（1 個以上必要）：db（引数 `-D /x`）"),

@@ -293,17 +293,20 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             "イベントで原因を確認して直してから起動してください。起動すると回数は元に戻ります。"
         ))
         .command_on(node, start()),
-        Reason::DataUnusable { detail } => Said::only(both!(
-            lang,
-            "The replicated directory of {module} cannot be used on {node}: {detail}.",
-            "{node} で {module} の複製するディレクトリを使用できません：{detail}"
-        ))
-        .then(both!(
-            lang,
-            "{node} tries again by itself every few seconds; a secondary that is up to date takes over.",
-            "{node} は数秒ごとに自動で再試行します。最新のセカンダリがあれば引き継ぎます。"
-        ))
-        .remedy(both!(lang, "Check the disk and the directory on {node}.", "{node} のディスクとディレクトリを確認してください。")),
+        Reason::DataUnusable { detail } => {
+            let detail = super::detail(lang, detail);
+            Said::only(both!(
+                lang,
+                "The replicated directory of {module} cannot be used on {node}: {detail}.",
+                "{node} で {module} の複製するディレクトリを使用できません：{detail}"
+            ))
+            .then(both!(
+                lang,
+                "{node} tries again by itself every few seconds; a secondary that is up to date takes over.",
+                "{node} は数秒ごとに自動で再試行します。最新のセカンダリがあれば引き継ぎます。"
+            ))
+            .remedy(both!(lang, "Check the disk and the directory on {node}.", "{node} のディスクとディレクトリを確認してください。"))
+        }
         Reason::VipFailed { detail } => Said::only(both!(
             lang,
             "The virtual IP address of {module} could not be set on {node}: {detail}.",
