@@ -77,8 +77,8 @@ const NEAR: Budget = Budget { version_max: 4, session_max: 2, ..CALM };
 const NAMED: &[(&str, Begin, Setting)] = &[
     ("first start", World::new, named(Budget { version_max: 2, session_max: 1, ..CALM })),
     ("a swap", paired, named(Budget { swaps: 1, ..NEAR })),
-    ("a stop and a start", paired, named(Budget { stops: 1, ..NEAR })),
     ("a crash", paired, named(Budget { crashes: 1, ..NEAR })),
+    ("a stop and a start", paired, named(Budget { stops: 1, ..NEAR })),
     ("a cut", paired, named(Budget { cuts: 1, ..NEAR })),
     ("a swap, a request twice", paired, named(Budget { swaps: 1, twice: 1, ..NEAR })),
     ("async=second: a crash", paired, Setting { ack: Async::Second, ..named(Budget { crashes: 1, ..NEAR }) }),

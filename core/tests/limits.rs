@@ -313,6 +313,22 @@ fn what_was_confirmed_from_memory_counts_only_if_it_was_flushed_before_the_take_
     }
 }
 
+/// Found by the simulator: the data process died while maintenance held the take-over back, and the copy stayed eligible.
+#[test]
+fn a_secondary_that_waits_loses_with_its_data_process_what_it_confirmed_from_memory() {
+    let mut pair = Pair::with(Authority::Arbiter, |cfg| cfg.ack = Async::Second);
+    assert_eq!(pair.nodes[1].disk.flag, Flag::Volatile);
+    pair.order(1, Verb::Maintenance { minutes: 10 });
+    pair.silence(1);
+    assert_eq!(pair.states()[1], State::Second, "{}", pair.describe());
+
+    pair.feed(1, Input::Replica(ReplicaNote::Died { detail: "killed".into() }));
+    assert_eq!(pair.nodes[1].disk.flag, Flag::Stale);
+    pair.order(1, Verb::Maintenance { minutes: 0 });
+    pair.settle();
+    assert!(!pair.states()[1].is_serving(), "{}", pair.describe());
+}
+
 /// Found by the simulator: a pair's record was written anew, and the node that had asked for it was stopped before it knew.
 /// Starting again it took the record, which names both, for a right to serve alone.
 #[test]

@@ -114,6 +114,51 @@ fn a_request_meant_for_a_lost_store_changes_nothing_in_its_successor() {
     assert_eq!(successor.apply(&name("a"), &late), None);
 }
 
+/// Found by the simulator: a person had given the role to the other node, which only the lost store knew.
+#[test]
+fn the_only_node_of_a_lost_record_serves_by_the_other_nodes_word_and_not_without() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.order(1, Verb::Stop);
+    pair.settle();
+    pair.is_cut = true;
+    pair.record = Record::empty(LifeId(77));
+    pair.reboot(0);
+    pair.settle();
+    assert_eq!(pair.shown(0), (State::Wait, Readiness::NotReady, Some(&Reason::ArbiterReplaced)));
+    pair.order(0, Verb::Prim { accept_loss: false });
+    pair.settle();
+    assert_eq!(pair.record.version.0, 0, "without a consent to a loss it is the same");
+
+    // The other one is there, idle, and has heard of the new store.
+    pair.is_cut = false;
+    pair.order(1, Verb::Start);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
+    assert!(pair.has_event(0, |e| matches!(e, Event::Reseeded { .. })));
+}
+
+/// What the other node said before this one had read the new store proves nothing: it may have got the role since.
+#[test]
+fn a_word_from_before_the_store_was_replaced_does_not_count() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    pair.order(1, Verb::Stop);
+    pair.settle();
+    pair.is_arbiter_down = true;
+    pair.reboot(0);
+    pair.order(1, Verb::Start);
+    // The other one is heard, idle; then nothing more arrives.
+    pair.beat(1);
+    pair.record = Record::empty(LifeId(77));
+    pair.is_arbiter_down = false;
+    for _ in 0..3 {
+        for timer in [Timer::ArbiterRetry, Timer::Quarantine, Timer::Backoff] {
+            pair.maybe_fire(0, timer);
+        }
+    }
+    assert_eq!(pair.shown(0), (State::Wait, Readiness::NotReady, Some(&Reason::ArbiterReplaced)));
+    assert_eq!(pair.record.version.0, 0, "{}", pair.describe());
+}
+
 /// Found by the simulator: an order without a consent was carried out because the record was empty.
 #[test]
 fn an_order_without_consent_does_not_serve_an_old_copy_because_the_record_was_lost() {

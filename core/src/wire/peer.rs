@@ -81,6 +81,12 @@ pub struct Status {
     /// How long the sender keeps a promise, in milliseconds (`P_B`): a primary that believes for longer would still
     /// serve when the sender takes over.
     pub keep_ms: u64,
+    /// Life of an arbiter's store that has replaced the one this node agreed with; zero = none.
+    #[serde(default)]
+    pub strange_store: LifeId,
+    /// What the other node's newest message said there: whoever says this said the rest afterwards.
+    #[serde(default)]
+    pub heard_strange_store: LifeId,
     /// It asks for the role and no arbiter answers it: the receiver need not wait for it.
     pub is_arbiter_silent: bool,
     /// All pre-checkers are up here.

@@ -34,6 +34,8 @@ fn status(epoch: u64) -> Status {
         released: None,
         hands_over: false,
         keep_ms: 5055,
+        strange_store: LifeId(0),
+        heard_strange_store: LifeId(0),
         is_arbiter_silent: false,
         is_session_lost: false,
         is_fit: true,
@@ -332,6 +334,8 @@ async fn the_largest_status_fits_into_a_datagram() {
         level: all,
         released: Some(Epoch(u64::MAX)),
         keep_ms: u64::MAX,
+        strange_store: LifeId(u128::MAX),
+        heard_strange_store: LifeId(u128::MAX),
         ..status(0)
     };
     b.send(status(1));

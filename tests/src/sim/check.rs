@@ -384,8 +384,16 @@ impl World {
             return self.violate(m, "I5", detail);
         }
         module.floor.is_outrun[s] = false;
-        let old = module.floor.acked;
-        module.floor.retired.push(old);
+        // What was flushed goes on. A write that was not, and that this node lost with its own power, is what a claim of
+        // the owner might cost as well.
+        let goes_on = lost.is_none() && !is_accepted;
+        if !goes_on {
+            let held = &module.units[s].tree.mem;
+            let owed =
+                |b: usize| if module.contains(held[b], module.floor.acked[b]) { module.floor.acked[b] } else { module.floor.synced[b] };
+            let old = std::array::from_fn(owed);
+            module.floor.retired.push(old);
+        }
         module.floor.acked = module.units[s].tree.mem;
         module.floor.synced = module.units[s].tree.disk;
         module.floor.holders = [1 << s; BLOCKS];

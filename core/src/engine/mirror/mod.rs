@@ -21,7 +21,7 @@ use super::watched::{Loops, Resource, Watched};
 use super::{Effect, Input, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
 use crate::command::BY_MAXLOOP;
 use crate::event::Event;
-use crate::ids::{Epoch, Gen, JobId, Session};
+use crate::ids::{Epoch, Gen, JobId, LifeId, Session};
 use crate::replica::ReplicaNote;
 use crate::state::{ArbiterView, Flag, Readiness, Reason, State};
 use crate::wire::arbiter::{ArbiterRequest, Record};
@@ -104,6 +104,8 @@ pub struct Mirror {
     is_maintained: bool,
     /// The arbiter's store is another one, and what to write there is not settled: asked again.
     is_store_lost: bool,
+    /// The store that has replaced it, since this node read it; zero = none.
+    strange_store: LifeId,
     /// Attempts to remove the addresses in the present step.
     drop_tries: u8,
     /// The application does not start here: its data is brought to the peer, without it.
@@ -174,6 +176,7 @@ impl Mirror {
             is_app_frozen: false,
             is_maintained: false,
             is_store_lost: false,
+            strange_store: LifeId(0),
             drop_tries: 0,
             hosting: None,
             offer: None,

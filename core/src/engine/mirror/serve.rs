@@ -418,6 +418,14 @@ impl Mirror {
     /// This node's disk or data process failed.
     pub(super) fn on_data_failed(&mut self, detail: String, is_dead: bool, out: &mut Vec<Effect>) {
         out.push(Effect::Report(Event::DataFailed { detail: detail.clone() }));
+        let is_flushed = self.saved.flag != Flag::Volatile;
+        let is_closing = matches!(self.running, Some((_, Step::CloseSession))) || self.plan.contains(&Step::CloseSession);
+        let is_open = !self.is_planning() || self.goal == Goal::Following || is_closing;
+        if is_dead && self.phase == Phase::Following && !is_flushed && is_open {
+            // What it confirmed from memory went with it.
+            self.saved.flag = Flag::Stale;
+            self.save(out);
+        }
         let reason = Reason::DataUnusable { detail };
         match self.phase {
             Phase::Serving if self.is_handing_over_allowed() && !self.is_session_lost && self.is_peer_recorded() => {
@@ -434,7 +442,6 @@ impl Mirror {
             Phase::Following if self.is_planning() && self.goal != Goal::Following => {
                 if is_dead && matches!(self.running, Some((_, Step::CloseSession))) {
                     // What it confirmed from memory it has not flushed.
-                    let is_flushed = self.saved.flag != Flag::Volatile;
                     let failed =
                         || Outcome::Replica(ReplicaAnswer::Failed { detail: "the data process ended before it had flushed".into() });
                     self.on_step_done(if is_flushed { closed_by_death() } else { failed() }, out);

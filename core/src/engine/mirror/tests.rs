@@ -136,6 +136,8 @@ fn primary(session: u64) -> Status {
         released: None,
         hands_over: false,
         keep_ms: 5055,
+        strange_store: LifeId(0),
+        heard_strange_store: LifeId(0),
         is_arbiter_silent: false,
         is_fit: true,
         wants_role: false,

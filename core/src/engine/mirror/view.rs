@@ -3,7 +3,7 @@
 use super::{Mirror, Phase};
 use crate::command::Verb;
 use crate::engine::{Effect, Timer};
-use crate::ids::{Gen, NodeName};
+use crate::ids::{Gen, LifeId, NodeName};
 use crate::state::{Allowed, ArbiterView, Flag, Readiness, Reason, Replication, ResourceView, State};
 use crate::wire::peer::{LINEAGE_SENT_MAX, Status};
 use std::collections::BTreeSet;
@@ -48,6 +48,8 @@ impl Mirror {
             released: if is_serving { None } else { self.released_epoch() },
             hands_over: !is_serving && self.is_handed_over,
             keep_ms: self.keep_ms(),
+            strange_store: self.strange_store,
+            heard_strange_store: self.peer.as_ref().filter(|_| self.is_contact).map_or(LifeId(0), |p| p.strange_store),
             is_arbiter_silent: self.phase == Phase::Claiming
                 && self.arbiter == ArbiterView::Unreachable
                 && !self.cfg.authority.is_own_record(),

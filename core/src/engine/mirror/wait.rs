@@ -295,7 +295,7 @@ impl Mirror {
         if !self.is_own_store(&answer.record) && self.force.is_none() && !is_ours {
             return self.on_other_store(&answer.record, out);
         }
-        self.is_store_lost = false;
+        (self.is_store_lost, self.strange_store) = (false, LifeId(0));
         match self.phase {
             Phase::Claiming => self.on_record(&request, answer, out),
             Phase::Serving | Phase::Leaving => self.on_record_serving(&request, answer, out),
@@ -317,10 +317,10 @@ impl Mirror {
             self.saved.intent = None;
             self.save(out);
         }
-        self.is_store_lost = true;
+        (self.is_store_lost, self.strange_store) = (true, record.instance);
         let others_first = record.version > Epoch(0) && record.owner.as_ref() != Some(&self.cfg.me);
         match self.phase {
-            Phase::Claiming if record.version == Epoch(0) && self.is_flag_good() && self.may_seed_idle() => self.seed(record, out),
+            Phase::Claiming if record.version == Epoch(0) && self.is_flag_good() && self.may_seed_idle(record) => self.seed(record, out),
             Phase::Claiming => self.block(Reason::ArbiterReplaced, true, out),
             // A person decided otherwise, elsewhere.
             Phase::Serving if others_first && self.requires.is_none() => self.step_down(out),
@@ -335,10 +335,11 @@ impl Mirror {
         }
     }
 
-    /// Nobody else could have been eligible; or the other node is here, idle, and agrees (`standing`).
-    fn may_seed_idle(&self) -> bool {
+    /// The other node is here, idle, and agrees (`standing`). That nobody else was in the last record this node knows is
+    /// not enough: a person may have given the role to the other node since, which only the lost store knew.
+    fn may_seed_idle(&self, record: &Record) -> bool {
         let is_free = self.saved.intent.is_none() || self.is_seeding();
-        let is_known = self.is_only_in_record() || self.is_agreed() || self.is_mutant(Mutant::SeedBlindly);
+        let is_known = self.is_agreed(record) || self.is_mutant(Mutant::SeedBlindly);
         is_free && is_known && !self.is_quarantined && !self.is_bound
     }
 
@@ -348,9 +349,11 @@ impl Mirror {
     }
 
     /// The other node is here, idle, and by its own word not ahead of this one. There is no record to keep a node
-    /// out that is wrong about itself: histories decide, and epochs only where they are of the same store.
-    fn is_agreed(&self) -> bool {
-        let Some(peer) = self.peer.as_deref().filter(|p| self.is_contact && p.is_started && !p.is_serving && !p.has_intent) else {
+    /// out that is wrong about itself: histories decide, and epochs only where they are of the same store. What it says
+    /// counts if it said it after this node had read the new store: it then serves by no right of the old one.
+    fn is_agreed(&self, record: &Record) -> bool {
+        let is_idle = |p: &&Status| self.is_contact && p.is_started && !p.is_serving && !p.has_intent;
+        let Some(peer) = self.peer.as_deref().filter(is_idle).filter(|p| p.heard_strange_store == record.instance) else {
             return false;
         };
         if !matches!(peer.flag, Flag::UpToDate | Flag::Volatile) || self.saved.lineage.contains(&peer.gen_id) {
@@ -461,10 +464,9 @@ impl Mirror {
         // current is claimed like any other.
         let is_known = self.is_me_in(&record) && self.is_flag_good() && self.is_own_store(&record);
         // Without consent to a loss only a record that does not exist yet may be written by force.
-        // … and only by a node that cannot be behind: one that never knew another record, was the only one in it, or
-        // agrees with the other node.
+        // … and only by a node that cannot be behind: one that never knew another record, or agrees with the other node.
         let is_blank = self.saved.arbiter == LifeId(0) && self.saved.epoch == Epoch(0);
-        let is_new = record.version == Epoch(0) && (is_blank || self.is_flag_good() && (self.is_alone_in_record() || self.is_agreed()));
+        let is_new = record.version == Epoch(0) && (is_blank || self.is_flag_good() && self.is_agreed(&record));
         // Where the record is this node's own, what it names proves nothing, and the proof may be what is missing.
         let is_unproven = self.cfg.authority.is_own_record();
         let is_forcing = |f: &super::Force| f.overrides_flag || f.accepts_loss && is_unproven || !is_known && (f.accepts_loss || is_new);
@@ -480,7 +482,7 @@ impl Mirror {
             return self.ask(request, out);
         }
         if !self.is_own_store(&record) {
-            self.force = None;
+            (self.force, self.strange_store) = (None, record.instance);
             return self.block(Reason::ArbiterReplaced, true, out);
         }
         if record.version == Epoch(0) {

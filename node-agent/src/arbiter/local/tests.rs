@@ -45,6 +45,8 @@ fn status(state: State, flag: Flag) -> Status {
         released: None,
         hands_over: false,
         keep_ms: 5055,
+        strange_store: LifeId(0),
+        heard_strange_store: LifeId(0),
         is_arbiter_silent: false,
         is_session_lost: false,
         is_fit: true,
