@@ -33,6 +33,8 @@ use tsugi_core::wire::local::{Reply, Request};
 
 /// Orders of the console and requests of the command line that may wait.
 const QUEUE_MAX: usize = 256;
+/// A module that has been taken up says how it stands within this time.
+const FIRST_STATE_MAX: Duration = Duration::from_secs(2);
 /// The orderly stop of all modules. With what follows it is less than systemd's default patience of 90 s.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(72);
 /// Then modules that are not out leave service by force: SIGTERM, 3 s, SIGKILL, and at most 5 s for the proof.
@@ -134,6 +136,10 @@ impl Agent {
                 let (module, generation) = (deployment.module.clone(), deployment.generation);
                 let problems = self.deploy(deployment).await;
                 self.tell_versions();
+                if let Some(runner) = self.runners.get(&module).filter(|_| problems.is_empty()) {
+                    // The console refuses orders to a module without a state: an order may follow this answer at once.
+                    let _ = tokio::time::timeout(FIRST_STATE_MAX, runner.first_snapshot()).await;
+                }
                 self.console.deploy_done(module, generation, problems);
             }
             FromConsole::Try { id, deployment } => {
