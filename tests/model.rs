@@ -80,7 +80,6 @@ const NAMED: &[(&str, Begin, Setting)] = &[
     ("a crash", paired, named(Budget { crashes: 1, ..NEAR })),
     ("a stop and a start", paired, named(Budget { stops: 1, ..NEAR })),
     ("a cut", paired, named(Budget { cuts: 1, ..NEAR })),
-    ("a swap, a request twice", paired, named(Budget { swaps: 1, twice: 1, ..NEAR })),
     ("async=second: a crash", paired, Setting { ack: Async::Second, ..named(Budget { crashes: 1, ..NEAR }) }),
 ];
 
