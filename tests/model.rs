@@ -73,6 +73,9 @@ const fn named(budget: Budget) -> Setting {
 /// As far as a take-over and the pair after it.
 const NEAR: Budget = Budget { version_max: 4, session_max: 2, ..CALM };
 
+/// As far as a take-over.
+const TAKEN: Budget = Budget { version_max: 3, session_max: 1, ..CALM };
+
 /// Searches small enough to be exhausted, each with its bounds: everything that can happen inside them happens.
 const NAMED: &[(&str, Begin, Setting)] = &[
     ("first start", World::new, named(Budget { version_max: 2, session_max: 1, ..CALM })),
@@ -80,6 +83,7 @@ const NAMED: &[(&str, Begin, Setting)] = &[
     ("a crash", paired, named(Budget { crashes: 1, ..NEAR })),
     ("a stop and a start", paired, named(Budget { stops: 1, ..NEAR })),
     ("a cut", paired, named(Budget { cuts: 1, ..NEAR })),
+    ("a write, a cut", paired, named(Budget { writes: 1, cuts: 1, ..TAKEN })),
     ("async=second: a crash", paired, Setting { ack: Async::Second, ..named(Budget { crashes: 1, ..NEAR }) }),
 ];
 
