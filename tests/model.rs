@@ -46,19 +46,28 @@ fn paired(setting: Setting) -> World {
     world
 }
 
+/// Explores at most `states` states, and says how many they were. Panics at the first invariant that does not hold.
 #[track_caller]
-fn must_hold(what: &str, start: &World, slice: usize) -> Seen {
-    let seen = explore(start, states_max(slice));
+fn unbroken(what: &str, start: &World, states: usize) -> Seen {
+    let begin = std::time::Instant::now();
+    let seen = explore(start, states);
     if let Some((broken, trace)) = &seen.broken {
         panic!("{what}: {broken:?}\n{}", trace.join("\n"));
     }
     println!(
-        "{what}: {} states ({} of the protocol), {} new steps, exhausted: {}",
+        "{what}: {} states, {} of the protocol, {} new steps, exhausted: {}; {} s",
         seen.states,
         seen.situations.len(),
         seen.steps,
-        seen.is_exhausted
+        seen.is_exhausted,
+        begin.elapsed().as_secs()
     );
+    seen
+}
+
+#[track_caller]
+fn must_hold(what: &str, start: &World, slice: usize) -> Seen {
+    let seen = unbroken(what, start, states_max(slice));
     assert!(states_asked().is_some() || seen.states >= slice || seen.is_exhausted, "only {} states", seen.states);
     seen
 }
@@ -111,18 +120,7 @@ fn what_is_named_is_exhausted() {
 /// States of the protocol.
 #[track_caller]
 fn exhausted((name, begin, setting): &(&str, Begin, Setting)) -> Situations {
-    let started = std::time::Instant::now();
-    let seen = explore(&begin(*setting), states_asked().unwrap_or(STATES_MAX));
-    if let Some((broken, trace)) = &seen.broken {
-        panic!("{name}: {broken:?}\n{}", trace.join("\n"));
-    }
-    println!(
-        "{name}: {} states, {} of the protocol, exhausted: {}; {} s",
-        seen.states,
-        seen.situations.len(),
-        seen.is_exhausted,
-        started.elapsed().as_secs()
-    );
+    let seen = unbroken(name, &begin(*setting), states_asked().unwrap_or(STATES_MAX));
     assert!(seen.is_exhausted || states_asked().is_some(), "{name}: more than {} states", seen.states);
     seen.situations
 }
@@ -333,10 +331,7 @@ fn must_find(what: &str, setting: Setting, begin: Begin, wanted: &[fn(&Broken) -
     // It is the rule left out that was found, and not the world: with it, over as many states, everything holds.
     let sound = Setting { mutant: None, arbiter: ArbiterKind::Record, ..setting };
     let wanted = if is_long() { seen.states } else { seen.states.min(CONTROL_MAX) };
-    let control = explore(&begin(sound), wanted.max(CONTROL_MIN));
-    if let Some((broken, trace)) = control.broken {
-        panic!("{what}: found with the rule in force too, {broken:?}\n{}", trace.join("\n"));
-    }
+    let control = unbroken(&format!("{what}, with the rule in force"), &begin(sound), wanted.max(CONTROL_MIN));
     assert!(control.is_exhausted || control.states >= wanted, "{what}: the control visited {} states", control.states);
 }
 

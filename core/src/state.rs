@@ -76,6 +76,10 @@ pub enum Flag {
     UpToDate,
 }
 
+/// The replicated directories are there, and are the copies that the node's record speaks of. Without it a module takes
+/// no role. It is told while none is held.
+pub const USABLE: &str = "rfs.usable";
+
 /// Why a module is not green on a node. Worded, with its remedy, by `tsugi-web`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "snake_case")]

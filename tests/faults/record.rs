@@ -186,6 +186,10 @@ fn a_directory_whose_disk_is_not_mounted_is_neither_served_nor_written_and_locks
     assert!(refused.contains("stop it on this node first"), "{refused}");
     bench.sh("n1", "tsugi stop ledger && tsugi rfs adopt -m ledger && tsugi start ledger --no-wait");
     bench.wait_roles("n2", "n1");
+    // Also where the data process has not ended since: the copy it follows with is marked again.
+    bench.sh("n1", "tsugi stop ledger && tsugi rfs adopt -m ledger && tsugi start ledger --no-wait");
+    bench.wait_roles("n2", "n1");
+    bench.sh("n1", "grep -q /srv/data/ledger /var/lib/tsugi/modules/ledger/copies.json");
     bench.goes_on();
     bench.finish(&["n1", "n2"]);
 }

@@ -35,7 +35,6 @@ mod watched;
 pub use by_mode::Engine;
 pub use light::{Light, LightConfig};
 pub use mirror::Mirror;
-pub use watched::USABLE;
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;

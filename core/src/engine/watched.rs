@@ -6,7 +6,7 @@ use crate::command::LoopChange;
 use crate::event::Event;
 use crate::module::Action;
 use crate::rules::{Decision, Firing, ResourceTable, RuleAction, Ruleset, Steady, Value};
-use crate::state::{Health, Readiness, Reason, ResourceView};
+use crate::state::{Health, Readiness, Reason, ResourceView, USABLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,10 +20,6 @@ pub(super) struct Resource {
     /// Its action has begun since it went down.
     pub is_acted: bool,
 }
-
-/// The replicated directories are there, and are the copies that the node's record speaks of. Without it a module takes
-/// no role. It is told while none is held.
-pub const USABLE: &str = "rfs.usable";
 
 impl Resource {
     /// Nothing has been said yet.

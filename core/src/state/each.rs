@@ -33,6 +33,7 @@ impl Reason {
             Reason::CheckFailed { resource: "tcp.web".to_owned(), detail: why() },
             Reason::CheckFailed { resource: "module.db".to_owned(), detail: why() },
             Reason::CheckPending { resource: "ping.gateway".to_owned() },
+            Reason::CheckPending { resource: super::USABLE.to_owned() },
             Reason::LoopLimit { count: 4 },
             Reason::DataUnusable { detail: why() },
             Reason::VipFailed { detail: why() },

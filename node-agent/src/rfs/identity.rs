@@ -30,7 +30,7 @@ pub fn is_mark(name: &[u8]) -> bool {
 
 fn load(file: &Path) -> anyhow::Result<Marks> {
     match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be understood", file.display())),
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be understood; {REMEDY}", file.display())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Marks::new()),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
     }
@@ -69,7 +69,8 @@ fn check_one(root: &OwnedFd, replicated: &Replicated, marks: &Marks) -> anyhow::
 }
 
 /// What a person does who knows better.
-const REMEDY: &str = "if it was replaced on purpose, stop the module here and give `tsugi rfs adopt`: it is then taken as an older copy";
+const REMEDY: &str =
+    "if it was replaced on purpose, stop the module here and give `tsugi rfs adopt -m MODULE`: it is then taken as an older copy";
 
 /// The directories, checked once more on the descriptors that will be used; those without a mark get one.
 pub fn adopt(dirs: &[Replicated], roots: &[OwnedFd], file: &Path) -> anyhow::Result<()> {

@@ -45,7 +45,6 @@ pub fn data_main() -> anyhow::Result<()> {
         life: LifeId(rand::random()),
         epoch: Epoch(0),
         role: Role::Idle,
-        hidden: None,
         releasing: Arc::new(Mutex::new(Vec::new())),
     };
     while let Some(line) = next_line(&mut lines)? {
@@ -128,8 +127,6 @@ struct Process {
     life: LifeId,
     epoch: Epoch,
     role: Role,
-    /// The directories while a read-only view covers them.
-    hidden: Option<Arc<Vec<OwnedFd>>>,
     /// Who asked for the release that runs on its own thread; it may wait for the peer for ever.
     releasing: Arc<Mutex<Vec<JobId>>>,
 }
@@ -269,10 +266,9 @@ impl Process {
             }
             Role::Idle => {}
         }
-        let roots = match &self.hidden {
-            Some(roots) => roots.clone(),
-            None => self.cover()?,
-        };
+        // Covered since before or not: what is at the path now is what will be served one day, so that is looked at.
+        self.uncover()?;
+        let roots = self.cover()?;
         let following = Following::start(self.config.clone(), self.agent.clone(), roots, (self.life, self.switches), epoch, session)?;
         self.role = Role::Following(following);
         Ok(0)
@@ -283,11 +279,10 @@ impl Process {
         self.config.dirs.iter().try_for_each(|d| mounts::clear_dead(&d.dir))
     }
 
-    fn cover(&mut self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
+    fn cover(&self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
         self.clear_dead()?;
         let roots = Arc::new(self.open_roots()?);
         identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
-        self.hidden = Some(roots.clone());
         for (index, replicated) in self.config.dirs.iter().enumerate() {
             if let Err(e) = mounts::hide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index) {
                 self.uncover()?;
@@ -301,11 +296,10 @@ impl Process {
         self.config.dirs.iter().map(|d| mounts::open_dir(&d.dir)).collect()
     }
 
-    fn uncover(&mut self) -> anyhow::Result<()> {
+    fn uncover(&self) -> anyhow::Result<()> {
         for (index, replicated) in self.config.dirs.iter().enumerate() {
             mounts::unhide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index)?;
         }
-        self.hidden = None;
         Ok(())
     }
 

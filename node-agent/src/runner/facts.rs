@@ -4,11 +4,11 @@
 use super::{Inbox, Runner};
 use crate::rfs::identity;
 use std::collections::BTreeMap;
-use tsugi_core::engine::{Input, USABLE};
+use tsugi_core::engine::Input;
 use tsugi_core::module::{Action, Authority};
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::rules::{Ident, Ruleset};
-use tsugi_core::state::{ArbiterView, Health, NetworkView, State};
+use tsugi_core::state::{ArbiterView, Flag, Health, NetworkView, State, USABLE};
 use tsugi_core::wire::local::Reply;
 
 /// What stands behind them now.
@@ -35,7 +35,7 @@ impl Facts {
             let detail = if is_current { "" } else { "this copy is not current" };
             all.insert("rfs.uptodate".to_owned(), (up(is_current), detail.to_owned()));
             // A module never goes on with its replication dead: it hands over, or leaves service.
-            all.insert("rfs.degraded".to_owned(), (Health::Down, String::new()));
+            all.insert("rfs.degraded".to_owned(), (Health::Down, "as it should be: replication is not degraded".to_owned()));
         }
         if let Some(answers) = self.has_witness {
             let detail = if answers { "" } else { "no witness answers" };
@@ -108,7 +108,7 @@ impl Runner {
         let error = |message: String| Reply::Error { message };
         let Some(data) = self.hands.setting().data.clone() else { return error("this module replicates nothing".to_owned()) };
         if self.engine.state() != State::Stop || self.engine.is_planning() {
-            return error("the module uses its directories; stop it on this node first".to_owned());
+            return error("the module is not stopped; stop it on this node first".to_owned());
         }
         if self.engine.saved().intent.is_some() {
             return error(
@@ -119,6 +119,9 @@ impl Runner {
         self.step(Input::Replica(ReplicaNote::Replaced { by })).await;
         if let Some(failure) = &self.failure {
             return error(failure.clone());
+        }
+        if matches!(self.engine.saved().flag, Flag::UpToDate | Flag::Volatile) {
+            return error("the record still calls this copy current; nothing was changed".to_owned());
         }
         match identity::forget(&data.marks) {
             Ok(()) => Reply::Done,

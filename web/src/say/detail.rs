@@ -36,8 +36,7 @@ fn japanese(text: &str) -> Option<String> {
 
 /// Resources without a checker: the copy of the data, heartbeats, the witness.
 fn copy(text: &str) -> Option<String> {
-    const ADOPT: &str =
-        "意図して置き換えた場合は、このノードでモジュールを停止し、tsugi rfs adopt を実行してください（以後は古いコピーとして扱います）";
+    const ADOPT: &str = "意図して置き換えた場合は、このノードでモジュールを停止し、tsugi rfs adopt -m モジュール名 を実行してください（以後は古いコピーとして扱います）";
     if let Some((dir, _)) = text.split_once(" is not the directory this node replicated last") {
         return Some(format!(
             "{dir} は、このノードが最後に複製したディレクトリではありません。ディスクがマウントされていない可能性があります。マウントしてください。{ADOPT}"
@@ -53,6 +52,7 @@ fn copy(text: &str) -> Option<String> {
         match text {
             "no heartbeat of the other node on this network" => "このネットワークでは相手ノードのハートビートが届いていません",
             "this copy is not current" => "自ノードのデータは最新ではありません",
+            "as it should be: replication is not degraded" => "正常（レプリケーションは低下していません）",
             "no witness answers" => "確認用アドレスの応答がありません",
             _ => return None,
         }

@@ -269,6 +269,18 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             ))
             .remedy(both!(lang, "Correct what {resource} checks on {node}.", "{node} で {resource} の検査対象を確認してください。"))
         }
+        Reason::CheckPending { resource } if resource == tsugi_core::state::USABLE => Said::only(both!(
+            lang,
+            "{module} waits on {node} until its replicated directories have been looked at.",
+            "{node} の {module} は、複製するディレクトリの確認を待っています。"
+        ))
+        .then(both!(lang, "It starts by itself as soon as they are found good.", "問題がなければ、自動で起動します。"))
+        .remedy(both!(
+            lang,
+            "If this lasts, their disk on {node} does not answer: see dmesg.",
+            "長く続く場合は、{node} のディスクが応答していません。dmesg で確認してください。"
+        ))
+        .command_on(node, format!("tsugi state -v {module}")),
         Reason::CheckPending { resource } => Said::only(both!(
             lang,
             "{module} waits on {node} for the first result of the checker {resource}.",
@@ -302,8 +314,8 @@ pub fn reason(lang: Lang, reason: &Reason, module: &ModuleName, node: &NodeName)
             ))
             .then(both!(
                 lang,
-                "{node} tries again by itself every few seconds; a secondary that is up to date takes over.",
-                "{node} は数秒ごとに自動で再試行します。最新のセカンダリがあれば引き継ぎます。"
+                "{node} tries again by itself, half a minute later at the latest; a secondary that is up to date takes over.",
+                "{node} は遅くとも 30 秒後までに自動で再試行します。最新のセカンダリがあれば引き継ぎます。"
             ))
             .remedy(both!(lang, "Check the disk and the directory on {node}.", "{node} のディスクとディレクトリを確認してください。"))
         }

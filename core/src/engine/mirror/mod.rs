@@ -102,9 +102,8 @@ pub struct Mirror {
     is_app_frozen: bool,
     /// Maintenance: no automatic action.
     is_maintained: bool,
-    /// The arbiter's store is another one, and what to write there is not settled: asked again.
-    is_store_lost: bool,
-    /// The store that has replaced it, since this node read it; zero = none.
+    /// The arbiter's store is this one and not the one this node agreed with, and what to write there is not settled: asked
+    /// again; zero = it is the same.
     strange_store: LifeId,
     /// Attempts to remove the addresses in the present step.
     drop_tries: u8,
@@ -175,7 +174,6 @@ impl Mirror {
             is_frozen: false,
             is_app_frozen: false,
             is_maintained: false,
-            is_store_lost: false,
             strange_store: LifeId(0),
             drop_tries: 0,
             hosting: None,
@@ -441,6 +439,10 @@ impl Mirror {
     #[cfg(not(feature = "mutants"))]
     fn is_mutant(&self, _: Mutant) -> bool {
         false
+    }
+
+    fn is_store_lost(&self) -> bool {
+        self.strange_store != LifeId(0)
     }
 
     /// Only with a rule left out: a session that was lost may go on.

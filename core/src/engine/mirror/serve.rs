@@ -48,7 +48,7 @@ impl Mirror {
         if !self.saved.is_owner || self.phase == Phase::Leaving && !self.is_releasing() {
             return;
         }
-        if self.is_store_lost && self.phase == Phase::Serving && self.is_free_to_ask() {
+        if self.is_store_lost() && self.phase == Phase::Serving && self.is_free_to_ask() {
             self.ask(ArbiterRequest::Read, out);
         }
         if let Some(session) = self.requires {
@@ -188,7 +188,7 @@ impl Mirror {
         let is_grown = self.is_peer_recorded() && self.saved.intent.is_none();
         if is_grown {
             // Also when the outcome of the request was only read off a later answer.
-            if self.state == State::Alone && !self.is_frozen && !self.is_store_lost {
+            if self.state == State::Alone && !self.is_frozen && !self.is_store_lost() {
                 self.on_grown(out);
             }
             return;

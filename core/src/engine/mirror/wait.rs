@@ -295,7 +295,7 @@ impl Mirror {
         if !self.is_own_store(&answer.record) && self.force.is_none() && !is_ours {
             return self.on_other_store(&answer.record, out);
         }
-        (self.is_store_lost, self.strange_store) = (false, LifeId(0));
+        self.strange_store = LifeId(0);
         match self.phase {
             Phase::Claiming => self.on_record(&request, answer, out),
             Phase::Serving | Phase::Leaving => self.on_record_serving(&request, answer, out),
@@ -317,7 +317,7 @@ impl Mirror {
             self.saved.intent = None;
             self.save(out);
         }
-        (self.is_store_lost, self.strange_store) = (true, record.instance);
+        self.strange_store = record.instance;
         let others_first = record.version > Epoch(0) && record.owner.as_ref() != Some(&self.cfg.me);
         match self.phase {
             Phase::Claiming if record.version == Epoch(0) && self.is_flag_good() && self.may_seed_idle(record) => self.seed(record, out),
