@@ -93,7 +93,9 @@ const NAMED: &[(&str, Begin, Setting)] = &[
     ("a stop and a start", paired, named(Budget { stops: 1, ..NEAR })),
     ("a cut", paired, named(Budget { cuts: 1, ..NEAR })),
     ("a write, a cut", paired, named(Budget { writes: 1, cuts: 1, ..TAKEN })),
+    ("a write, a crash", paired, named(Budget { writes: 1, crashes: 1, ..TAKEN })),
     ("async=second: a crash", paired, Setting { ack: Async::Second, ..named(Budget { crashes: 1, ..NEAR }) }),
+    ("async=second: a write, a crash", paired, Setting { ack: Async::Second, ..named(Budget { writes: 1, crashes: 1, ..TAKEN }) }),
 ];
 
 /// Distinct states of engines, records and network that they must have together.

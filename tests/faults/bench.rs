@@ -148,11 +148,15 @@ impl Bench {
     fn own_disk(lab: &Lab, host: &str, name: &str, bytes: u64) -> anyhow::Result<()> {
         let image = lab.places().dir.join(format!("{host}-{name}.img"));
         disk::format(&image, bytes)?;
-        let device = disk::attach(&image)?;
+        Self::mount_own(lab, host, name, &image, "ext4")
+    }
+
+    fn mount_own(lab: &Lab, host: &str, name: &str, image: &Path, kind: &str) -> anyhow::Result<()> {
+        let device = disk::attach(image)?;
         let (path, number) = (device.path.display().to_string(), device.number());
         // The device goes with its last mount, which goes with the host.
         lab.sh(host, &format!("[ -e {path} ] || mknod {path} b 7 {number}"))?;
-        lab.sh(host, &format!("mkdir -p /srv/host/{name} && mount -t ext4 {path} /srv/host/{name}"))?;
+        lab.sh(host, &format!("mkdir -p /srv/host/{name} && mount -t {kind} {path} /srv/host/{name}"))?;
         Ok(())
     }
 
@@ -160,7 +164,28 @@ impl Bench {
     pub fn own_data(lab: &Lab, host: &str, bytes: u64) -> anyhow::Result<()> {
         Self::own_disk(lab, host, "own", bytes)?;
         lab.sh(host, "mkdir -p /srv/host/own/ledger")?;
+        Self::bind_own_data(lab, host)
+    }
+
+    fn bind_own_data(lab: &Lab, host: &str) -> anyhow::Result<()> {
         lab.sh(host, "for dir in /srv/host/data /srv/data; do mount --bind /srv/host/own/ledger $dir/ledger || exit 1; done").map(drop)
+    }
+
+    /// The replicated directory on a file system of its own, where [`Bench::set_quota`] limits it. Before the module is
+    /// applied.
+    pub fn own_data_with_quota(lab: &Lab, host: &str) -> anyhow::Result<()> {
+        let image = lab.places().dir.join(format!("{host}-own.img"));
+        disk::format_with_quotas(&image, 256 << 20)?;
+        Self::mount_own(lab, host, "own", &image, "btrfs")?;
+        lab.sh(host, "btrfs --quiet subvolume create /srv/host/own/ledger && btrfs quota enable /srv/host/own")?;
+        Self::bind_own_data(lab, host)
+    }
+
+    /// What the replicated directory may take: `none`, or as much as it has already.
+    pub fn set_quota(&self, host: &str, limit: &str) {
+        let line =
+            format!("cd /srv/host/own && id=$(btrfs inspect-internal rootid ledger) && btrfs qgroup limit {limit} 0/$id . && sync -f .");
+        self.sh(host, &line);
     }
 
     /// What the agent keeps (records, logs, configurations) on a file system of its own, mounted at `/srv/host/store`.

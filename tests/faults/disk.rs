@@ -12,6 +12,8 @@ use tsugi_tests::setup::{CLUSTER, wait_for};
 
 /// A small disk. The ledger needs a few of these.
 const SMALL: u64 = 48 << 20;
+/// A quota below what any directory takes.
+const ALL_TAKEN: &str = "16K";
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 const DATA: &str = "/srv/host/own";
@@ -76,6 +78,37 @@ fn a_full_disk_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
     bench.begin_load();
     assert_eq!(bench.missing_on("n2"), Vec::<String>::new());
     bench.empty("n1", DATA);
+    bench.wait_roles("n2", "n1");
+    bench.goes_on();
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_quota_reached_on_the_secondary_costs_the_second_copy_and_not_the_service() {
+    let bench = Bench::start_with("t-f-quota2", |lab, _, _| Bench::own_data_with_quota(lab, "n2"));
+    bench.set_quota("n2", ALL_TAKEN);
+    bench.wait("n2 to leave for its disk", |v| waits_for_its_disk(v, "n2"));
+    bench.wait("n1 alone", |v| v.state("n1") == ALONE);
+    bench.goes_on();
+    bench.wait_sh("n2", "tsugi events ledger -n 100", "quota exceeded");
+    bench.set_quota("n2", "none");
+    bench.wait_roles("n1", "n2");
+    bench.goes_on();
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_quota_reached_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
+    let mut bench = Bench::start_with("t-f-quota1", |lab, _, _| Bench::own_data_with_quota(lab, "n1"));
+    bench.set_quota("n1", ALL_TAKEN);
+    let answer = wait_for("the application to say that it has no room", BOUND, || post(&bench).filter(|line| line.contains(" 5"))).unwrap();
+    println!("{answer}");
+    bench.end_load();
+    bench.pair.api.action(CLUSTER, "ledger", "swap", None).unwrap();
+    bench.wait("n2 to serve", |v| v.state("n2").is_some_and(|(state, _)| state.is_serving()));
+    bench.begin_load();
+    assert_eq!(bench.missing_on("n2"), Vec::<String>::new());
+    bench.set_quota("n1", "none");
     bench.wait_roles("n2", "n1");
     bench.goes_on();
     bench.finish(&["n1", "n2"]);

@@ -35,6 +35,20 @@ pub fn format(image: &Path, size_bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// Makes a sparse image with an empty btrfs: the file system whose quotas every kernel has, and which bind root too.
+pub fn format_with_quotas(image: &Path, size_bytes: u64) -> Result<()> {
+    File::create(image)?.set_len(size_bytes)?;
+    let output = Command::new("mkfs.btrfs")
+        .args(["--quiet", "--metadata", "single", "--data", "single"])
+        .arg(image)
+        .output()
+        .context("mkfs.btrfs cannot be run; Debian has it in btrfs-progs")?;
+    if !output.status.success() {
+        bail!("mkfs.btrfs {}: {}", image.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 #[repr(C)]
 struct LoopInfo64 {
     device: u64,
