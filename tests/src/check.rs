@@ -379,7 +379,7 @@ pub fn run(plan: &CheckPlan) -> Result<Figures> {
 }
 
 /// Logs of a failed run are worth more than the room they take.
-fn keep_logs(lab: &Lab) {
+pub fn keep_logs(lab: &Lab) {
     let target = std::env::temp_dir().join(format!("tsugi-failed-{}", lab.places().name));
     let _ = std::fs::remove_dir_all(&target);
     let Ok(info) = lab.info() else { return };

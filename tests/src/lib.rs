@@ -13,6 +13,8 @@
 //! | [`rough`] | a pair on networks that are all bad at once |
 //! | [`events`] | the nodes' own event logs |
 //! | [`bench`] | figures as rows |
+//! | [`files`] | a pair that replicates a directory, without an application |
+//! | [`trees`] | two trees are equal: what differs, in words |
 //! | [`vips`] | who holds the virtual address, sampled in every host and asked for on the network |
 //! | [`sim`] | the engine in virtual time under every fault, from a seed |
 //! | [`world`] | two nodes and an arbiter as one value, to explore every order of events |
@@ -23,6 +25,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod events;
+pub mod files;
 pub mod lab;
 pub mod ledger;
 pub mod load;
@@ -30,5 +33,6 @@ pub mod rough;
 pub mod setup;
 pub mod sim;
 pub mod sql;
+pub mod trees;
 pub mod vips;
 pub mod world;

@@ -5,7 +5,7 @@
 
 use super::frame::{Attr, Fid, Msg, Op};
 use super::link::Link;
-use super::volume::{self, Sync, set_times};
+use super::volume::{self, Sync, Xattr, set_times};
 use anyhow::{Context, anyhow};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -176,24 +176,34 @@ impl Applier {
                 volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write")?;
             }
             Op::Attr { fid, attr } => self.attributes(fid, &attr).context("cannot change attributes")?,
-            Op::Create { fid, parent, name, mode, uid, gid, rdev, mtime, target } => {
+            Op::Create { fid, parent, name, mode, uid, gid, rdev, mtime, target, acl, dir_mtime } => {
                 let dir = self.path(parent)?;
                 let fd = create(dir, &name, mode, rdev, &target, uid, gid)
+                    .and_then(|fd| acl.map_or(Ok(()), |acl| set_acl(fd.as_raw_fd(), &acl)).map(|()| fd))
                     .and_then(|fd| set_times(fd.as_raw_fd(), None, Some(mtime)).map(|()| fd))
                     .with_context(|| format!("cannot create {}", String::from_utf8_lossy(&name)))?;
+                set_times(dir, None, Some(dir_mtime)).context("cannot set a directory's times")?;
                 self.objects.insert(fid, Object { path: fd, open: None });
             }
-            Op::Link { fid, parent, name } => {
-                volume::link_fd(self.path(fid)?, self.path(parent)?, &volume::cstr(&name)?).context("cannot make a hard link")?;
+            Op::Link { fid, parent, name, dir_mtime } => {
+                let dir = self.path(parent)?;
+                volume::link_fd(self.path(fid)?, dir, &volume::cstr(&name)?).context("cannot make a hard link")?;
+                set_times(dir, None, Some(dir_mtime)).context("cannot set a directory's times")?;
             }
-            Op::Unlink { parent, name, dir } => {
+            Op::Unlink { parent, name, dir, dir_mtime } => {
                 let flags = if dir { libc::AT_REMOVEDIR } else { 0 };
-                volume::unlinkat(self.path(parent)?, &volume::cstr(&name)?, flags)
+                let parent = self.path(parent)?;
+                volume::unlinkat(parent, &volume::cstr(&name)?, flags)
                     .with_context(|| format!("cannot remove {}", String::from_utf8_lossy(&name)))?;
+                set_times(parent, None, Some(dir_mtime)).context("cannot set a directory's times")?;
             }
-            Op::Rename { from, name, to, new, flags } => {
-                volume::rename(self.path(from)?, &volume::cstr(&name)?, self.path(to)?, &volume::cstr(&new)?, flags)
+            Op::Rename { from, name, to, new, flags, from_mtime, to_mtime } => {
+                let (from, to) = (self.path(from)?, self.path(to)?);
+                volume::rename(from, &volume::cstr(&name)?, to, &volume::cstr(&new)?, flags)
                     .with_context(|| format!("cannot rename {} to {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&new)))?;
+                set_times(from, None, Some(from_mtime))
+                    .and_then(|()| set_times(to, None, Some(to_mtime)))
+                    .context("cannot set a directory's times")?;
             }
             Op::Allocate { fid, mode, offset, length } => {
                 volume::fallocate(self.open(fid)?.as_raw_fd(), mode, offset, length).context("cannot allocate")?;
@@ -267,6 +277,20 @@ fn flush_loop(queue: &Mutex<Receiver<Flush>>, outlet: &Outlet, failure: &Mutex<O
             }
         }
     }
+}
+
+/// Gives a new object exactly these access lists.
+fn set_acl(fd: i32, acl: &[Xattr]) -> io::Result<()> {
+    for name in volume::ACLS {
+        let wanted = acl.iter().find(|(n, _)| n == name.to_bytes());
+        match (wanted, volume::get_xattr(fd, name)) {
+            (Some((_, value)), Ok(here)) if here == *value => {}
+            (Some((_, value)), _) => volume::set_xattr(fd, name, value, 0)?,
+            (None, Ok(_)) => volume::remove_xattr(fd, name)?,
+            (None, Err(_)) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Creates an object with exactly these attributes and returns an `O_PATH` descriptor of it.

@@ -9,7 +9,7 @@ use std::io;
 use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
@@ -58,7 +58,7 @@ pub struct Meta {
     pub xattrs: Vec<Xattr>,
 }
 
-/// One operation of the live stream.
+/// One operation of the live stream. Those that change names say the directory's modification time after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// From now on `fid` is the object at this path (relative to its directory; empty = the directory).
@@ -69,14 +69,27 @@ pub enum Op {
     Write { fid: Fid, offset: u64 },
     /// Set attributes.
     Attr { fid: Fid, attr: Attr },
-    /// A new file, directory, link or device node; `fid` names it from now on.
-    Create { fid: Fid, parent: Fid, name: Vec<u8>, mode: u32, uid: u32, gid: u32, rdev: u64, mtime: Time, target: Vec<u8> },
+    /// A new file, directory, link or device node; `fid` names it from now on. `acl`: the access lists it has, where the
+    /// directory hands some down.
+    Create {
+        fid: Fid,
+        parent: Fid,
+        name: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        rdev: u64,
+        mtime: Time,
+        target: Vec<u8>,
+        acl: Option<Vec<Xattr>>,
+        dir_mtime: Time,
+    },
     /// A further name.
-    Link { fid: Fid, parent: Fid, name: Vec<u8> },
+    Link { fid: Fid, parent: Fid, name: Vec<u8>, dir_mtime: Time },
     /// Remove a name.
-    Unlink { parent: Fid, name: Vec<u8>, dir: bool },
+    Unlink { parent: Fid, name: Vec<u8>, dir: bool, dir_mtime: Time },
     /// renameat2(2).
-    Rename { from: Fid, name: Vec<u8>, to: Fid, new: Vec<u8>, flags: u32 },
+    Rename { from: Fid, name: Vec<u8>, to: Fid, new: Vec<u8>, flags: u32, from_mtime: Time, to_mtime: Time },
     /// fallocate(2).
     Allocate { fid: Fid, mode: i32, offset: u64, length: u64 },
     /// Set an extended attribute (always replaces).
@@ -106,6 +119,20 @@ pub struct Entry {
     pub linked: bool,
 }
 
+/// Stands for the hash of a block that is a hole. No contents have it.
+pub const HOLE: [u8; 32] = [0; 32];
+
+/// Contents of a part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fill {
+    /// The frame's data.
+    Data,
+    /// So many zeros, which take room.
+    Zeros(u64),
+    /// So many zeros that take none.
+    Hole(u64),
+}
+
 /// Messages of the resynchronisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SyncMsg {
@@ -115,12 +142,12 @@ pub enum SyncMsg {
     Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
     /// A file's blocks follow as hashes.
     File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64 },
-    /// Hashes of blocks; answered by `Need`.
+    /// Hashes of blocks, [`HOLE`] where there is nothing; answered by `Need`.
     Hashes { id: u64, blocks: Vec<(u64, [u8; 32])> },
     /// Blocks of `Hashes` that differ at the target.
     Need { id: u64, blocks: Vec<u64> },
-    /// The frame's data at this offset; `zeros` of them without data.
-    Block { id: u64, offset: u64, zeros: u64 },
+    /// What is at this offset.
+    Block { id: u64, offset: u64, fill: Fill },
     /// All blocks sent; attributes to end with.
     FileEnd { id: u64, size: u64, meta: Meta },
     /// Times of a directory whose contents are done.

@@ -16,7 +16,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// A result, and what its answer has to wait for.
 pub type Shipped<T> = io::Result<(T, Option<Ticket>)>;
@@ -48,8 +48,10 @@ pub struct DirHandle {
 
 /// What to create.
 pub struct New<'a> {
-    /// Type and permission bits, umask applied.
+    /// Type and permission bits as the caller asked for them.
     pub mode: u32,
+    /// The caller's umask: it counts where the directory hands no access list down.
+    pub umask: u32,
     /// Device number.
     pub rdev: u64,
     /// Target of a symbolic link.
@@ -63,6 +65,9 @@ pub struct New<'a> {
 /// Called when this node's disk fails.
 pub type OnDiskFailure = Box<dyn Fn(&str) + Send + std::marker::Sync>;
 
+/// Called when the kernel's idea of an object's attributes is out of date, with its id.
+pub type ForgetAttributes = Box<dyn Fn(u64) + Send + std::marker::Sync>;
+
 /// One replicated directory being served.
 pub struct Volume {
     index: u16,
@@ -75,6 +80,7 @@ pub struct Volume {
     next_handle: AtomicU64,
     excluded: Vec<Vec<u8>>,
     on_disk_failure: OnDiskFailure,
+    forget_attributes: OnceLock<ForgetAttributes>,
 }
 
 enum Carrier<'a> {
@@ -115,7 +121,14 @@ impl Volume {
             next_handle: AtomicU64::new(1),
             excluded: excluded.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect(),
             on_disk_failure,
+            forget_attributes: OnceLock::new(),
         })
+    }
+
+    /// Whom to tell that attributes have changed without the kernel's knowing.
+    pub fn set_forget_attributes(&self, tell: ForgetAttributes) {
+        // A volume is mounted once.
+        let _ = self.forget_attributes.set(tell);
     }
 
     /// Its index in the module.
@@ -354,11 +367,7 @@ impl Volume {
             }
         };
         let stripped = if strip.is_some() { self.strip_set_id(h.inode.id)? } else { None };
-        let both = match (ticket, stripped) {
-            (Some(written), Some(stripped)) => Some(written.and_then(stripped)),
-            (one, other) => one.or(other),
-        };
-        Ok(((), both))
+        Ok(((), both(ticket, stripped)))
     }
 
     fn strip_set_id(&self, id: u64) -> io::Result<Option<Ticket>> {
@@ -368,10 +377,15 @@ impl Volume {
         if bits & libc::S_IXGRP != 0 {
             bits &= !libc::S_ISGID;
         }
-        if bits != st.st_mode & 0o7777 {
-            return Ok(self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?.1);
+        if bits == st.st_mode & 0o7777 {
+            return Ok(None);
         }
-        Ok(None)
+        let (_, ticket) = self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?;
+        // It left this to us and goes on believing in the bits, also when it runs the program.
+        if let Some(tell) = self.forget_attributes.get() {
+            tell(id);
+        }
+        Ok(ticket)
     }
 
     /// A write went out but failed here (full disk): sends what this side really holds. The order of operations
@@ -395,9 +409,15 @@ impl Volume {
         }
     }
 
-    /// Preallocates, punches or moves ranges.
-    pub fn fallocate(&self, fh: u64, mode_bits: i32, offset: u64, length: u64) -> Shipped<()> {
+    /// Preallocates, punches or zeroes ranges. `strip` as in [`Volume::write`].
+    pub fn fallocate(&self, fh: u64, mode_bits: i32, offset: u64, length: u64, strip: Option<StripSetId>) -> Shipped<()> {
         let h = self.handle(fh)?;
+        let ((), ticket) = self.allocate(&h, mode_bits, offset, length)?;
+        let stripped = if strip.is_some() { self.strip_set_id(h.inode.id)? } else { None };
+        Ok(((), both(ticket, stripped)))
+    }
+
+    fn allocate(&self, h: &Handle, mode_bits: i32, offset: u64, length: u64) -> Shipped<()> {
         let mode = self.ship.enter()?;
         let local = || self.disk("fallocate", volume::fallocate(h.fd.as_raw_fd(), mode_bits, offset, length));
         match self.carrier(&mode, &h.inode) {
@@ -582,7 +602,8 @@ impl Volume {
         if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
             dirty.names(self.index, &parent);
         }
-        let fd = self.disk("a create", create_here(&parent, name, new, open))?;
+        let hands_down = volume::get_xattr(parent.fd().as_raw_fd(), volume::ACL_DEFAULT).is_ok();
+        let fd = self.disk("a create", create_here(&parent, name, new, open, hands_down))?;
         let (inode, st) = self.table.lookup(&parent, name, local)?;
         if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
             if inode.is_dir() { dirty.names(self.index, &inode) } else { dirty.whole(self.index, &inode) }
@@ -601,6 +622,8 @@ impl Volume {
                     rdev: st.st_rdev,
                     mtime: mtime(&st),
                     target: new.target.to_vec(),
+                    acl: hands_down.then(|| volume::acls(inode.fd().as_raw_fd())),
+                    dir_mtime: changed(&parent)?,
                 };
                 Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
@@ -639,7 +662,8 @@ impl Volume {
         let (inode, st) = self.table.lookup(&parent, name, inode.local)?;
         let ticket = match live {
             Some(stream) => {
-                let op = Op::Link { fid: self.fid(&inode), parent: self.fid(&parent), name: name.to_bytes().to_vec() };
+                let (fid, dir_mtime) = (self.fid(&inode), changed(&parent)?);
+                let op = Op::Link { fid, parent: self.fid(&parent), name: name.to_bytes().to_vec(), dir_mtime };
                 Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None => self.unsent(&mode, &inode),
@@ -666,7 +690,8 @@ impl Volume {
         }
         let ticket = match live {
             Some(stream) => {
-                let op = Op::Unlink { parent: self.fid(&parent), name: name.to_bytes().to_vec(), dir: what == Removal::Directory };
+                let (dir, dir_mtime) = (what == Removal::Directory, changed(&parent)?);
+                let op = Op::Unlink { parent: self.fid(&parent), name: name.to_bytes().to_vec(), dir, dir_mtime };
                 Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
             None if local => None,
@@ -731,6 +756,8 @@ impl Volume {
                     to: self.fid(&to),
                     new: new.to_bytes().to_vec(),
                     flags,
+                    from_mtime: changed(&from)?,
+                    to_mtime: changed(&to)?,
                 };
                 Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))
             }
@@ -765,6 +792,14 @@ impl Volume {
     }
 }
 
+/// What to wait for when an operation had a consequence.
+fn both(operation: Option<Ticket>, consequence: Option<Ticket>) -> Option<Ticket> {
+    match (operation, consequence) {
+        (Some(done), Some(then)) => Some(done.and_then(then)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Marker: set-id bits go with this change.
 #[derive(Debug, Clone, Copy)]
 pub struct StripSetId;
@@ -778,17 +813,24 @@ pub enum Removal {
     Directory,
 }
 
-fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>) -> io::Result<Option<OwnedFd>> {
+/// When names in a directory were last changed.
+fn changed(dir: &Inode) -> io::Result<Time> {
+    Ok(mtime(&volume::fstat(dir.fd().as_raw_fd())?))
+}
+
+fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>, hands_down: bool) -> io::Result<Option<OwnedFd>> {
     let dir_fd = parent.fd();
     let dir = dir_fd.as_raw_fd();
     let mut file = None;
-    match new.mode & libc::S_IFMT {
-        libc::S_IFDIR => volume::mkdirat(dir, name, new.mode & 0o7777)?,
+    // This process has no umask of its own, so that the file system below applies a list that is handed down.
+    let mode = if hands_down { new.mode } else { new.mode & !(new.umask & 0o777) };
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => volume::mkdirat(dir, name, mode & 0o7777)?,
         libc::S_IFLNK => volume::symlinkat(&volume::cstr(new.target)?, dir, name)?,
         libc::S_IFREG | 0 => {
             let flags = open.unwrap_or(libc::O_RDWR) & !OPEN_FLAGS_STRIPPED;
             let exclusive = flags | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-            match volume::openat(dir, name, exclusive, new.mode & 0o7777) {
+            match volume::openat(dir, name, exclusive, mode & 0o7777) {
                 Ok(fd) => file = Some(fd),
                 Err(e) if e.raw_os_error() == Some(libc::EEXIST) && open.is_some_and(|f| f & libc::O_EXCL == 0) => {
                     return volume::openat(dir, name, flags | libc::O_NOFOLLOW, 0).map(Some);
@@ -796,7 +838,7 @@ fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>) ->
                 Err(e) => return Err(e),
             }
         }
-        _ => volume::mknodat(dir, name, new.mode, new.rdev)?,
+        _ => volume::mknodat(dir, name, mode, new.rdev)?,
     }
     let path = volume::open_path_at(dir, name)?;
     let made = volume::fstat(path.as_raw_fd())?;

@@ -113,7 +113,11 @@ fn root_attributes(ino: INodeNo, st: &Stat) -> FileAttr {
 
 fn time(at: TimeOrNow) -> Time {
     match at {
-        TimeOrNow::SpecificTime(t) => Time::from_system(t),
+        // The library counts the nanoseconds of a time before 1970 backwards (fuser 0.18, `system_time_from_time`).
+        TimeOrNow::SpecificTime(t) => t.duration_since(SystemTime::UNIX_EPOCH).map_or_else(
+            |before| Time { s: -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX), ns: before.duration().subsec_nanos() },
+            |_| Time::from_system(t),
+        ),
         TimeOrNow::Now => now(),
     }
 }
@@ -149,6 +153,9 @@ impl Filesystem for Fuse {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Access lists count, and a directory's default list counts instead of the umask.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_MAX_PAGES,
         ];
         for flag in wanted {
@@ -212,19 +219,19 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
-        let new = New { mode, rdev: u64::from(rdev), target: &[], uid: req.uid(), gid: req.gid() };
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let new = New { mode, umask, rdev: u64::from(rdev), target: &[], uid: req.uid(), gid: req.gid() };
         self.make(parent, name, &new, reply);
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let mode = (mode & 0o7777) | libc::S_IFDIR;
-        self.make(parent, name, &New { mode, rdev: 0, target: &[], uid: req.uid(), gid: req.gid() }, reply);
+        self.make(parent, name, &New { mode, umask, rdev: 0, target: &[], uid: req.uid(), gid: req.gid() }, reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        let new = New { mode: libc::S_IFLNK | 0o777, rdev: 0, target, uid: req.uid(), gid: req.gid() };
+        let new = New { mode: libc::S_IFLNK | 0o777, umask: 0, rdev: 0, target, uid: req.uid(), gid: req.gid() };
         self.make(parent, link_name, &new, reply);
     }
 
@@ -414,8 +421,8 @@ impl Filesystem for Fuse {
         reply.error(Errno::ENOSYS);
     }
 
-    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
-        let new = New { mode: (mode & 0o7777) | libc::S_IFREG, rdev: 0, target: &[], uid: req.uid(), gid: req.gid() };
+    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        let new = New { mode: (mode & 0o7777) | libc::S_IFREG, umask, rdev: 0, target: &[], uid: req.uid(), gid: req.gid() };
         let done = named(name).and_then(|n| self.0.create(parent.0, &n, &new, Some(flags)));
         let ok = |r: ReplyCreate, (_, st, fh): (Arc<super::table::Inode>, Stat, u64)| {
             let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
@@ -424,8 +431,9 @@ impl Filesystem for Fuse {
         self.answer(done, reply, ok, ReplyCreate::error);
     }
 
-    fn fallocate(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
-        self.empty(self.0.fallocate(fh.0, mode, offset, length), reply);
+    fn fallocate(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let strip = (req.uid() != 0).then_some(StripSetId);
+        self.empty(self.0.fallocate(fh.0, mode, offset, length, strip), reply);
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

@@ -106,6 +106,9 @@ impl Serving {
                 return Err(e).with_context(|| format!("the kernel refused the mount over {path}"));
             }
         };
+        let notifier = session.notifier();
+        // A negative offset: attributes alone, no contents. One it does not know it has nothing to forget of.
+        volume.set_forget_attributes(Box::new(move |id| drop(notifier.inval_inode(fuser::INodeNo(id), -1, 0))));
         trim_in_background(&volume, session.notifier(), ending.clone())?;
         let (notes, ending) = (agent.clone(), ending.clone());
         let thread = std::thread::Builder::new().name(format!("fuse-{index}")).spawn(move || {

@@ -5,7 +5,7 @@
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
 use super::dirty::{BLOCK, Changed, Collected, Dirty, Parts};
-use super::frame::{Entry, Meta, Msg, SyncMsg};
+use super::frame::{Entry, Fill, HOLE, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
 use super::ship::{Phase, Ship};
@@ -76,7 +76,6 @@ pub struct Source<'a> {
     first_pass: bool,
     later: Vec<SyncMsg>,
     again: Vec<Changed>,
-    zero_hash: [u8; 32],
     buffer: Vec<u8>,
 }
 
@@ -157,7 +156,6 @@ impl<'a> Source<'a> {
             first_pass: true,
             later: Vec::new(),
             again: Vec::new(),
-            zero_hash: *blake3::hash(&block).as_bytes(),
             buffer: block,
         }
     }
@@ -414,9 +412,8 @@ impl<'a> Source<'a> {
             if offset >= data_from {
                 data_from = next_data(fd, offset, size);
             }
-            let whole_hole = data_from >= (offset + BLOCK) && offset + BLOCK <= size;
-            let hash = if whole_hole {
-                self.zero_hash
+            let hash = if data_from >= size.min(offset + BLOCK) {
+                HOLE
             } else {
                 let n = volume::read_at(fd, &mut self.buffer, offset).context("cannot read a file to compare it")?;
                 *blake3::hash(&self.buffer[..n]).as_bytes()
@@ -470,12 +467,27 @@ impl<'a> Source<'a> {
     fn block(&mut self, id: u64, offset: u64) -> anyhow::Result<()> {
         let pending = self.files.get(&id).ok_or_else(|| anyhow!("the peer asks for a file that is not under way"))?;
         let n = volume::read_at(pending.fd.as_raw_fd(), &mut self.buffer, offset).context("cannot read a file to send it")?;
-        let zeros = self.buffer[..n].iter().all(|b| *b == 0);
-        if zeros {
-            return self.send(&SyncMsg::Block { id, offset, zeros: n as u64 }, &[]);
+        let fd = pending.fd.as_raw_fd();
+        let end = offset + n as u64;
+        let mut at = offset;
+        while at < end {
+            let data_from = next_data(fd, at, end).clamp(at, end);
+            if data_from > at {
+                self.send(&SyncMsg::Block { id, offset: at, fill: Fill::Hole(data_from - at) }, &[])?;
+            }
+            at = next_hole(fd, data_from, end).clamp(data_from, end);
+            let data = &self.buffer[usize::try_from(data_from - offset)?..usize::try_from(at - offset)?];
+            match data {
+                [] => {}
+                _ if data.iter().all(|b| *b == 0) => {
+                    self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Zeros(data.len() as u64) }, &[])?;
+                }
+                _ => {
+                    self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Data }, data)?;
+                    self.copied += data.len() as u64;
+                }
+            }
         }
-        self.send(&SyncMsg::Block { id, offset, zeros: 0 }, &self.buffer[..n])?;
-        self.copied += n as u64;
         self.report(|_| ());
         if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
             let due = Duration::from_secs_f64(self.copied as f64 / rate.max(1) as f64);
@@ -719,6 +731,12 @@ fn next_data(fd: i32, offset: u64, size: u64) -> u64 {
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => size,
         Err(_) => offset,
     }
+}
+
+/// The next offset with a hole at or after `offset`; `end` where the file system cannot tell.
+fn next_hole(fd: i32, offset: u64, end: u64) -> u64 {
+    let Ok(from) = i64::try_from(offset) else { return end };
+    volume::seek(fd, from, libc::SEEK_HOLE).map_or(end, i64::unsigned_abs)
 }
 
 fn meta(st: &Stat, fd: i32) -> io::Result<Meta> {

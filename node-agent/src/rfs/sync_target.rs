@@ -4,7 +4,7 @@
 //! pass: whoever moved it there also marked it. After `Strict` the same is an error.
 
 use super::dirty::BLOCK;
-use super::frame::{Entry, Meta, SyncMsg};
+use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
 use super::volume::{self, Time};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{HashMap, HashSet};
@@ -95,7 +95,7 @@ impl SyncTarget {
                 let blocks = self.compare(id, &blocks)?;
                 return Ok(Reply::Send(SyncMsg::Need { id, blocks }));
             }
-            SyncMsg::Block { id, offset, zeros } => self.block(id, offset, zeros, data)?,
+            SyncMsg::Block { id, offset, fill } => self.block(id, offset, fill, data)?,
             SyncMsg::FileEnd { id, size, meta } => self.end(id, size, &meta)?,
             SyncMsg::DirTimes { dir, path, mtime } => {
                 let fd = volume::open_beneath(self.root(dir)?, &path, libc::O_PATH | libc::O_NOFOLLOW);
@@ -236,6 +236,11 @@ impl SyncTarget {
         let Some(fd) = &file.fd else { return Ok(Vec::new()) };
         let mut wanted = Vec::new();
         for (block, hash) in blocks {
+            if *hash == HOLE {
+                let begin = block * BLOCK;
+                make_hole(fd.as_raw_fd(), begin, BLOCK.min(file.size.saturating_sub(begin)))?;
+                continue;
+            }
             let n = volume::read_at(fd.as_raw_fd(), &mut self.buffer, block * BLOCK).context("cannot read for comparison")?;
             if blake3::hash(&self.buffer[..n]).as_bytes() != hash {
                 wanted.push(*block);
@@ -244,21 +249,14 @@ impl SyncTarget {
         Ok(wanted)
     }
 
-    fn block(&mut self, id: u64, offset: u64, zeros: u64, data: &[u8]) -> anyhow::Result<()> {
+    fn block(&mut self, id: u64, offset: u64, fill: Fill, data: &[u8]) -> anyhow::Result<()> {
         let file = self.files.get(&id).ok_or_else(|| anyhow!("a block of a file that was not begun"))?;
         let Some(fd) = &file.fd else { return Ok(()) };
-        if zeros == 0 {
-            return volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write");
-        }
-        if offset + zeros > file.size {
+        match fill {
+            Fill::Data => volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write"),
+            Fill::Hole(length) if offset + length <= file.size => make_hole(fd.as_raw_fd(), offset, length),
             // Grown since: the bytes must exist before the end says how long the file is.
-            return volume::write_all_at(fd.as_raw_fd(), &vec![0; usize::try_from(zeros)?], offset).context("cannot write");
-        }
-        match volume::fallocate(fd.as_raw_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, zeros) {
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                volume::write_all_at(fd.as_raw_fd(), &vec![0; usize::try_from(zeros)?], offset).context("cannot write")
-            }
-            result => result.context("cannot make a hole"),
+            Fill::Hole(length) | Fill::Zeros(length) => write_zeros(fd.as_raw_fd(), offset, length),
         }
     }
 
@@ -272,6 +270,29 @@ impl SyncTarget {
         set_meta(fd.as_raw_fd(), meta).context("cannot set a file's attributes")?;
         let times: Option<Time> = Some(meta.mtime);
         volume::set_times(fd.as_raw_fd(), None, times).context("cannot set a file's times")
+    }
+}
+
+fn write_zeros(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
+    if length > BLOCK {
+        bail!("more zeros than a block holds");
+    }
+    volume::write_all_at(fd, &vec![0; usize::try_from(length)?], offset).context("cannot write")
+}
+
+/// Takes what is in a range away, unless nothing is.
+fn make_hole(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
+    let end = offset + length;
+    let is_hole = match volume::seek(fd, i64::try_from(offset)?, libc::SEEK_DATA) {
+        Ok(at) => at.unsigned_abs() >= end,
+        Err(e) => e.raw_os_error() == Some(libc::ENXIO),
+    };
+    if length == 0 || is_hole {
+        return Ok(());
+    }
+    match volume::fallocate(fd, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length) {
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => write_zeros(fd, offset, length),
+        result => result.context("cannot make a hole"),
     }
 }
 

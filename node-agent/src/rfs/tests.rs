@@ -25,6 +25,7 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod measure;
 mod rejoin;
+mod users;
 
 /// No step of a test takes longer, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);

@@ -375,6 +375,18 @@ fn list_all_xattr(fd: RawFd) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Extended attributes that hold the POSIX access lists: an object's own, and what a directory hands down.
+pub const ACLS: [&CStr; 2] = [ACL, ACL_DEFAULT];
+const ACL: &CStr = c"system.posix_acl_access";
+/// What a directory hands down to what is created in it.
+pub const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+
+/// The access lists of an object.
+pub fn acls(fd: RawFd) -> Vec<Xattr> {
+    // One that cannot be read is one that is not there, or a file system without them.
+    ACLS.iter().filter_map(|name| Some((name.to_bytes().to_vec(), get_xattr(fd, name).ok()?))).collect()
+}
+
 /// Name and value of one extended attribute.
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
