@@ -275,6 +275,8 @@ impl Agent {
                     self.identity.node
                 )];
             }
+            // Nobody has a reason any more to keep anybody from the directories. A module that replicates nothing says so.
+            let _ = runner.ask(Request::Open { module: module.clone() }).await;
             runner.end(false).await;
             runner.ended().await;
             self.runners.remove(module);
@@ -537,6 +539,7 @@ impl Agent {
             | Request::Loops { ref module, .. }
             | Request::Watched { ref module }
             | Request::Adopt { ref module, .. }
+            | Request::Open { ref module }
             | Request::Rules { ref module } => {
                 let Some(runner) = self.runners.get(module).cloned() else {
                     let reply = self.no_module(module);

@@ -137,7 +137,7 @@ impl Hands {
         }
         let application = Application::take_up(setting).await;
         if let Some(data) = &setting.data {
-            DataProcess::uncover(data).await.map_err(|e| Reason::DataUnusable { detail: format!("{e:#}") })?;
+            DataProcess::hold(data).await.map_err(|e| Reason::DataUnusable { detail: format!("{e:#}") })?;
         }
         let mut vips = Vips::new(setting.def.vips.clone());
         if let Err(e) = vips.drop_all().await {
@@ -338,7 +338,7 @@ impl Hands {
         tokio::spawn(async move {
             let result = application.kill().await.map(drop);
             if result.is_ok() {
-                uncover(data.as_ref(), &is_covered).await;
+                close_directories(data.as_ref(), &is_covered).await;
             }
             let _ = inbox.send(Inbox::Input(Input::Done(job, Outcome::Killed(result)))).await;
         });
@@ -509,6 +509,16 @@ impl Hands {
         }
     }
 
+    /// Lets others write to the directories of this module, which is stopped.
+    pub async fn open_directories(&mut self) -> anyhow::Result<()> {
+        self.forget_data();
+        self.is_covered.store(false, Ordering::Release);
+        match &self.setting.data {
+            Some(data) => DataProcess::open(data).await,
+            None => Ok(()),
+        }
+    }
+
     /// Figures of the data process.
     pub async fn figures(&self) -> Option<ReplicaFigures> {
         match &self.data {
@@ -563,15 +573,16 @@ impl Hands {
             self.freeze(true).await;
             return;
         }
-        uncover(self.setting.data.as_ref(), &self.is_covered).await;
+        close_directories(self.setting.data.as_ref(), &self.is_covered).await;
     }
 }
 
-/// Takes away the mounts of a dead data process, if there are any. Nothing of the application runs.
-async fn uncover(data: Option<&DataConfig>, is_covered: &AtomicBool) {
+/// Takes away the mounts of a dead data process, if there are any, and lets nobody write below. Nothing of the application
+/// runs.
+async fn close_directories(data: Option<&DataConfig>, is_covered: &AtomicBool) {
     if let Some(data) = data
         && is_covered.swap(false, Ordering::AcqRel)
-        && let Err(error) = DataProcess::uncover(data).await
+        && let Err(error) = DataProcess::hold(data).await
     {
         tracing::warn!(module.name = %data.module, error = format!("{error:#}"), "a mount of a dead data process is left");
     }

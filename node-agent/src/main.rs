@@ -37,6 +37,11 @@ enum What {
         #[arg(long)]
         force: bool,
     },
+    /// Let nobody write to copies that are not served; run once at boot, before anything that might.
+    Hold {
+        #[command(flatten)]
+        config: AgentConfig,
+    },
     /// Keep the arbiter's record on a third machine, for nodes that must not depend on the console for it.
     Witness {
         #[command(flatten)]
@@ -59,6 +64,9 @@ fn main() -> anyhow::Result<()> {
     if let What::Data = args.what {
         return tsugi_agent::rfs::process::data_main();
     }
+    if let What::Hold { config } = args.what {
+        return tsugi_agent::rfs::hold::at_boot(&config.state_dir);
+    }
     if let What::Guard = args.what {
         return tsugi_agent::guard::guard_main();
     }
@@ -77,7 +85,7 @@ fn main() -> anyhow::Result<()> {
                 Ok(())
             }
             What::Witness { config } => tsugi_agent::witness::run(config).await,
-            What::Data | What::Guard => Ok(()),
+            What::Data | What::Guard | What::Hold { .. } => Ok(()),
         }
     })
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // in a test it is the assertion
 
+mod copies;
 mod fsx;
 mod pjdfstest;
 mod posix;

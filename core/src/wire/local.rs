@@ -34,6 +34,8 @@ pub enum Request {
     Checkers { module: ModuleName, is_on: bool },
     /// What is in the replicated directories was replaced on purpose: take it as an older copy. `by`: who says so.
     Adopt { module: ModuleName, by: String },
+    /// Let others write to the replicated directories of this stopped module, until it is started.
+    Open { module: ModuleName },
     /// What is watched.
     Watched { module: ModuleName },
     /// How many automatic actions count; with `change`, after it.

@@ -4,6 +4,7 @@
 //! is acknowledged.
 
 use super::frame::{Attr, Fid, Msg, Op};
+use super::level::{self, Level};
 use super::link::Link;
 use super::volume::{self, Sync, Xattr, set_times};
 use anyhow::{Context, anyhow};
@@ -39,6 +40,7 @@ pub struct Applier {
     failure: Arc<Mutex<Option<String>>>,
     no_fsync: bool,
     ack_in_memory: bool,
+    base: Option<u128>,
     outlet: Arc<Outlet>,
 }
 
@@ -73,8 +75,25 @@ impl Outlet {
 
 struct Flush {
     lsn: u64,
-    fd: Arc<OwnedFd>,
-    sync: Sync,
+    what: What,
+}
+
+enum What {
+    File(Arc<OwnedFd>, Sync),
+    /// Everything, and that this was done is written down.
+    Roots(Arc<Vec<OwnedFd>>, u128),
+}
+
+impl What {
+    fn flush(&self, lsn: u64) -> io::Result<()> {
+        match self {
+            Self::File(fd, sync) => volume::fsync(fd.as_raw_fd(), *sync),
+            Self::Roots(roots, base) => {
+                roots.iter().try_for_each(|root| volume::syncfs(root.as_raw_fd()))?;
+                level::write(roots, Level { base: *base, flushed: lsn })
+            }
+        }
+    }
 }
 
 impl Applier {
@@ -99,6 +118,7 @@ impl Applier {
             failure,
             no_fsync,
             ack_in_memory,
+            base: None,
             outlet,
         })
     }
@@ -114,6 +134,16 @@ impl Applier {
             }
         }
         Ok(())
+    }
+
+    /// The live stream begins at this base.
+    pub fn begin(&mut self, base: u128) {
+        self.base = Some(base);
+    }
+
+    /// Where the live stream began.
+    pub fn base(&self) -> Option<u128> {
+        self.base
     }
 
     /// A flush that failed on its own thread.
@@ -217,6 +247,14 @@ impl Applier {
                 result => result.context("cannot remove an extended attribute")?,
             },
             Op::Fsync { fid, sync, mtime } => self.fsync(lsn, fid, sync, mtime)?,
+            Op::Checkpoint => {
+                let base = self.base.ok_or_else(|| anyhow!("a checkpoint outside the live stream"))?;
+                if self.no_fsync {
+                    self.outlet.flushed(lsn);
+                } else {
+                    self.flush(lsn, What::Roots(self.roots.clone(), base))?;
+                }
+            }
         }
         Ok(())
     }
@@ -229,10 +267,14 @@ impl Applier {
             self.outlet.flushed(lsn);
             return Ok(());
         }
-        let fd = self.open(fid)?;
+        let what = What::File(self.open(fid)?, sync);
+        self.flush(lsn, what)
+    }
+
+    fn flush(&self, lsn: u64, what: What) -> anyhow::Result<()> {
         let queue = self.flushes.as_ref().ok_or_else(|| anyhow!("the session is ending"))?;
         self.outlet.flushing().insert(lsn);
-        queue.send(Flush { lsn, fd, sync }).map_err(|_| anyhow!("the flush threads have ended"))
+        queue.send(Flush { lsn, what }).map_err(|_| anyhow!("the flush threads have ended"))
     }
 
     fn attributes(&mut self, fid: Fid, attr: &Attr) -> anyhow::Result<()> {
@@ -266,7 +308,7 @@ fn flush_loop(queue: &Mutex<Receiver<Flush>>, outlet: &Outlet, failure: &Mutex<O
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(flush) = next else { return };
-        match volume::fsync(flush.fd.as_raw_fd(), flush.sync) {
+        match flush.what.flush(flush.lsn) {
             Ok(()) => outlet.flushed(flush.lsn),
             Err(e) => {
                 // Before the connection goes: it must not be taken for one that may be resumed.

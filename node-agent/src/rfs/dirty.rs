@@ -1,27 +1,100 @@
-//! What changed while a resynchronisation runs.
+//! What changed and may not be at the peer: noted before each change, while the peer is there and while it is away.
 //!
-//! A mark is made before the change, under the gate; the walker takes the whole map with the gate held alone. So a
-//! change is either in the map that was taken or in the next one, and what the walker reads after taking the map
-//! needs no lock.
+//! Invariants:
+//! * a mark is made before the change, by whoever is inside the gate ([`Turn`]); the walker takes the whole map with the
+//!   gate held alone. So a change is either in the map that was taken or in the next one, and what the walker reads after
+//!   taking the map needs no lock;
+//! * while there is a [`Base`], every difference between this tree and the peer's last flushed one is in the map. The peer
+//!   says so by the same base ([`super::level`]); then only what is in the map has to be compared;
+//! * marks go into the generation their operation began in. A checkpoint ends a generation, waits until nobody is inside
+//!   who began in it, and has the peer flush everything sent until then; only then its marks are forgotten.
 
 use super::table::Inode;
-use std::collections::{BTreeSet, HashMap};
+use super::volume;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Unit of comparison between the two sides.
-pub const BLOCK: u64 = 128 * 1024;
-/// Beyond this many noted blocks a file counts as changed everywhere: 8 GiB in blocks, a few MB of memory.
-const BLOCKS_MAX: usize = 65_536;
-/// Beyond this many objects everything counts as changed: each holds a descriptor until the next pass.
-const OBJECTS_MAX: usize = 4096;
+pub const BLOCK: u64 = 64 * 1024;
+/// Blocks per piece of a file's bitmap: 64 MiB of file in 128 bytes.
+const PIECE_BLOCKS: u64 = 1024;
+/// Beyond this many objects everything counts as changed: each holds a descriptor until the next checkpoint or pass.
+const OBJECTS_MAX: u64 = 65_536;
+/// And beyond this share of the descriptors this process may have.
+const OBJECTS_SHARE: u64 = 8;
+
+/// Beyond this many changed names a directory is compared as a whole.
+const NAMES_MAX: usize = 4096;
+
+/// Blocks of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Blocks(BTreeMap<u64, [u64; (PIECE_BLOCKS / 64) as usize]>);
+
+impl Blocks {
+    /// Adds the blocks of a range of bytes.
+    pub fn add(&mut self, offset: u64, length: u64) {
+        if length == 0 {
+            return;
+        }
+        for block in offset / BLOCK..=(offset.saturating_add(length) - 1) / BLOCK {
+            let piece = self.0.entry(block / PIECE_BLOCKS).or_default();
+            let bit = block % PIECE_BLOCKS;
+            piece[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        for (piece, bits) in &other.0 {
+            let mine = self.0.entry(*piece).or_default();
+            mine.iter_mut().zip(bits).for_each(|(mine, bits)| *mine |= bits);
+        }
+    }
+
+    /// Number of blocks.
+    pub fn count(&self) -> u64 {
+        self.0.values().flatten().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The blocks, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().flat_map(|(piece, bits)| {
+            (0..PIECE_BLOCKS).filter(|bit| bits[(bit / 64) as usize] >> (bit % 64) & 1 == 1).map(move |bit| piece * PIECE_BLOCKS + bit)
+        })
+    }
+}
 
 /// Changed parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parts {
     /// These blocks, and the attributes.
-    Blocks(BTreeSet<u64>),
+    Blocks(Blocks),
     /// Anything.
     Whole,
+}
+
+/// Changed names of a directory. Its own attributes may have changed with any of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// These.
+    Some(BTreeSet<Vec<u8>>),
+    /// Any.
+    All,
+}
+
+impl Names {
+    /// Adds what another one has.
+    pub fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Some(mine), Self::Some(others)) => {
+                mine.extend(others);
+                if mine.len() > NAMES_MAX {
+                    *self = Self::All;
+                }
+            }
+            _ => *self = Self::All,
+        }
+    }
 }
 
 /// One object with changes.
@@ -34,26 +107,99 @@ pub struct Changed {
     /// Contents or attributes of a file changed.
     pub parts: Option<Parts>,
     /// Names in this directory, or its own attributes, changed.
-    pub names: bool,
+    pub names: Option<Names>,
     /// Moved here with everything below.
     pub subtree: bool,
     /// Got a further name or another one: the directories of all of them must be looked at as well.
     pub linked: bool,
 }
 
+impl Changed {
+    fn nothing(dir: u16, inode: &Arc<Inode>) -> Self {
+        Self { inode: inode.clone(), dir, parts: None, names: None, subtree: false, linked: false }
+    }
+
+    fn add(&mut self, other: Self) {
+        match (&mut self.names, other.names) {
+            (Some(mine), Some(others)) => mine.add(others),
+            (None, others) => self.names = others,
+            (Some(_), None) => {}
+        }
+        self.subtree |= other.subtree;
+        self.linked |= other.linked;
+        self.parts = match (self.parts.take(), other.parts) {
+            (Some(Parts::Blocks(mut mine)), Some(Parts::Blocks(others))) => {
+                mine.add_all(&others);
+                Some(Parts::Blocks(mine))
+            }
+            (Some(_), Some(_)) => Some(Parts::Whole),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+/// The state of the peer's copy against which the map counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Made when the peer was level, and told to it.
+    pub id: u128,
+    /// The last operation the peer is known to have flushed since.
+    pub flushed: u64,
+}
+
 /// See the module.
 pub struct Dirty {
-    session: u64,
+    is_on: AtomicBool,
+    generation: AtomicU64,
+    /// Operations inside that began in an even and in an odd generation.
+    inside: [AtomicUsize; 2],
     map: Mutex<Map>,
+    objects_max: usize,
 }
 
 #[derive(Default)]
 struct Map {
+    /// Of even and of odd generations: at most two have marks.
+    marks: [Marked; 2],
+    base: Option<Base>,
+}
+
+#[derive(Default)]
+struct Marked {
     objects: HashMap<(u16, u64), Changed>,
     everything: bool,
 }
 
+impl Marked {
+    fn is_empty(&self) -> bool {
+        !self.everything && self.objects.is_empty()
+    }
+
+    fn add(&mut self, change: Changed, objects_max: usize) {
+        if self.everything {
+            return;
+        }
+        match self.objects.entry((change.dir, change.inode.id)) {
+            std::collections::hash_map::Entry::Occupied(mut known) => known.get_mut().add(change),
+            std::collections::hash_map::Entry::Vacant(free) => drop(free.insert(change)),
+        }
+        if self.objects.len() > objects_max {
+            self.everything = true;
+            self.objects = HashMap::new();
+        }
+    }
+
+    fn add_all(&mut self, other: Self, objects_max: usize) {
+        if other.everything {
+            *self = other;
+            return;
+        }
+        other.objects.into_values().for_each(|change| self.add(change, objects_max));
+    }
+}
+
 /// What was collected.
+#[derive(Clone)]
 pub enum Collected {
     /// These objects.
     Objects(Vec<Changed>),
@@ -61,103 +207,264 @@ pub enum Collected {
     Everything,
 }
 
-impl Dirty {
-    /// An empty map for a session.
-    pub fn new(session: u64) -> Arc<Self> {
-        Arc::new(Self { session, map: Mutex::new(Map::default()) })
-    }
+/// One operation inside the gate.
+pub struct Turn<'a> {
+    of: &'a Dirty,
+    generation: u64,
+}
 
-    /// The session that asked for it.
-    pub fn session(&self) -> u64 {
-        self.session
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.of.inside[(self.generation & 1) as usize].fetch_sub(1, Ordering::AcqRel);
     }
+}
 
-    fn map(&self) -> MutexGuard<'_, Map> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Where an operation makes its marks; nowhere if nobody will ask for them.
+#[derive(Clone, Copy)]
+pub struct Marks<'a> {
+    to: Option<(&'a Dirty, u64)>,
+    dir: u16,
+}
 
-    fn entry(&self, dir: u16, inode: &Arc<Inode>, change: impl FnOnce(&mut Changed)) {
-        let mut map = self.map();
-        if map.everything {
+impl Marks<'_> {
+    fn entry(self, inode: &Arc<Inode>, change: impl FnOnce(&mut Changed)) {
+        let Some((dirty, generation)) = self.to else { return };
+        let mut map = dirty.map();
+        let marked = &mut map.marks[(generation & 1) as usize];
+        if marked.everything {
             return;
         }
-        let fresh = || Changed { inode: inode.clone(), dir, parts: None, names: false, subtree: false, linked: false };
-        change(map.objects.entry((dir, inode.id)).or_insert_with(fresh));
-        if map.objects.len() > OBJECTS_MAX {
-            map.everything = true;
-            map.objects.clear();
+        if let Some(known) = marked.objects.get_mut(&(self.dir, inode.id)) {
+            change(known);
+            return;
         }
+        let mut fresh = Changed::nothing(self.dir, inode);
+        change(&mut fresh);
+        marked.add(fresh, dirty.objects_max);
     }
 
     /// The object has no name any more.
-    pub fn removed(&self, dir: u16, inode: &Inode) {
-        self.map().objects.remove(&(dir, inode.id));
+    pub fn removed(self, inode: &Inode) {
+        let Some((dirty, _)) = self.to else { return };
+        dirty.map().marks.iter_mut().for_each(|marked| drop(marked.objects.remove(&(self.dir, inode.id))));
     }
 
     /// A range of a file is about to change.
-    pub fn range(&self, dir: u16, inode: &Arc<Inode>, offset: u64, length: u64) {
-        self.entry(dir, inode, |c| {
-            let blocks = match c.parts.get_or_insert_with(|| Parts::Blocks(BTreeSet::new())) {
-                Parts::Whole => return,
-                Parts::Blocks(blocks) => blocks,
-            };
-            if length > 0 {
-                blocks.extend(offset / BLOCK..=(offset + length - 1) / BLOCK);
-            }
-            if blocks.len() > BLOCKS_MAX {
-                c.parts = Some(Parts::Whole);
-            }
+    pub fn range(self, inode: &Arc<Inode>, offset: u64, length: u64) {
+        self.entry(inode, |c| match c.parts.get_or_insert_with(|| Parts::Blocks(Blocks::default())) {
+            Parts::Whole => {}
+            Parts::Blocks(blocks) => blocks.add(offset, length),
         });
     }
 
     /// Attributes are about to change.
-    pub fn attributes(&self, dir: u16, inode: &Arc<Inode>) {
-        if inode.is_dir() { self.names(dir, inode) } else { self.range(dir, inode, 0, 0) }
+    pub fn attributes(self, inode: &Arc<Inode>) {
+        if inode.is_dir() {
+            self.entry(inode, |c| {
+                c.names.get_or_insert_with(|| Names::Some(BTreeSet::new()));
+            });
+        } else {
+            self.range(inode, 0, 0);
+        }
+        if !inode.is_dir() && !inode.is_file() {
+            // Links and device nodes travel with their directory.
+            self.linked(inode);
+        }
     }
 
     /// Anything of a file may change.
-    pub fn whole(&self, dir: u16, inode: &Arc<Inode>) {
-        self.entry(dir, inode, |c| c.parts = Some(Parts::Whole));
+    pub fn whole(self, inode: &Arc<Inode>) {
+        self.entry(inode, |c| c.parts = Some(Parts::Whole));
     }
 
-    /// Names in a directory are about to change.
-    pub fn names(&self, dir: u16, inode: &Arc<Inode>) {
-        self.entry(dir, inode, |c| c.names = true);
+    /// A name in a directory is about to change.
+    pub fn name(self, inode: &Arc<Inode>, name: &[u8]) {
+        self.entry(inode, |c| {
+            let one = Names::Some(BTreeSet::from([name.to_vec()]));
+            match &mut c.names {
+                Some(names) => names.add(one),
+                none => *none = Some(one),
+            }
+        });
+    }
+
+    /// A new directory: what the peer has under its name may be an earlier one.
+    pub fn names(self, inode: &Arc<Inode>) {
+        self.entry(inode, |c| c.names = Some(Names::All));
     }
 
     /// A directory appears under a new name with everything below it.
-    pub fn subtree(&self, dir: u16, inode: &Arc<Inode>) {
-        self.entry(dir, inode, |c| {
-            c.names = true;
+    pub fn subtree(self, inode: &Arc<Inode>) {
+        self.entry(inode, |c| {
+            c.names = Some(Names::All);
             c.subtree = true;
         });
     }
 
     /// A file gets a further name or another one.
-    pub fn linked(&self, dir: u16, inode: &Arc<Inode>) {
-        self.entry(dir, inode, |c| {
+    pub fn linked(self, inode: &Arc<Inode>) {
+        self.entry(inode, |c| {
             c.parts = Some(Parts::Whole);
             c.linked = true;
         });
     }
+}
+
+impl Default for Dirty {
+    /// Nothing is noted yet: no peer was ever level.
+    fn default() -> Self {
+        Self {
+            is_on: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            inside: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            map: Mutex::default(),
+            objects_max: usize::try_from(OBJECTS_MAX.min(volume::descriptors_max() / OBJECTS_SHARE)).unwrap_or(1),
+        }
+    }
+}
+
+impl Dirty {
+    fn map(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An operation begins, inside the gate.
+    pub fn enter(&self) -> Turn<'_> {
+        loop {
+            let generation = self.generation.load(Ordering::SeqCst);
+            self.inside[(generation & 1) as usize].fetch_add(1, Ordering::SeqCst);
+            let turn = Turn { of: self, generation };
+            // A checkpoint may have begun in between and seen nobody inside.
+            if self.generation.load(Ordering::SeqCst) == generation {
+                return turn;
+            }
+        }
+    }
+
+    /// Where the operation of this turn makes its marks for a directory of this index.
+    pub fn marks(&self, turn: &Turn<'_>, dir: u16) -> Marks<'_> {
+        Marks { to: self.is_on.load(Ordering::Acquire).then_some((self, turn.generation)), dir }
+    }
+
+    /// For an operation that does not concern the peer.
+    pub fn no_marks<'a>() -> Marks<'a> {
+        Marks { to: None, dir: 0 }
+    }
+
+    /// From now on everything is noted. Without a base, which is made when the peer is level. The caller holds the gate
+    /// alone.
+    pub fn begin(&self, base: Option<Base>) {
+        *self.map() = Map { base, ..Map::default() };
+        self.is_on.store(true, Ordering::Release);
+    }
+
+    /// Nothing is noted any more, nothing is known. The caller holds the gate alone.
+    pub fn stop(&self) {
+        self.is_on.store(false, Ordering::Release);
+        *self.map() = Map::default();
+    }
+
+    /// The peer is level. The caller holds the gate alone.
+    pub fn level(&self, id: u128) {
+        self.map().base = Some(Base { id, flushed: 0 });
+    }
+
+    /// Against what the map counts.
+    pub fn base(&self) -> Option<Base> {
+        self.map().base
+    }
 
     /// Takes what was collected. The caller holds the gate alone.
     pub fn take(&self) -> Collected {
-        let map = std::mem::take(&mut *self.map());
-        if map.everything { Collected::Everything } else { Collected::Objects(map.objects.into_values().collect()) }
+        let mut map = self.map();
+        let [mut one, other] = std::mem::take(&mut map.marks);
+        one.add_all(other, usize::MAX);
+        if one.everything { Collected::Everything } else { Collected::Objects(one.objects.into_values().collect()) }
+    }
+
+    /// What was taken did not reach the peer.
+    pub fn give_back(&self, taken: Vec<Collected>) {
+        let mut map = self.map();
+        for taken in taken {
+            match taken {
+                Collected::Everything => map.marks[0] = Marked { everything: true, ..Marked::default() },
+                Collected::Objects(objects) => objects.into_iter().for_each(|change| map.marks[0].add(change, self.objects_max)),
+            }
+        }
     }
 
     /// Number of objects and of noted bytes now; the largest numbers if everything changed.
     pub fn size(&self) -> (usize, u64) {
         let map = self.map();
-        if map.everything {
+        if map.marks.iter().any(|marked| marked.everything) {
             return (usize::MAX, u64::MAX);
         }
-        let bytes = map.objects.values().map(|c| match &c.parts {
+        let objects = || map.marks.iter().flat_map(|marked| marked.objects.values());
+        let bytes = objects().map(|c| match &c.parts {
             None => 0,
-            Some(Parts::Blocks(b)) => b.len() as u64 * BLOCK,
-            Some(Parts::Whole) => super::volume::fstat(c.inode.raw()).map_or(0, |st| u64::try_from(st.st_size).unwrap_or(0)),
+            Some(Parts::Blocks(b)) => b.count() * BLOCK,
+            Some(Parts::Whole) => volume::fstat(c.inode.raw()).map_or(0, |st| u64::try_from(st.st_size).unwrap_or(0)),
         });
-        (map.objects.len(), bytes.sum())
+        (objects().count(), bytes.sum())
+    }
+
+    /// So much is noted that a checkpoint should not be waited for.
+    pub fn is_filling(&self) -> bool {
+        let map = self.map();
+        map.marks.iter().any(|marked| marked.everything || marked.objects.len() > self.objects_max / 2)
+    }
+
+    /// Ends a generation. `None`: nothing was noted since the last one, or it is too early.
+    pub fn begin_checkpoint(&self) -> Option<u64> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let (this, next) = ((generation & 1) as usize, (generation as usize + 1) & 1);
+        if self.inside[next].load(Ordering::SeqCst) != 0 {
+            // Of a checkpoint that was given up: what they do may be sent after this one.
+            return None;
+        }
+        let mut map = self.map();
+        // Of a checkpoint that did not end, or of a resynchronisation: they go with this one.
+        let earlier = std::mem::take(&mut map.marks[next]);
+        map.marks[this].add_all(earlier, self.objects_max);
+        if map.marks[this].is_empty() {
+            return None;
+        }
+        self.generation.store(generation + 1, Ordering::SeqCst);
+        Some(generation)
+    }
+
+    /// Nobody is inside any more who began in this generation, or before: what it noted is carried out and sent.
+    pub fn is_drained(&self, generation: u64) -> bool {
+        self.inside[(generation & 1) as usize].load(Ordering::SeqCst) == 0
+    }
+
+    /// The peer has flushed everything that was noted in this generation, up to operation `flushed` of a session that began
+    /// at this base.
+    pub fn end_checkpoint(&self, generation: u64, base: u128, flushed: u64) {
+        let mut map = self.map();
+        let Some(of) = map.base.as_mut().filter(|of| of.id == base) else { return };
+        of.flushed = of.flushed.max(flushed);
+        map.marks[(generation & 1) as usize] = Marked::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_what_was_added() {
+        let mut blocks = Blocks::default();
+        blocks.add(0, 0);
+        assert_eq!(blocks.count(), 0);
+        blocks.add(BLOCK - 1, 2);
+        blocks.add(70 << 20, 1);
+        blocks.add(5 << 40, BLOCK);
+        let wanted = [0, 1, (70 << 20) / BLOCK, (5 << 40) / BLOCK];
+        assert_eq!(blocks.iter().collect::<Vec<_>>(), wanted);
+        let mut others = Blocks::default();
+        others.add(2 * BLOCK, 3 * BLOCK);
+        others.add_all(&blocks);
+        assert_eq!((others.count(), others.iter().nth(4)), (7, Some(4)));
     }
 }

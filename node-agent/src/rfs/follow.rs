@@ -7,6 +7,7 @@ use super::apply::Applier;
 use super::control::Agent;
 use super::frame::{Again, Hello, Msg, VERSION};
 use super::handle::DataConfig;
+use super::level::{self, Level};
 use super::link::{HANDSHAKE_MAX, Inbox, Link, TICK};
 use super::ship::TestSwitches;
 use super::sync_target::{Reply, SyncTarget};
@@ -45,6 +46,7 @@ pub struct Following {
     stop: Arc<AtomicBool>,
     link: Arc<Mutex<Option<Arc<Link>>>>,
     last: Arc<AtomicU64>,
+    handed_over: Arc<Mutex<Option<Level>>>,
     thread: Option<JoinHandle<()>>,
     roots: Arc<Vec<OwnedFd>>,
     session: u64,
@@ -61,6 +63,7 @@ struct Follower {
     stop: Arc<AtomicBool>,
     slot: Arc<Mutex<Option<Arc<Link>>>>,
     last: Arc<AtomicU64>,
+    handed_over: Arc<Mutex<Option<Level>>>,
     roots: Arc<Vec<OwnedFd>>,
     switches: TestSwitches,
 }
@@ -116,6 +119,7 @@ impl Following {
         let stop = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(Mutex::new(None));
         let last = Arc::new(AtomicU64::new(0));
+        let handed_over = Arc::default();
         let follower = Follower {
             config,
             agent,
@@ -126,11 +130,12 @@ impl Following {
             stop: stop.clone(),
             slot: slot.clone(),
             last: last.clone(),
+            handed_over: Arc::clone(&handed_over),
             roots: roots.clone(),
             switches,
         };
         let thread = std::thread::Builder::new().name("apply".into()).spawn(move || follower.run())?;
-        Ok(Self { stop, link: slot, last, thread: Some(thread), roots, session, no_fsync: switches.no_fsync })
+        Ok(Self { stop, link: slot, last, handed_over, thread: Some(thread), roots, session, no_fsync: switches.no_fsync })
     }
 
     /// Number of the session.
@@ -148,8 +153,15 @@ impl Following {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |l| l.bytes())
     }
 
-    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied.
-    pub fn close(mut self) -> anyhow::Result<u64> {
+    /// The source has ended in order after an operation that was the last one applied here: the two copies are one, and
+    /// this is what they are level with.
+    pub fn handed_over(&self) -> Option<Level> {
+        *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied, and
+    /// [`Following::handed_over`].
+    pub fn close(mut self) -> anyhow::Result<(u64, Option<Level>)> {
         let connected = {
             // Under the lock the connecting thread takes: not connected now means never, or never again.
             let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +179,7 @@ impl Following {
                 volume::syncfs(root.as_raw_fd()).context("cannot flush what was applied")?;
             }
         }
-        Ok(self.last())
+        Ok((self.last(), self.handed_over()))
     }
 }
 
@@ -190,7 +202,13 @@ impl Follower {
                     self.agent.note(ReplicaNote::SessionLost { session, detail: format!("{e:#}") });
                 }
             }
-            Err(Failure::Apply(e)) => self.agent.note(ReplicaNote::ApplyFailed { session, detail: format!("{e:#}") }),
+            Err(Failure::Apply(e)) => {
+                // Of a copy that could not be written nothing is taken for granted.
+                if let Err(e) = level::clear(&self.roots) {
+                    tracing::warn!(error = %e, "what this copy was level with is still written on it");
+                }
+                self.agent.note(ReplicaNote::ApplyFailed { session, detail: format!("{e:#}") });
+            }
         }
     }
 
@@ -299,14 +317,24 @@ impl Follower {
                         }
                         link.send(0, &Msg::Sync(super::frame::SyncMsg::Flushed { number }), &[])?;
                     }
-                    Reply::Live => {
+                    Reply::Live { base } => {
+                        // Everything is flushed since the last word before this.
+                        level::write(&self.roots, Level { base, flushed: 0 })
+                            .context("cannot write down what this copy is level with")
+                            .map_err(Failure::Apply)?;
+                        applier.begin(base);
                         live.store(true, Ordering::Release);
                         self.agent.note(ReplicaNote::Level { session: Session(self.session) });
                     }
                 },
                 Msg::Ping => link.send(0, &Msg::Pong, &[])?,
                 Msg::Pong => {}
-                Msg::Bye => return Ok(End::Released),
+                Msg::Bye => {
+                    let all = live.load(Ordering::Acquire) && lsn == self.last.load(Ordering::Acquire);
+                    *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) =
+                        applier.base().filter(|_| all).map(|base| Level { base, flushed: lsn });
+                    return Ok(End::Released);
+                }
                 Msg::Refuse { detail } => return Err(anyhow::anyhow!("the serving node ended the session: {detail}").into()),
                 other => return Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
             }
@@ -412,10 +440,16 @@ impl Follower {
         let mut inbox = Inbox::new(link.clone());
         let dirs = u16::try_from(self.config.dirs.len()).context("more than 65535 replicated directories")?;
         let module = self.config.module.as_str().to_owned();
-        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone() };
+        let level = level::read(&self.roots);
+        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level };
         link.send(0, &Msg::Hello(hello), &[])?;
         match inbox.expect(how.answer)?.2 {
-            Msg::Welcome { life, unflushed } => Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed }),
+            Msg::Welcome { life, unflushed, whole } => {
+                if whole {
+                    level::clear(&self.roots).context("cannot give up what this copy was level with")?;
+                }
+                Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed })
+            }
             Msg::Refuse { detail } => Err(NotJoined::Refused(detail)),
             other => Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
         }

@@ -3,8 +3,10 @@
 //! A frame is `length · crc32c · epoch · session · lsn · length of the message · message (postcard) · data`, all
 //! numbers little endian. Contents of files travel in `data`, so that they are never copied through a serialiser.
 
+use super::level::Level;
 use super::volume::{Sync, Time, Xattr};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 use tsugi_core::ids::LifeId;
 
@@ -98,6 +100,8 @@ pub enum Op {
     RemoveXattr { fid: Fid, name: Vec<u8> },
     /// Flush; answered by `Durable`.
     Fsync { fid: Fid, sync: Sync, mtime: Option<Time> },
+    /// Flush everything, whatever an fsync means here, and write down that this was done; answered by `Durable`.
+    Checkpoint,
 }
 
 /// One name of a directory, as the source has it.
@@ -136,8 +140,9 @@ pub enum Fill {
 /// Messages of the resynchronisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SyncMsg {
-    /// Everything about a directory: what it does not name is removed when `last` is set.
-    Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, last: bool },
+    /// A directory: what it has of the names in `only` (of all names if absent); what of these it does not name is removed
+    /// when `last` is set.
+    Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, only: Option<BTreeSet<Vec<u8>>>, last: bool },
     /// Two names of one file.
     Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
     /// A file's blocks follow as hashes.
@@ -158,8 +163,8 @@ pub enum SyncMsg {
     Flush { number: u64 },
     /// Answer to `Flush`.
     Flushed { number: u64 },
-    /// The next frame is operation 1 of the live stream.
-    Live,
+    /// The two are level, which is called this from now on; the next frame is operation 1 of the live stream.
+    Live { base: u128 },
 }
 
 /// First message of the connecting end.
@@ -175,6 +180,8 @@ pub struct Hello {
     pub life: LifeId,
     /// The connection of this session broke: go on from here.
     pub again: Option<Again>,
+    /// What the connecting end's copy is level with.
+    pub level: Option<Level>,
 }
 
 /// Where a session whose connection broke is to go on.
@@ -194,8 +201,9 @@ pub enum Msg {
     /// Follower to source, first.
     Hello(Hello),
     /// Source to follower: this is the session offered. On a connection that continues a session, the fsyncs among
-    /// the applied operations whose `Durable` did not arrive; the operations not applied yet follow.
-    Welcome { life: LifeId, unflushed: Vec<u64> },
+    /// the applied operations whose `Durable` did not arrive; the operations not applied yet follow. `whole`: everything
+    /// will be compared, so that the copy is of no known state until it is level.
+    Welcome { life: LifeId, unflushed: Vec<u64>, whole: bool },
     /// Source to follower: not this session, or not any more. Whoever was in it has lost it.
     Refuse { detail: String },
     /// Are you there?

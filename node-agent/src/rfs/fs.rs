@@ -4,10 +4,10 @@
 //! sent if they succeeded, both under one lock, so that both sides see one order. Nothing waits for the peer in
 //! here: an operation returns a ticket, and the translation layer answers when the ticket is good.
 
-use super::dirty::Dirty;
+use super::dirty::{Dirty, Marks};
 use super::frame::{Attr, Fid, Op};
 use super::identity;
-use super::ship::{Mode, Phase, Ship, Ticket};
+use super::ship::{Entered, Mode, Phase, Ship, Ticket};
 use super::stream::{Durability, Stream};
 use super::table::{Inode, Table};
 use super::volume::{self, DirName, Stat, Sync, Time, mtime};
@@ -86,9 +86,8 @@ pub struct Volume {
 enum Carrier<'a> {
     /// The peer has nothing to do with it.
     Local,
-    /// No session; the peer may be needed nevertheless.
+    /// No session, or one whose peer is being brought level; it may be needed nevertheless.
     None,
-    Marks(&'a Arc<Dirty>),
     Live(&'a Arc<Stream>),
 }
 
@@ -191,10 +190,14 @@ impl Volume {
             return Carrier::Local;
         }
         match &mode.phase {
-            Phase::Idle => Carrier::None,
-            Phase::Sync(dirty) => Carrier::Marks(dirty),
+            Phase::Idle | Phase::Sync(_) => Carrier::None,
             Phase::Live(stream) => Carrier::Live(stream),
         }
+    }
+
+    /// Where an operation notes what it is about to change of an object.
+    fn marks<'a>(&self, entered: &'a Entered<'_>, inode: &Inode) -> Marks<'a> {
+        if inode.replicated() { entered.marks(self.index) } else { Dirty::no_marks() }
     }
 
     fn unsent(&self, mode: &Mode, inode: &Inode) -> Option<Ticket> {
@@ -345,6 +348,7 @@ impl Volume {
         let length = data.len() as u64;
         let ticket = {
             let mode = self.ship.enter()?;
+            self.marks(&mode, &h.inode).range(&h.inode, offset, length);
             match self.carrier(&mode, &h.inode) {
                 Carrier::Live(stream) if self.bind(stream, &h.inode)? => {
                     let ticket = self.ship.send(stream, &mode, Op::Write { fid: self.fid(&h.inode), offset }, data, Durability::Memory);
@@ -356,10 +360,7 @@ impl Volume {
                     h.inode.set_touched(true);
                     Some(ticket)
                 }
-                carrier => {
-                    if let Carrier::Marks(dirty) = carrier {
-                        dirty.range(self.index, &h.inode, offset, length);
-                    }
+                _ => {
                     self.disk("a write", volume::write_all_at(fd, data, offset))?;
                     h.inode.set_touched(true);
                     self.unsent(&mode, &h.inode)
@@ -419,6 +420,7 @@ impl Volume {
 
     fn allocate(&self, h: &Handle, mode_bits: i32, offset: u64, length: u64) -> Shipped<()> {
         let mode = self.ship.enter()?;
+        self.marks(&mode, &h.inode).range(&h.inode, offset, length);
         let local = || self.disk("fallocate", volume::fallocate(h.fd.as_raw_fd(), mode_bits, offset, length));
         match self.carrier(&mode, &h.inode) {
             Carrier::Live(stream) if self.bind(stream, &h.inode)? => {
@@ -427,10 +429,7 @@ impl Volume {
                 let op = Op::Allocate { fid: self.fid(&h.inode), mode: mode_bits, offset, length };
                 Ok(((), Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))))
             }
-            carrier => {
-                if let Carrier::Marks(dirty) = carrier {
-                    dirty.whole(self.index, &h.inode);
-                }
+            _ => {
                 local()?;
                 h.inode.set_touched(true);
                 Ok(((), self.unsent(&mode, &h.inode)))
@@ -455,7 +454,12 @@ impl Volume {
             let mode = self.ship.enter()?;
             match self.carrier(&mode, inode) {
                 Carrier::Live(stream) if self.bind(stream, inode)? => {
-                    let at = if inode.set_touched(false) { Some(mtime(&volume::fstat(fd)?)) } else { None };
+                    let at = if inode.set_touched(false) {
+                        self.marks(&mode, inode).attributes(inode);
+                        Some(mtime(&volume::fstat(fd)?))
+                    } else {
+                        None
+                    };
                     let op = Op::Fsync { fid: self.fid(inode), sync, mtime: at };
                     Some(self.ship.send(stream, &mode, op, &[], Durability::Disk))
                 }
@@ -477,6 +481,7 @@ impl Volume {
             return;
         }
         let Ok(mode) = self.ship.enter() else { return };
+        self.marks(&mode, &h.inode).attributes(&h.inode);
         if let Carrier::Live(stream) = self.carrier(&mode, &h.inode)
             && h.inode.bound_in(stream.session())
             && let Ok(st) = volume::fstat(h.fd.as_raw_fd())
@@ -491,21 +496,15 @@ impl Volume {
     pub fn setattr(&self, id: u64, fh: Option<u64>, attr: &Attr, strip: Option<StripSetId>) -> Shipped<Stat> {
         let inode = self.table.get(id)?;
         let mode = self.ship.enter()?;
-        let carrier = self.carrier(&mode, &inode);
-        let live = match &carrier {
-            Carrier::Live(stream) => self.bind(stream, &inode)?.then_some(*stream),
-            Carrier::Marks(dirty) => {
-                if attr.size.is_some() {
-                    dirty.whole(self.index, &inode)
-                } else {
-                    dirty.attributes(self.index, &inode)
-                }
-                if !inode.is_dir() && !inode.is_file() {
-                    // Links and device nodes travel with their directory.
-                    dirty.linked(self.index, &inode);
-                }
-                None
-            }
+        let marks = self.marks(&mode, &inode);
+        marks.attributes(&inode);
+        if let Some(size) = attr.size {
+            // Between the old end and the new one there may be something else afterwards.
+            let now = volume::fstat(inode.fd().as_raw_fd())?.st_size.unsigned_abs();
+            marks.range(&inode, size.min(now), size.max(now) - size.min(now));
+        }
+        let live = match self.carrier(&mode, &inode) {
+            Carrier::Live(stream) => self.bind(stream, &inode)?.then_some(stream),
             Carrier::Local | Carrier::None => None,
         };
         let st = self.disk("a change of attributes", self.setattr_here(&inode, fh, attr, strip))?;
@@ -572,18 +571,13 @@ impl Volume {
         }
         let inode = self.table.get(id)?;
         let mode = self.ship.enter()?;
+        self.marks(&mode, &inode).attributes(&inode);
         match self.carrier(&mode, &inode) {
             Carrier::Live(stream) if self.bind(stream, &inode)? => {
                 self.disk("a change of attributes", here(inode.fd().as_raw_fd()))?;
                 Ok(((), Some(self.ship.send(stream, &mode, op(self.fid(&inode)), &[], Durability::Memory))))
             }
-            carrier => {
-                if let Carrier::Marks(dirty) = carrier {
-                    dirty.attributes(self.index, &inode);
-                    if !inode.is_dir() && !inode.is_file() {
-                        dirty.linked(self.index, &inode);
-                    }
-                }
+            _ => {
                 self.disk("a change of attributes", here(inode.fd().as_raw_fd()))?;
                 Ok(((), self.unsent(&mode, &inode)))
             }
@@ -599,14 +593,15 @@ impl Volume {
         let local = self.is_local(&parent, name)?;
         let _order = self.namespace();
         let live = self.live_parent(&mode, &parent, local)?;
-        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
-            dirty.names(self.index, &parent);
-        }
+        let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &parent) };
+        marks.name(&parent, name.to_bytes());
         let hands_down = volume::get_xattr(parent.fd().as_raw_fd(), volume::ACL_DEFAULT).is_ok();
         let fd = self.disk("a create", create_here(&parent, name, new, open, hands_down))?;
         let (inode, st) = self.table.lookup(&parent, name, local)?;
-        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
-            if inode.is_dir() { dirty.names(self.index, &inode) } else { dirty.whole(self.index, &inode) }
+        if inode.is_dir() {
+            marks.names(&inode)
+        } else {
+            marks.whole(&inode)
         }
         let fh = fd.map_or(0, |fd| self.add_handle(fd, inode.clone()));
         let ticket = match live {
@@ -653,10 +648,9 @@ impl Volume {
         if let Some(stream) = live {
             self.bind_locked(stream, &inode)?;
         }
-        if let Carrier::Marks(dirty) = self.carrier(&mode, &inode) {
-            dirty.names(self.index, &parent);
-            dirty.linked(self.index, &inode);
-        }
+        let marks = self.marks(&mode, &inode);
+        marks.name(&parent, name.to_bytes());
+        marks.linked(&inode);
         self.disk("a link", volume::link_fd(inode.fd().as_raw_fd(), parent.fd().as_raw_fd(), name))?;
         inode.add_name(&parent, name.to_bytes());
         let (inode, st) = self.table.lookup(&parent, name, inode.local)?;
@@ -678,15 +672,21 @@ impl Volume {
         let local = self.is_local(&parent, name)?;
         let _order = self.namespace();
         let live = self.live_parent(&mode, &parent, local)?;
-        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &parent), local) {
-            dirty.names(self.index, &parent);
-        }
+        let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &parent) };
+        marks.name(&parent, name.to_bytes());
         let dir = parent.fd();
-        let victim = volume::stat_at(dir.as_raw_fd(), name).ok().and_then(|st| self.table.peek(st.st_ino));
+        let victim = self.known(dir.as_raw_fd(), name);
+        if let Some((victim, st)) = &victim
+            && st.st_nlink > 1
+            && !victim.is_dir()
+        {
+            // The peer may go on to use what it has under this name for another file, and the other names lead to it.
+            marks.linked(victim);
+        }
         let flags = if what == Removal::Directory { libc::AT_REMOVEDIR } else { 0 };
         self.disk("a removal", volume::unlinkat(dir.as_raw_fd(), name, flags))?;
-        if let Some(victim) = victim {
-            self.name_removed(&mode, &victim);
+        if let Some((victim, _)) = victim {
+            self.name_removed(marks, &victim);
         }
         let ticket = match live {
             Some(stream) => {
@@ -700,12 +700,16 @@ impl Volume {
         Ok(((), ticket))
     }
 
-    fn name_removed(&self, mode: &Mode, inode: &Inode) {
+    /// What a name leads to, if the kernel knows it.
+    fn known(&self, dir: i32, name: &CStr) -> Option<(Arc<Inode>, Stat)> {
+        let st = volume::stat_at(dir, name).ok()?;
+        Some((self.table.peek(st.st_ino)?, st))
+    }
+
+    fn name_removed(&self, marks: Marks<'_>, inode: &Inode) {
         inode.name_removed(self.table.root());
-        if let Phase::Sync(dirty) = &mode.phase
-            && !inode.replicated()
-        {
-            dirty.removed(self.index, inode);
+        if !inode.replicated() {
+            marks.removed(inode);
         }
     }
 
@@ -728,16 +732,15 @@ impl Volume {
             self.bind_locked(stream, &to)?;
         }
         let (from_fd, to_fd) = (from.fd(), to.fd());
-        let known = |dir: i32, name: &CStr| volume::stat_at(dir, name).ok().and_then(|st| self.table.peek(st.st_ino));
-        let moved = known(from_fd.as_raw_fd(), name);
-        let hit = known(to_fd.as_raw_fd(), new);
-        if let (Carrier::Marks(dirty), false) = (self.carrier(&mode, &from), local) {
-            dirty.names(self.index, &from);
-            dirty.names(self.index, &to);
-            let exchanged = hit.iter().filter(|_| flags & libc::RENAME_EXCHANGE != 0);
-            for inode in moved.iter().chain(exchanged) {
-                if inode.is_dir() { dirty.subtree(self.index, inode) } else { dirty.linked(self.index, inode) }
-            }
+        let moved = self.known(from_fd.as_raw_fd(), name).map(|(moved, _)| moved);
+        let hit = self.known(to_fd.as_raw_fd(), new);
+        let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &from) };
+        marks.name(&from, name.to_bytes());
+        marks.name(&to, new.to_bytes());
+        // One that is replaced and has other names: as in `unlink`.
+        let concerned = hit.iter().filter(|(_, st)| flags & libc::RENAME_EXCHANGE != 0 || st.st_nlink > 1);
+        for inode in moved.iter().chain(concerned.map(|(inode, _)| inode)) {
+            if inode.is_dir() { marks.subtree(inode) } else { marks.linked(inode) }
         }
         self.disk("a rename", volume::rename(from_fd.as_raw_fd(), name, to_fd.as_raw_fd(), new, flags))?;
         if let Some(moved) = &moved
@@ -745,8 +748,8 @@ impl Volume {
         {
             moved.add_name(&to, new.to_bytes());
         }
-        for inode in hit.iter().chain(moved.iter()) {
-            self.name_removed(&mode, inode);
+        for inode in hit.iter().map(|(inode, _)| inode).chain(moved.iter()) {
+            self.name_removed(marks, inode);
         }
         let ticket = match live {
             Some(stream) => {

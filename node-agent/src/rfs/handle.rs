@@ -2,6 +2,7 @@
 
 use super::control::{CONTROL_FD, DEADLINE_FD, ToAgent, ToData};
 use super::deadline::Deadline;
+use super::hold;
 use super::mounts;
 use crate::procfs::{self, Process};
 use anyhow::{Context, anyhow};
@@ -85,7 +86,7 @@ type Asked = Arc<Mutex<Waiting>>;
 /// A running data process.
 #[derive(Debug)]
 pub struct DataProcess {
-    config: DataConfig,
+    pub(super) config: DataConfig,
     deadline: Deadline,
     orders: mpsc::Sender<ToData>,
     events: mpsc::Sender<DataEvent>,
@@ -104,17 +105,34 @@ impl DataProcess {
         tokio::task::spawn_blocking(move || end_earlier(&config)).await.context("the clean-up panicked")?
     }
 
-    /// Takes away the mounts of a process that is dead. To be called when nothing of the application runs any more: what
-    /// it would write now, no peer would ever get.
-    pub async fn uncover(config: &DataConfig) -> anyhow::Result<()> {
+    /// Takes away the mounts of a process that is dead, and lets nobody write to the copies below. To be called when nothing
+    /// of the application runs any more: what it would write now, no peer would ever get.
+    pub async fn hold(config: &DataConfig) -> anyhow::Result<()> {
         let config = config.clone();
-        tokio::task::spawn_blocking(move || clear_mounts(&config)).await.context("the clean-up panicked")?
+        let held = tokio::task::spawn_blocking(move || {
+            clear_dead(&config)?;
+            hold::hold(&config);
+            // At the next boot it is done before the agent runs; if this cannot be written, after.
+            if let Err(e) = hold::remember(&config) {
+                tracing::warn!(error = format!("{e:#}"), "the directories will not be protected before the agent runs");
+            }
+            Ok(())
+        });
+        held.await.context("the clean-up panicked")?
+    }
+
+    /// Takes away the mounts of a process that is dead, and what kept others from writing: for somebody who changes
+    /// something in there, or for good. What these copies were level with is forgotten.
+    pub async fn open(config: &DataConfig) -> anyhow::Result<()> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || hold::open(&config)).await.context("the clean-up panicked")?
     }
 
     /// Clears what an earlier life left, then runs `exe data`.
     pub async fn spawn(exe: &Path, config: DataConfig, events: mpsc::Sender<DataEvent>) -> anyhow::Result<Self> {
         Self::end_earlier(&config).await?;
-        Self::uncover(&config).await?;
+        let dead = config.clone();
+        tokio::task::spawn_blocking(move || clear_dead(&dead)).await.context("the clean-up panicked")??;
         let deadline = Deadline::create().context("cannot make the shared page for the deadline")?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("cannot make a socket pair")?;
         ours.set_nonblocking(true)?;
@@ -191,7 +209,7 @@ impl DataProcess {
         tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
     }
 
-    /// Kills the process. Its mounts stay, dead, until [`DataProcess::uncover`].
+    /// Kills the process. Its mounts stay, dead, until [`DataProcess::hold`].
     pub fn end(&mut self) {
         if self.killed {
             return;
@@ -205,7 +223,8 @@ impl DataProcess {
         }
     }
 
-    /// Kills the process and takes its mounts away.
+    /// Kills the process and takes its mounts away, for tests.
+    #[cfg(test)]
     pub fn kill(&mut self) {
         if self.killed {
             return;
@@ -298,6 +317,11 @@ fn is_over(pid: i32) -> bool {
     })
 }
 
+fn clear_dead(config: &DataConfig) -> anyhow::Result<()> {
+    config.dirs.iter().try_for_each(|d| mounts::clear_dead(&d.dir))
+}
+
+#[cfg(test)]
 fn clear_mounts(config: &DataConfig) -> anyhow::Result<()> {
     for (index, replicated) in config.dirs.iter().enumerate() {
         mounts::clear(&replicated.dir, &config.run_dir, config.module.as_str(), index)?;

@@ -5,6 +5,7 @@
 //! root of each directory carries a mark, an extended attribute that replication neither copies nor shows, and the
 //! node keeps the same mark beside its record. Where they differ, nothing is served and nothing is written.
 
+use super::level;
 use super::mounts;
 use super::volume;
 use crate::disk::{PRIVATE, write_atomically};
@@ -23,9 +24,12 @@ const UNMARKED: &str = "";
 /// Marks by directory, as this node keeps them.
 type Marks = BTreeMap<String, String>;
 
+/// What the names of all attributes of ours begin with.
+const OURS: &[u8] = b"trusted.tsugi.";
+
 /// An attribute that is ours alone.
 pub fn is_mark(name: &[u8]) -> bool {
-    name == MARK.to_bytes()
+    name.starts_with(OURS)
 }
 
 fn load(file: &Path) -> anyhow::Result<Marks> {
@@ -47,6 +51,14 @@ pub fn check(dirs: &[Replicated], file: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The directory is the one this node's record speaks of; false if it was never used.
+pub fn is_known(replicated: &Replicated, file: &Path) -> anyhow::Result<bool> {
+    let marks = load(file)?;
+    let Some(known) = marks.get(&replicated.dir).filter(|known| *known != UNMARKED) else { return Ok(false) };
+    let Ok(root) = mounts::open_dir(&replicated.dir) else { return Ok(false) };
+    Ok(volume::get_xattr(root.as_raw_fd(), MARK).is_ok_and(|found| found == known.as_bytes()))
 }
 
 fn check_one(root: &OwnedFd, replicated: &Replicated, marks: &Marks) -> anyhow::Result<()> {
@@ -82,6 +94,8 @@ pub fn adopt(dirs: &[Replicated], roots: &[OwnedFd], file: &Path) -> anyhow::Res
             let mark = format!("{:016x}", rand::random::<u64>());
             match volume::set_xattr(root.as_raw_fd(), MARK, mark.as_bytes(), 0) {
                 Ok(()) => {
+                    // What was written on it is of another copy, or of this one at another time.
+                    level::clear(std::slice::from_ref(root)).with_context(|| format!("cannot mark {}", replicated.dir))?;
                     // On its disk before the node's own word for it: the other order would refuse a good copy after a crash.
                     volume::fsync(root.as_raw_fd(), volume::Sync::All)
                         .with_context(|| format!("cannot flush the mark of {}", replicated.dir))?;

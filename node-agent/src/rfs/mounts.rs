@@ -111,8 +111,18 @@ fn marker(run_dir: &Path, module: &str, index: usize) -> PathBuf {
     run_dir.join(format!("data-{module}-{index}.hidden"))
 }
 
-/// Puts a read-only view over a directory, so that nobody but the applier, which holds a descriptor, writes to it.
+/// The view that [`hide`] put over a directory is what is seen there.
+pub fn is_hidden(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow::Result<bool> {
+    let id = std::fs::read_to_string(marker(run_dir, module, index)).ok().and_then(|t| t.trim().parse::<u64>().ok());
+    Ok(id.is_some() && top_mount(path)?.map(|m| m.id) == id)
+}
+
+/// Puts a read-only view over a directory, so that nobody but the applier, which holds a descriptor, writes to it. One that
+/// is there already is enough.
 pub fn hide(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow::Result<()> {
+    if is_hidden(path, run_dir, module, index)? {
+        return Ok(());
+    }
     let target = real_c(path)?;
     let mount = |flags: libc::c_ulong| {
         // SAFETY: the strings are valid for the call, the other arguments may be null for a bind mount.

@@ -8,6 +8,7 @@ use super::deadline::Deadline;
 use super::follow::Following;
 use super::handle::DataConfig;
 use super::identity;
+use super::level::{self, Level};
 use super::mounts;
 use super::serve::Serving;
 use super::ship::TestSwitches;
@@ -45,6 +46,7 @@ pub fn data_main() -> anyhow::Result<()> {
         life: LifeId(rand::random()),
         epoch: Epoch(0),
         role: Role::Idle,
+        handed_over: None,
         releasing: Arc::new(Mutex::new(Vec::new())),
     };
     while let Some(line) = next_line(&mut lines)? {
@@ -127,6 +129,8 @@ struct Process {
     life: LifeId,
     epoch: Epoch,
     role: Role,
+    /// The source ended in order and nothing has begun since: what both copies are level with.
+    handed_over: Option<Level>,
     /// Who asked for the release that runs on its own thread; it may wait for the peer for ever.
     releasing: Arc<Mutex<Vec<JobId>>>,
 }
@@ -180,7 +184,11 @@ impl Process {
                     self.role = Role::Serving(serving);
                     bail!("this node serves; there is no session to close")
                 }
-                Role::Following(following) => following.close().map(Some),
+                Role::Following(following) => {
+                    let (last, handed_over) = following.close()?;
+                    self.handed_over = handed_over;
+                    Ok(Some(last))
+                }
                 Role::Idle => Ok(Some(0)),
             },
             ReplicaOrder::Release { .. } => {
@@ -248,8 +256,12 @@ impl Process {
         }
         self.clear_dead()?;
         self.uncover()?;
-        identity::adopt(&self.config.dirs, &self.open_roots()?, &self.config.marks)?;
-        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), self.life, self.switches)?;
+        let roots = self.open_roots()?;
+        identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
+        level::clear(&roots).context("cannot give up what this copy was level with")?;
+        drop(roots);
+        let (own, handed_over) = ((self.life, self.switches), self.handed_over.take());
+        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), own, handed_over)?;
         self.role = Role::Serving(serving);
         Ok(0)
     }
@@ -266,6 +278,7 @@ impl Process {
             }
             Role::Idle => {}
         }
+        self.handed_over = None;
         // Covered since before or not: what is at the path now is what will be served one day, so that is looked at.
         self.uncover()?;
         let roots = self.cover()?;
@@ -332,9 +345,6 @@ impl Process {
                 }
             }
             Role::Idle => {}
-        }
-        if let Err(e) = self.uncover() {
-            tracing::warn!(error = format!("{e:#}"), "a directory is still covered");
         }
     }
 }

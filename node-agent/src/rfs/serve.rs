@@ -2,9 +2,12 @@
 
 use super::control::Agent;
 use super::deadline::Deadline;
+use super::dirty::Base;
 use super::fs::Volume;
 use super::fuse::Fuse;
 use super::handle::DataConfig;
+use super::hold;
+use super::level::{self, Level};
 use super::mounts;
 use super::session::Sessions;
 use super::ship::{Ship, TestSwitches};
@@ -38,20 +41,25 @@ pub struct Serving {
     /// A release was ordered: the application has been ended before that.
     released: AtomicBool,
     sessions: Arc<Sessions>,
+    config: Arc<DataConfig>,
     /// Set before an unmount of our own, so that the end of a mount is no news.
     ending: Arc<AtomicBool>,
 }
 
 impl Serving {
-    /// Mounts over every directory.
+    /// Mounts over every directory. `handed_over`: the peer has ended in order, and its copy is level with this one.
     pub fn start(
         config: Arc<DataConfig>,
         agent: Agent,
         deadline: Deadline,
-        life: LifeId,
-        switches: TestSwitches,
+        (life, switches): (LifeId, TestSwitches),
+        handed_over: Option<Level>,
     ) -> anyhow::Result<Arc<Self>> {
         let ship = Ship::new(deadline, switches);
+        // The peer's copy is this very one: from the first operation on it is known what will be different.
+        if let Some(Level { base, flushed }) = handed_over {
+            ship.dirty.begin(Some(Base { id: base, flushed }));
+        }
         let ending = Arc::new(AtomicBool::new(false));
         let mut volumes = Vec::new();
         let mut mounted: Vec<(String, JoinHandle<()>)> = Vec::new();
@@ -74,8 +82,8 @@ impl Serving {
         }
         let held = mounted.iter().filter_map(|(path, _)| mounts::hold(path).ok()).collect();
         let volumes = Arc::new(volumes);
-        let sessions = Sessions::new(config, agent, ship.clone(), volumes.clone(), life);
-        Ok(Arc::new(Self { ship, volumes, mounts: mounted, _held: held, released: AtomicBool::new(false), sessions, ending }))
+        let sessions = Sessions::new(config.clone(), agent, ship.clone(), volumes.clone(), life);
+        Ok(Arc::new(Self { ship, volumes, mounts: mounted, _held: held, released: AtomicBool::new(false), sessions, config, ending }))
     }
 
     fn mount_one(
@@ -158,11 +166,25 @@ impl Serving {
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
+        // What the peer goes on from.
+        if let Some(base) = self.ship.dirty.base().filter(|_| self.ship.is_armed()) {
+            level::write(&self.roots()?, Level { base: base.id, flushed: last })
+                .context("cannot write down what this copy is level with")?;
+        }
         // The end of the session is ours from here: no news for the agent.
         self.sessions.hush();
         self.sessions.say_bye(last);
         self.unmount();
+        hold::hold(&self.config);
         Ok(last)
+    }
+
+    /// The directories below the mounts.
+    fn roots(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.volumes
+            .iter()
+            .map(|v| volume::openat(v.table().root().fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0))
+            .collect()
     }
 
     /// Ends at once; whatever waits gets an error. The last number sent. The application may still run, and must not get

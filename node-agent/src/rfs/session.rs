@@ -7,20 +7,22 @@
 //! is over: the patience ran out, the peer is not the one it was, or either side ended it.
 
 use super::control::Agent;
-use super::frame::{Hello, Msg, SyncMsg, VERSION};
+use super::dirty::Base;
+use super::frame::{Hello, Msg, Op, SyncMsg, VERSION};
 use super::fs::Volume;
 use super::handle::DataConfig;
+use super::level::Level;
 use super::link::{HANDSHAKE_MAX, Inbox, Link};
 use super::ship::Ship;
-use super::stream::{Lives, NotRejoined, Stream};
-use super::sync::{Progress, Source};
+use super::stream::{Durability, Lives, NotRejoined, Stream};
+use super::sync::{How, Progress, Reach, Source};
 use super::tls::Identity;
 use anyhow::{Context, anyhow, bail};
 use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -35,6 +37,12 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that introduce themselves, or wait to be looked at, at the same time: strangers that say nothing must
 /// not keep the peer out while they are waited for.
 const GUESTS_MAX: usize = 8;
+/// What an unclean end of the peer can make it compare is what was written in about twice this time.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether a checkpoint is due before that.
+const CHECKPOINT_POLL: Duration = Duration::from_millis(500);
+/// And whether one that is under way can go on.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Answers of the peer that may wait for the resynchronisation: its window is far smaller.
 const ANSWERS_MAX: usize = 1024;
 
@@ -199,6 +207,22 @@ impl Sessions {
     }
 }
 
+/// How much has to be compared with a peer that says this of its copy.
+fn reach(base: Option<Base>, peer: Option<Level>) -> Reach {
+    match (base, peer) {
+        (Some(base), Some(peer)) if base.id == peer.base && peer.flushed >= base.flushed => Reach::Noted,
+        (Some(base), Some(peer)) if base.id == peer.base => {
+            tracing::warn!(
+                told = base.flushed,
+                found = peer.flushed,
+                "the peer's copy is older than the peer has said before: its disk was set back; everything is compared"
+            );
+            Reach::Whole
+        }
+        _ => Reach::Whole,
+    }
+}
+
 /// The thread of one session.
 struct One {
     all: Arc<Sessions>,
@@ -229,12 +253,14 @@ impl One {
         if self.shared.is_cancelled() {
             return Ok(());
         }
-        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new() }, &[])?;
-        tracing::info!(session = self.session, "the peer is connected; resynchronisation begins");
+        let reach = reach(self.all.ship.dirty.base(), hello.level);
+        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole: reach == Reach::Whole }, &[])?;
+        tracing::info!(session = self.session, ?reach, "the peer is connected; resynchronisation begins");
         let (answers, from_peer) = sync_channel(ANSWERS_MAX);
         let reader = self.receive_from(inbox, &stream, Some(answers))?;
         let rate = self.all.config.resync_kb_per_s_max.map(|kb| kb * 1024);
-        let level = Source::new(&self.all.volumes, &self.all.ship, &link, &stream, from_peer, self.all.progress.clone(), rate).run();
+        let how = How { reach, bytes_per_s_max: rate, progress: self.all.progress.clone() };
+        let level = Source::new(&self.all.volumes, &self.all.ship, &link, &stream, from_peer, how).run();
         if let Err(e) = level {
             // A connection that was still whole did not end the resynchronisation: its own error is the cause.
             let own = !link.is_broken();
@@ -245,7 +271,50 @@ impl One {
         *lock(&self.all.progress) = None;
         lock(&self.shared.link).take();
         self.all.agent.note(ReplicaNote::Armed { session: Session(self.session) });
-        self.live(&stream, reader)
+        let over = self.checkpoints(&stream)?;
+        let ended = self.live(&stream, reader);
+        // Dropped: that thread ends.
+        drop(over);
+        ended
+    }
+
+    /// From time to time the peer flushes everything, so that little has to be compared when it comes back. Ends when what
+    /// is returned is dropped.
+    fn checkpoints(&self, stream: &Arc<Stream>) -> io::Result<Sender<()>> {
+        let (over, is_over) = channel::<()>();
+        let (ship, stream) = (self.all.ship.clone(), stream.clone());
+        let Some(base) = ship.dirty.base() else { return Ok(over) };
+        thread::Builder::new().name("checkpoint".into()).spawn(move || {
+            // Whether the session is over; otherwise a moment has passed.
+            let wait = |pause| is_over.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) || stream.over().is_some();
+            loop {
+                let begun = Instant::now();
+                while begun.elapsed() < CHECKPOINT_EVERY && !ship.dirty.is_filling() && !ship.switches.checkpoints {
+                    if wait(CHECKPOINT_POLL) {
+                        return;
+                    }
+                }
+                let Some(generation) = ship.dirty.begin_checkpoint() else {
+                    if wait(DRAIN_POLL) {
+                        return;
+                    }
+                    continue;
+                };
+                while !ship.dirty.is_drained(generation) {
+                    if wait(DRAIN_POLL) {
+                        return;
+                    }
+                }
+                let Some(lsn) = stream.send(Op::Checkpoint, &[], Durability::Disk) else { return };
+                while stream.is_unflushed(lsn) {
+                    if wait(DRAIN_POLL) {
+                        return;
+                    }
+                }
+                ship.dirty.end_checkpoint(generation, base.id, lsn);
+            }
+        })?;
+        Ok(over)
     }
 
     /// The first connection for this session.
@@ -433,7 +502,11 @@ fn receive(mut inbox: Inbox, link: &Arc<Link>, stream: &Stream, ship: &Ship, ans
             }
             Msg::Pong => {}
             // A resynchronisation that has ended does not care.
-            Msg::Sync(answer) => drop(answers.map(|a| a.try_send(answer))),
+            Msg::Sync(answer) => {
+                if let Some(answers) = answers {
+                    drop(answers.try_send(answer));
+                }
+            }
             Msg::Failed { detail } => return Over::Ended(anyhow!("the peer could not apply an operation: {detail}")),
             Msg::Bye => return Over::Ended(anyhow!("the peer closed the session")),
             other => return Over::Ended(anyhow!("an unexpected message from the peer: {other:?}")),

@@ -11,7 +11,7 @@
 //! * while the deadline is shut, nothing is answered at all.
 
 use super::deadline::Deadline;
-use super::dirty::Dirty;
+use super::dirty::{Dirty, Marks, Turn};
 use super::frame::Op;
 use super::stream::{Durability, Stream};
 use std::collections::{BTreeMap, HashSet};
@@ -59,8 +59,8 @@ impl Ticket {
 pub enum Phase {
     /// No session.
     Idle,
-    /// A resynchronisation runs: changes are noted.
-    Sync(Arc<Dirty>),
+    /// A resynchronisation of this session runs.
+    Sync(u64),
     /// Operations are sent.
     Live(Arc<Stream>),
 }
@@ -72,6 +72,27 @@ pub struct Mode {
     /// What carries the operations.
     pub phase: Phase,
     arms: u64,
+}
+
+/// One mutating operation inside the gate.
+pub struct Entered<'a> {
+    mode: RwLockReadGuard<'a, Mode>,
+    dirty: &'a Dirty,
+    turn: Turn<'a>,
+}
+
+impl Entered<'_> {
+    /// Where it notes what it is about to change in the directory of this index.
+    pub fn marks(&self, dir: u16) -> Marks<'_> {
+        self.dirty.marks(&self.turn, dir)
+    }
+}
+
+impl std::ops::Deref for Entered<'_> {
+    type Target = Mode;
+    fn deref(&self) -> &Mode {
+        &self.mode
+    }
 }
 
 /// A reply that waits for the peer.
@@ -108,6 +129,8 @@ pub struct TestSwitches {
     pub no_peer_ack: bool,
     /// `TSUGI_TEST_NO_FSYNC=1`: do not flush, on either disk.
     pub no_fsync: bool,
+    /// `TSUGI_TEST_CHECKPOINTS=1`: checkpoints without a pause. This one costs nothing but time.
+    pub checkpoints: bool,
 }
 
 impl TestSwitches {
@@ -120,7 +143,8 @@ impl TestSwitches {
             }
             set
         };
-        Self { no_peer_ack: on("TSUGI_TEST_NO_PEER_ACK"), no_fsync: on("TSUGI_TEST_NO_FSYNC") }
+        let checkpoints = std::env::var("TSUGI_TEST_CHECKPOINTS").is_ok_and(|v| v == "1");
+        Self { no_peer_ack: on("TSUGI_TEST_NO_PEER_ACK"), no_fsync: on("TSUGI_TEST_NO_FSYNC"), checkpoints }
     }
 }
 
@@ -135,6 +159,8 @@ pub struct Ship {
     hold: AtomicBool,
     ended: AtomicBool,
     brake_us: AtomicU64,
+    /// What changed and may not be at the peer.
+    pub dirty: Dirty,
     /// Test-only behaviour.
     pub switches: TestSwitches,
 }
@@ -162,6 +188,7 @@ impl Ship {
             hold: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
+            dirty: Dirty::default(),
             switches,
         });
         let weak = Arc::downgrade(&ship);
@@ -187,7 +214,7 @@ impl Ship {
     }
 
     /// Takes the gate for one mutating operation. EIO once serving has ended.
-    pub fn enter(&self) -> io::Result<RwLockReadGuard<'_, Mode>> {
+    pub fn enter(&self) -> io::Result<Entered<'_>> {
         let brake = self.brake_us.load(Ordering::Relaxed);
         if brake > 0 {
             std::thread::sleep(Duration::from_micros(brake));
@@ -205,7 +232,7 @@ impl Ship {
             let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             // Again, because the gate may have been shut for long: what begins now would be written by nobody who serves.
             if !self.hold.load(Ordering::Acquire) && !self.ended.load(Ordering::Acquire) {
-                return Ok(gate);
+                return Ok(Entered { mode: gate, dirty: &self.dirty, turn: self.dirty.enter() });
             }
         }
     }
@@ -351,7 +378,7 @@ impl Ship {
         let mut mode = self.close_gate();
         let mine = match &mode.phase {
             Phase::Live(stream) => stream.session() == session,
-            Phase::Sync(dirty) => dirty.session() == session,
+            Phase::Sync(own) => *own == session,
             Phase::Idle => false,
         };
         if mine {
@@ -391,6 +418,12 @@ impl Ship {
             waits = self.wake.wait_timeout(waits, DEADLINE_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
         (!waits.ended).then_some(last)
+    }
+
+    /// The peer is level, and its session goes on.
+    pub fn is_armed(&self) -> bool {
+        let mode = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        mode.need_peer && matches!(&mode.phase, Phase::Live(stream) if stream.over().is_none())
     }
 
     /// EIO to everything that waits and everything that comes.

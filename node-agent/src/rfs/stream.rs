@@ -183,6 +183,11 @@ impl Stream {
         }
     }
 
+    /// An operation that is to be flushed was not said to be.
+    pub fn is_unflushed(&self, lsn: u64) -> bool {
+        lock(&self.kept).unflushed.contains(&Lsn(lsn))
+    }
+
     /// Ends the session, and tells the peer why if that can be done without waiting: nothing more is sent, whoever
     /// waits for room goes on without a number.
     pub fn end(&self, why: &str) {
@@ -325,7 +330,7 @@ impl Stream {
         }
         receive()?;
         let unflushed = resend.unflushed.iter().map(|lsn| lsn.0).collect();
-        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed }, &[])?;
+        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed, whole: false }, &[])?;
         if self.is_late.load(Ordering::Acquire) {
             link.send_late();
         }

@@ -1,10 +1,10 @@
 //! The serving side of a resynchronisation: brings a peer level while the application runs.
 //!
-//! Pass 1 compares everything; each further pass only what changed meanwhile, which is less each time; the last
+//! Pass 1 compares everything, or, with a peer whose copy is known but for what is in the map ([`Reach`]), what is in the map; each further pass only what changed meanwhile, which is less each time; the last
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
-use super::dirty::{BLOCK, Changed, Collected, Dirty, Parts};
+use super::dirty::{BLOCK, Changed, Collected, Dirty, Names as ChangedNames, Parts};
 use super::frame::{Entry, Fill, HOLE, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
@@ -48,6 +48,26 @@ const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
 /// How often a capped resynchronisation looks whether it is still wanted.
 const CAP_POLL: Duration = Duration::from_millis(50);
 
+/// What has to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Everything: nothing is known of the peer's copy.
+    Whole,
+    /// What was noted as changed: but for that the peer's copy is this one.
+    Noted,
+}
+
+/// How to go about it.
+#[derive(Debug)]
+pub struct How {
+    /// What has to be compared.
+    pub reach: Reach,
+    /// Cap on what is sent.
+    pub bytes_per_s_max: Option<u64>,
+    /// Where to say how far it is.
+    pub progress: Progress,
+}
+
 /// Progress, for people.
 pub type Progress = Arc<Mutex<Option<Resync>>>;
 
@@ -63,11 +83,18 @@ pub struct Source<'a> {
     bytes_per_s_max: Option<u64>,
     copied: u64,
     strict: bool,
+    reach: Reach,
+    /// Taken from the map so far: to be given back if it does not reach the peer.
+    taken: Vec<Collected>,
     next_file: u64,
     files: HashMap<u64, Pending>,
     pieces: usize,
     /// Files with several names.
     links: HashMap<FileKey, Names>,
+    /// Files all of whose names were looked for; with [`Reach::Whole`] all are met by themselves.
+    searched: HashSet<FileKey>,
+    /// Files with several names that were met in this pass.
+    met: HashSet<FileKey>,
     /// Of those, the ones whose contents were offered in this pass.
     sent: HashSet<FileKey>,
     /// And those to look at again at the end of this pass: their names changed, or the contents were to travel under
@@ -132,8 +159,7 @@ impl<'a> Source<'a> {
         link: &'a Arc<Link>,
         stream: &'a Arc<Stream>,
         answers: Receiver<SyncMsg>,
-        progress: Progress,
-        bytes_per_s_max: Option<u64>,
+        How { reach, bytes_per_s_max, progress }: How,
     ) -> Self {
         let block = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
         Self {
@@ -147,10 +173,14 @@ impl<'a> Source<'a> {
             bytes_per_s_max,
             copied: 0,
             strict: false,
+            reach,
+            taken: Vec::new(),
             next_file: 1,
             files: HashMap::new(),
             pieces: 0,
             links: HashMap::new(),
+            searched: HashSet::new(),
+            met: HashSet::new(),
             sent: HashSet::new(),
             unsettled: BTreeSet::new(),
             first_pass: true,
@@ -164,15 +194,33 @@ impl<'a> Source<'a> {
     pub fn run(mut self) -> anyhow::Result<()> {
         let done = self.passes();
         self.ship.brake(Duration::ZERO);
+        if done.is_err() {
+            let _gate = self.ship.close_gate();
+            match self.reach {
+                Reach::Noted => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
+                Reach::Whole => self.ship.dirty.stop(),
+            }
+        }
         done
     }
 
     fn passes(&mut self) -> anyhow::Result<()> {
-        let dirty = Dirty::new(self.link.session());
-        self.ship.close_gate().phase = Phase::Sync(dirty.clone());
+        let dirty = &self.ship.dirty;
+        {
+            let mut mode = self.ship.close_gate();
+            mode.phase = Phase::Sync(self.link.session());
+            if self.reach == Reach::Whole {
+                dirty.begin(None);
+            }
+        }
         self.report(|p| *p = Resync::default());
-        self.walk_all()?;
-        self.finish_pass()?;
+        match self.reach {
+            Reach::Whole => {
+                self.walk_all()?;
+                self.finish_pass()?;
+            }
+            Reach::Noted => self.pass(dirty)?,
+        }
         self.first_pass = false;
         let mut before = (usize::MAX, u64::MAX);
         let mut brake = Duration::ZERO;
@@ -188,23 +236,25 @@ impl<'a> Source<'a> {
                 self.ship.brake(brake);
             }
             before = rest;
-            self.pass(&dirty)?;
+            self.pass(dirty)?;
         }
         // What is written out now need not be written while the application is held.
         self.flush(1)?;
-        self.pass(&dirty)?;
+        self.pass(dirty)?;
         let held = Instant::now();
         let ship = self.ship;
         let mut mode = ship.close_gate();
         self.strict = true;
         self.send(&SyncMsg::Strict, &[])?;
-        let changed = dirty.take();
+        let changed = self.take(dirty);
         self.collected(changed)?;
         if !self.again.is_empty() {
             bail!("{} objects could not be found for the last pass", self.again.len());
         }
         self.flush(2)?;
-        self.send(&SyncMsg::Live, &[])?;
+        let base = rand::random();
+        self.send(&SyncMsg::Live { base }, &[])?;
+        dirty.level(base);
         self.ship.arm(&mut mode, self.stream);
         drop(mode);
         tracing::info!(held_ms = held.elapsed().as_millis(), copied = self.copied, "the peer is level");
@@ -214,9 +264,18 @@ impl<'a> Source<'a> {
     fn pass(&mut self, dirty: &Dirty) -> anyhow::Result<()> {
         let changed = {
             let _gate = self.ship.close_gate();
-            dirty.take()
+            self.take(dirty)
         };
         self.collected(changed)
+    }
+
+    /// The caller holds the gate alone.
+    fn take(&mut self, dirty: &Dirty) -> Collected {
+        let taken = dirty.take();
+        if self.reach == Reach::Noted {
+            self.taken.push(taken.clone());
+        }
+        taken
     }
 
     fn collected(&mut self, changed: Collected) -> anyhow::Result<()> {
@@ -268,7 +327,7 @@ impl<'a> Source<'a> {
                 self.dir_times(volume, &path)?;
                 continue;
             }
-            let Some(entries) = self.directory(volume, &path, Extent::Tree)? else { continue };
+            let Some(entries) = self.directory(volume, &path, &Extent::Tree)? else { continue };
             todo.push((path.clone(), true));
             for (name, kind) in entries {
                 let below = join(&path, &name);
@@ -294,7 +353,7 @@ impl<'a> Source<'a> {
     }
 
     /// Sends a directory; returns its subdirectories and the files whose contents travel under these names.
-    fn directory(&mut self, volume: &Volume, path: &[u8], extent: Extent) -> anyhow::Result<Option<Vec<Below>>> {
+    fn directory(&mut self, volume: &Volume, path: &[u8], extent: &Extent) -> anyhow::Result<Option<Vec<Below>>> {
         let root_fd = volume.table().root().fd();
         let root = root_fd.as_raw_fd();
         let opened = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY);
@@ -305,27 +364,38 @@ impl<'a> Source<'a> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let dir = volume.index();
-        for name in volume::list_dir(fd.as_raw_fd())? {
-            let full = join(path, &name.name);
+        let only = if let Extent::Names(ChangedNames::Some(names)) = extent { Some(names.clone()) } else { None };
+        let names = match &only {
+            Some(names) => names.iter().cloned().collect(),
+            None => volume::list_dir(fd.as_raw_fd())?.into_iter().map(|n| n.name).collect::<Vec<_>>(),
+        };
+        for name in names {
+            let full = join(path, &name);
             if volume.excluded().contains(&full) {
                 continue;
             }
-            let opened = volume::open_path_at(fd.as_raw_fd(), &volume::cstr(&name.name)?);
-            let Some(object) = self.tolerate(opened, &full)? else { continue };
+            let object = match volume::open_path_at(fd.as_raw_fd(), &volume::cstr(&name)?) {
+                // Of changed names some are gone: that is the change.
+                Err(e) if only.is_some() && e.raw_os_error() == Some(libc::ENOENT) => continue,
+                opened => match self.tolerate(opened, &full)? {
+                    Some(object) => object,
+                    None => continue,
+                },
+            };
             let below = volume::fstat(object.as_raw_fd())?;
             if below.st_dev != st.st_dev {
                 tracing::warn!(path = %String::from_utf8_lossy(&full), "another file system is mounted here; it is not replicated");
                 continue;
             }
-            let entry = self.entry(volume, &full, name.name.clone(), &below, &object, extent)?;
+            let entry = self.entry(volume, &full, name.clone(), &below, &object, *extent == Extent::Tree)?;
             match volume::kind(&below) {
-                libc::S_IFDIR => found.push((name.name, libc::S_IFDIR)),
+                libc::S_IFDIR => found.push((name, libc::S_IFDIR)),
                 libc::S_IFREG if !entry.linked => {
                     self.report(|p| {
                         p.files_total += 1;
                         p.bytes_total += below.st_size.unsigned_abs();
                     });
-                    found.push((name.name, libc::S_IFREG));
+                    found.push((name, libc::S_IFREG));
                 }
                 _ => {}
             }
@@ -333,32 +403,35 @@ impl<'a> Source<'a> {
             if entries.len() >= NAMES_PER_PIECE || (bytes + weight > NAMES_BYTES_PER_PIECE && !entries.is_empty()) {
                 let entries = std::mem::take(&mut entries);
                 bytes = 0;
-                self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta: meta.clone(), entries, last: false }, &[])?;
+                self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta: meta.clone(), entries, only: None, last: false }, &[])?;
             }
             bytes += weight;
             entries.push(entry);
         }
-        self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta, entries, last: true }, &[])?;
+        self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta, entries, only, last: true }, &[])?;
         Ok(Some(found))
     }
 
-    fn entry(&mut self, volume: &Volume, full: &[u8], name: Vec<u8>, st: &Stat, object: &OwnedFd, extent: Extent) -> anyhow::Result<Entry> {
+    fn entry(&mut self, volume: &Volume, full: &[u8], name: Vec<u8>, st: &Stat, object: &OwnedFd, in_tree: bool) -> anyhow::Result<Entry> {
         let kind = volume::kind(st);
         let mut linked = false;
         let key = (volume.index(), st.st_ino);
         // The last name of several counts too: it may have been a link until now.
         if kind != libc::S_IFDIR && (st.st_nlink > 1 || self.links.contains_key(&key)) {
+            if !self.searched.contains(&key) {
+                self.met.insert(key);
+            }
             let names = self.links.entry(key).or_default();
             names.regular = kind == libc::S_IFREG;
             let moved = names.settle(volume, st.st_ino, Some(full));
             linked = names.carrier != full;
             names.announced |= !linked;
-            names.owed |= extent == Extent::Tree && !self.strict && !self.sent.contains(&key);
+            names.owed |= in_tree && !self.strict && !self.sent.contains(&key);
             if linked {
                 self.later.push(SyncMsg::Link { dir: volume.index(), path: full.to_vec(), same_as: names.carrier.clone() });
             }
             // In a walk the contents travel later than the name, which may be gone by then while others are left.
-            if extent == Extent::Tree || moved {
+            if in_tree || moved {
                 self.unsettled.insert(key);
             }
         }
@@ -393,7 +466,7 @@ impl<'a> Source<'a> {
         let count = size.div_ceil(BLOCK);
         match parts {
             Parts::Whole => self.hashes(id, raw, size, 0..count)?,
-            Parts::Blocks(blocks) => self.hashes(id, raw, size, blocks.iter().copied().filter(|b| *b < count))?,
+            Parts::Blocks(blocks) => self.hashes(id, raw, size, blocks.iter().filter(|b| *b < count))?,
         }
         if let Some(pending) = self.files.get_mut(&id) {
             pending.all_sent = true;
@@ -511,6 +584,7 @@ impl<'a> Source<'a> {
     /// All contents sent; then what needs the names of the whole pass: links, and the directories' times.
     fn finish_pass(&mut self) -> anyhow::Result<()> {
         self.serve(0)?;
+        self.list_met()?;
         let owed = self.settle_names()?;
         self.send_links()?;
         for (key, path) in owed {
@@ -548,7 +622,7 @@ impl<'a> Source<'a> {
                 }
                 if !names.announced {
                     // So far the peer took it for a link to a name that is gone.
-                    self.directory(&volume, parent(&carrier), Extent::Names)?;
+                    self.directory(&volume, parent(&carrier), &Extent::of(&carrier))?;
                     self.dir_times(&volume, parent(&carrier))?;
                 }
                 let Some(names) = self.links.get_mut(&key) else { continue };
@@ -596,10 +670,11 @@ impl<'a> Source<'a> {
     /// One pass over what changed.
     fn changes(&mut self, changed: Vec<Changed>) -> anyhow::Result<()> {
         // Parents first, so that what is below has where to be.
-        let mut dirs: BTreeMap<(usize, u16, Vec<u8>), Extent> = BTreeMap::new();
+        let mut dirs = Extents::new();
         let mut files: Vec<(Vec<u8>, Parts, Changed)> = Vec::new();
-        let again = std::mem::take(&mut self.again);
-        for change in again.into_iter().chain(changed) {
+        let changed: Vec<_> = std::mem::take(&mut self.again).into_iter().chain(changed).collect();
+        self.search_names(&changed)?;
+        for change in changed {
             let volume = self.volume(change.dir)?.clone();
             let Some(path) = self.locate(&volume, &change)? else { continue };
             if change.linked {
@@ -607,13 +682,13 @@ impl<'a> Source<'a> {
                 let known = self.links.get(&key).map_or(&[][..], |names| names.seen.as_slice());
                 let known = known.iter().filter(|name| leads_to(&volume, name, change.inode.id));
                 for name in known.chain([&path]) {
-                    dirs.entry((depth(parent(name)), change.dir, parent(name).to_vec())).or_insert(Extent::Names);
+                    Extent::of(name).into_map(&mut dirs, change.dir, parent(name));
                 }
             }
             if change.subtree {
-                dirs.insert((depth(&path), change.dir, path.clone()), Extent::Tree);
-            } else if change.names {
-                dirs.entry((depth(&path), change.dir, path.clone())).or_insert(Extent::Names);
+                Extent::Tree.into_map(&mut dirs, change.dir, &path);
+            } else if let Some(names) = &change.names {
+                Extent::Names(names.clone()).into_map(&mut dirs, change.dir, &path);
             }
             if let Some(parts) = change.parts.clone().filter(|_| change.inode.is_file()) {
                 files.push((path, parts, change));
@@ -630,8 +705,8 @@ impl<'a> Source<'a> {
             }
             let volume = self.volume(dir)?.clone();
             match extent {
-                Extent::Names => {
-                    self.directory(&volume, &path, Extent::Names)?;
+                Extent::Names(_) => {
+                    self.directory(&volume, &path, &extent)?;
                     self.dir_times(&volume, &path)?;
                 }
                 Extent::Tree => {
@@ -650,6 +725,65 @@ impl<'a> Source<'a> {
             if !self.file(&volume, &path, &parts, Some(change.inode.id))? {
                 // The name went meanwhile, perhaps to leave others; what was marked under it is still to be sent.
                 self.again.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds all names of the files among these that got a further name or another one.
+    fn search_names(&mut self, changed: &[Changed]) -> anyhow::Result<()> {
+        let several = |c: &&Changed| c.linked && volume::fstat(c.inode.fd().as_raw_fd()).is_ok_and(|st| st.st_nlink > 1);
+        let wanted = changed.iter().filter(several).map(|c| (c.dir, c.inode.id)).collect();
+        self.search(wanted).map(drop)
+    }
+
+    /// Where not everything is walked, the peer would keep the names that are not met for those of another file: all of
+    /// them are looked for. Returns the files that were not known before.
+    fn search(&mut self, wanted: HashSet<FileKey>) -> anyhow::Result<HashSet<FileKey>> {
+        if self.reach == Reach::Whole {
+            return Ok(HashSet::new());
+        }
+        let wanted: HashSet<FileKey> = wanted.into_iter().filter(|key| !self.searched.contains(key)).collect();
+        let volumes = self.volumes;
+        for volume in volumes.iter().filter(|v| wanted.iter().any(|(dir, _)| *dir == v.index())) {
+            let root = volume.table().root().fd();
+            let mut todo = vec![Vec::new()];
+            while let Some(path) = todo.pop() {
+                let opened = volume::open_beneath(root.as_raw_fd(), &path, libc::O_RDONLY | libc::O_DIRECTORY);
+                let Some(fd) = self.tolerate(opened, &path)? else { continue };
+                for entry in volume::list_dir(fd.as_raw_fd())? {
+                    let full = join(&path, &entry.name);
+                    let key = (volume.index(), entry.ino);
+                    if volume.excluded().contains(&full) {
+                        continue;
+                    }
+                    if entry.kind == libc::DT_DIR {
+                        todo.push(full);
+                    } else if wanted.contains(&key) {
+                        let names = self.links.entry(key).or_default();
+                        if !names.seen.contains(&full) {
+                            names.seen.push(full);
+                        }
+                    }
+                }
+            }
+        }
+        self.searched.extend(wanted.iter().copied());
+        Ok(wanted)
+    }
+
+    /// Lists every name of the files with several names that this pass met for the first time.
+    fn list_met(&mut self) -> anyhow::Result<()> {
+        while !self.met.is_empty() {
+            let met = std::mem::take(&mut self.met);
+            for key in self.search(met)? {
+                let volume = self.volume(key.0)?.clone();
+                let names = self.links.get(&key).map_or_else(Vec::new, |names| names.seen.clone());
+                for name in names.iter().filter(|name| leads_to(&volume, name, key.1)) {
+                    self.directory(&volume, parent(name), &Extent::of(name))?;
+                    self.dir_times(&volume, parent(name))?;
+                }
+                self.unsettled.insert(key);
             }
         }
         Ok(())
@@ -680,10 +814,31 @@ impl<'a> Source<'a> {
 }
 
 /// How much of a changed directory has to be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Extent {
-    Names,
+    Names(ChangedNames),
     Tree,
+}
+
+/// By depth, so that parents come first, index of directory and path.
+type Extents = BTreeMap<(usize, u16, Vec<u8>), Extent>;
+
+impl Extent {
+    /// Of the parent of this path: it alone.
+    fn of(path: &[u8]) -> Self {
+        let name = path.iter().rposition(|b| *b == b'/').map_or(path, |at| &path[at + 1..]);
+        Self::Names(ChangedNames::Some(BTreeSet::from([name.to_vec()])))
+    }
+
+    fn into_map(self, dirs: &mut Extents, dir: u16, path: &[u8]) {
+        match dirs.entry((depth(path), dir, path.to_vec())) {
+            std::collections::btree_map::Entry::Vacant(free) => drop(free.insert(self)),
+            std::collections::btree_map::Entry::Occupied(mut known) => match (known.get_mut(), self) {
+                (Self::Names(mine), Self::Names(others)) => mine.add(others),
+                (known, _) => *known = Self::Tree,
+            },
+        }
+    }
 }
 
 impl Names {

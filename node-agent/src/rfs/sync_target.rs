@@ -7,7 +7,7 @@ use super::dirty::BLOCK;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
 use super::volume::{self, Time};
 use anyhow::{Context, anyhow, bail};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -44,8 +44,11 @@ pub enum Reply {
     Send(SyncMsg),
     /// Flush, then answer.
     Flush(u64),
-    /// The live stream begins.
-    Live,
+    /// The live stream begins, at this base.
+    Live {
+        /// See [`SyncMsg::Live`].
+        base: u128,
+    },
 }
 
 fn missing(e: &io::Error) -> bool {
@@ -82,11 +85,11 @@ impl SyncTarget {
     /// Handles one message.
     pub fn handle(&mut self, msg: SyncMsg, data: &[u8]) -> anyhow::Result<Reply> {
         match msg {
-            SyncMsg::Dir { dir, path, meta, entries, last } => {
+            SyncMsg::Dir { dir, path, meta, entries, only, last } => {
                 self.pieces.extend(entries);
                 if last {
                     let entries = std::mem::take(&mut self.pieces);
-                    self.directory(dir, &path, &meta, &entries)?;
+                    self.directory(dir, &path, &meta, &entries, only)?;
                 }
             }
             SyncMsg::Link { dir, path, same_as } => self.link(dir, &path, &same_as)?,
@@ -105,11 +108,11 @@ impl SyncTarget {
             }
             SyncMsg::Strict => self.strict = true,
             SyncMsg::Flush { number } => return Ok(Reply::Flush(number)),
-            SyncMsg::Live => {
+            SyncMsg::Live { base } => {
                 if !self.strict || !self.files.is_empty() {
                     bail!("the source began the live stream before the end of the resynchronisation");
                 }
-                return Ok(Reply::Live);
+                return Ok(Reply::Live { base });
             }
             SyncMsg::Need { .. } | SyncMsg::Flushed { .. } => bail!("the source sent an answer where it should ask"),
         }
@@ -126,16 +129,20 @@ impl SyncTarget {
         excluded.contains(&full)
     }
 
-    fn directory(&mut self, dir: u16, path: &[u8], meta: &Meta, entries: &[Entry]) -> anyhow::Result<()> {
+    fn directory(&mut self, dir: u16, path: &[u8], meta: &Meta, entries: &[Entry], only: Option<BTreeSet<Vec<u8>>>) -> anyhow::Result<()> {
         let opened = volume::open_beneath(self.root(dir)?, path, libc::O_RDONLY | libc::O_DIRECTORY);
         let Some(fd) = self.tolerate(opened, "cannot open", path)? else { return Ok(()) };
         let fd = fd.as_raw_fd();
         let show = |name: &[u8]| format!("{}/{}", String::from_utf8_lossy(path), String::from_utf8_lossy(name));
         set_meta(fd, meta).with_context(|| format!("cannot set the attributes of {}", String::from_utf8_lossy(path)))?;
         self.names = entries.iter().map(|e| e.name.clone()).collect();
-        for here in volume::list_dir(fd)? {
-            if !self.names.contains(&here.name) && !self.is_excluded(dir, path, &here.name) {
-                volume::remove_tree(fd, &volume::cstr(&here.name)?).with_context(|| format!("cannot remove {}", show(&here.name)))?;
+        let here: Vec<_> = match only {
+            Some(names) => names.into_iter().filter(|name| volume::cstr(name).is_ok_and(|c| volume::stat_at(fd, &c).is_ok())).collect(),
+            None => volume::list_dir(fd)?.into_iter().map(|here| here.name).collect(),
+        };
+        for name in here {
+            if !self.names.contains(&name) && !self.is_excluded(dir, path, &name) {
+                volume::remove_tree(fd, &volume::cstr(&name)?).with_context(|| format!("cannot remove {}", show(&name)))?;
             }
         }
         for entry in entries {

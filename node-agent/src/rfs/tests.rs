@@ -5,7 +5,7 @@ use super::handle::{DataConfig, DataEvent, DataProcess};
 use super::link::{Inbox, Link};
 use super::ship::{Ship, TestSwitches};
 use super::stream::{Lives, Stream};
-use super::sync::Source;
+use super::sync::{How, Reach, Source};
 use super::volume;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +23,7 @@ use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
 use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
+mod level;
 mod measure;
 mod rejoin;
 mod users;
@@ -464,7 +465,8 @@ fn the_peer_can_take_over_and_the_old_one_comes_back() {
     assert_eq!(fs::read_to_string(b.join("f")).unwrap(), "one");
     fs::write(b.join("f"), "two").unwrap();
     fs::write(b.join("new"), "two").unwrap();
-    fs::create_dir_all(a.join("stale/dir")).unwrap();
+    let refused = fs::create_dir_all(a.join("stale/dir")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "nor that of who has released it");
 
     let (epoch, session) = (Epoch(2), Session(2));
     pair.ok(Who::B, ReplicaOrder::Offer { epoch, session });
@@ -833,7 +835,8 @@ fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
     });
     let begun = Instant::now();
     let stream = Stream::new(&link, Lives { source: LifeId(1), target: LifeId(2) });
-    let ended = Source::new(&[], &ship, &link, &stream, from_peer, Arc::default(), None).run();
+    let how = How { reach: Reach::Whole, bytes_per_s_max: None, progress: Arc::default() };
+    let ended = Source::new(&[], &ship, &link, &stream, from_peer, how).run();
     let why = format!("{:#}", ended.unwrap_err());
     assert!(why.contains("did not flush"), "{why}");
     assert!(begun.elapsed() < Duration::from_secs(20), "the application was held for {:?}", begun.elapsed());

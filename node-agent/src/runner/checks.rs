@@ -165,6 +165,7 @@ impl Runner {
             }
             Request::Watched { .. } => self.watched(),
             Request::Adopt { by, .. } => self.adopt(by).await,
+            Request::Open { .. } => self.open().await,
             Request::Rules { .. } => self.rules(),
             _ => Reply::Error { message: "this is not asked of a module".to_owned() },
         }

@@ -129,6 +129,21 @@ impl Runner {
         }
     }
 
+    /// Somebody has something to do in the directories.
+    pub(super) async fn open(&mut self) -> Reply {
+        let error = |message: String| Reply::Error { message };
+        if self.hands.setting().data.is_none() {
+            return error("this module replicates nothing".to_owned());
+        }
+        if self.engine.state() != State::Stop || self.engine.is_planning() {
+            return error("the module is not stopped; stop it on this node first".to_owned());
+        }
+        match self.hands.open_directories().await {
+            Ok(()) => Reply::Done,
+            Err(e) => error(format!("{e:#}")),
+        }
+    }
+
     /// Tells the engine what has changed.
     pub(super) async fn tell_facts(&mut self) {
         let setting = self.hands.setting();

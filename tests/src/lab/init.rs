@@ -161,8 +161,22 @@ fn first_process(config: &HostConfig, made: OwnedFd, go: OwnedFd) -> Result<()> 
         signals.add(signal);
     }
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?;
+    early(config);
     println!("ready");
     supervise(config, &mut services, &signals)
+}
+
+/// What `tsugi-hold.service` does on a Debian server.
+fn early(config: &HostConfig) {
+    if Path::new("/var/lib/tsugi/modules").is_dir() {
+        let log = OpenOptions::new().create(true).append(true).open("/srv/host/lab/hold.log");
+        let mut command = Command::new(Path::new(BIN_IN_HOST).join("tsugi-agent"));
+        command.arg("hold").env_clear().envs(host_env(&config.env)).stdin(Stdio::null()).stdout(Stdio::null());
+        if let Ok(log) = log {
+            command.stderr(log);
+        }
+        let _ = command.status();
+    }
 }
 
 const NO_SOURCE: Option<&str> = None;

@@ -134,6 +134,9 @@ enum Rfs {
     /// What is in the directories of this stopped module was replaced on purpose (a new disk, a restored backup): take
     /// it, as an older copy. It serves only by `prim --accept-loss`, or once it has been brought level.
     Adopt(Of),
+    /// Let others write to the directories of this stopped module until it is started: to fill them, to restore a backup. The
+    /// other node's copy is then compared as a whole.
+    Open(Of),
 }
 
 #[derive(Debug, Args)]
@@ -239,8 +242,11 @@ pub async fn loops(agent: &Agent, args: LoopArgs) -> Result<u8, Stop> {
 }
 
 pub async fn rfs(agent: &Agent, args: RfsArgs) -> Result<u8, Stop> {
-    let Rfs::Adopt(of) = args.what;
-    done(agent, Request::Adopt { module: of.module, by: "root".to_owned() }).await
+    let request = match args.what {
+        Rfs::Adopt(of) => Request::Adopt { module: of.module, by: "root".to_owned() },
+        Rfs::Open(of) => Request::Open { module: of.module },
+    };
+    done(agent, request).await
 }
 
 pub async fn rules(agent: &Agent, args: RulesArgs) -> Result<u8, Stop> {
