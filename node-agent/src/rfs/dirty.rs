@@ -19,11 +19,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub const BLOCK: u64 = 64 * 1024;
 /// Blocks per piece of a file's bitmap: 64 MiB of file in 128 bytes.
 const PIECE_BLOCKS: u64 = 1024;
+/// Beyond this many pieces a file counts as changed everywhere: 4 TiB, which is 8 MiB here.
+const PIECES_MAX: u64 = 65_536;
 /// Beyond this many objects everything counts as changed: each holds a descriptor until the next checkpoint or pass.
 const OBJECTS_MAX: u64 = 65_536;
 /// And beyond this share of the descriptors this process may have.
 const OBJECTS_SHARE: u64 = 8;
 
+/// So many marks on names count as one object.
+const NAMES_PER_OBJECT: usize = 16;
 /// Beyond this many changed names a directory is compared as a whole.
 const NAMES_MAX: usize = 4096;
 
@@ -32,16 +36,27 @@ const NAMES_MAX: usize = 4096;
 pub struct Blocks(BTreeMap<u64, [u64; (PIECE_BLOCKS / 64) as usize]>);
 
 impl Blocks {
-    /// Adds the blocks of a range of bytes.
-    pub fn add(&mut self, offset: u64, length: u64) {
+    /// Adds the blocks of a range of bytes; false, and nothing, if they would be too many to name.
+    #[must_use]
+    pub fn add(&mut self, offset: u64, length: u64) -> bool {
         if length == 0 {
-            return;
+            return true;
         }
-        for block in offset / BLOCK..=(offset.saturating_add(length) - 1) / BLOCK {
-            let piece = self.0.entry(block / PIECE_BLOCKS).or_default();
-            let bit = block % PIECE_BLOCKS;
-            piece[(bit / 64) as usize] |= 1 << (bit % 64);
+        let (first, last) = (offset / BLOCK, (offset.saturating_add(length) - 1) / BLOCK);
+        if (last - first) / PIECE_BLOCKS >= PIECES_MAX || self.0.len() as u64 >= PIECES_MAX {
+            return false;
         }
+        for piece in first / PIECE_BLOCKS..=last / PIECE_BLOCKS {
+            let bits = self.0.entry(piece).or_default();
+            let begin = first.max(piece * PIECE_BLOCKS) % PIECE_BLOCKS;
+            let end = last.min(piece * PIECE_BLOCKS + PIECE_BLOCKS - 1) % PIECE_BLOCKS;
+            for word in begin / 64..=end / 64 {
+                let low = if word == begin / 64 { begin % 64 } else { 0 };
+                let high = if word == end / 64 { end % 64 } else { 63 };
+                bits[word as usize] |= (u64::MAX << low) & (u64::MAX >> (63 - high));
+            }
+        }
+        true
     }
 
     fn add_all(&mut self, other: &Self) {
@@ -145,6 +160,8 @@ pub struct Base {
     pub id: u128,
     /// The last operation the peer is known to have flushed since.
     pub flushed: u64,
+    /// The last one sent since. A peer that has more was there before this node was set back.
+    pub sent: u64,
 }
 
 /// See the module.
@@ -167,6 +184,8 @@ struct Map {
 #[derive(Default)]
 struct Marked {
     objects: HashMap<(u16, u64), Changed>,
+    /// Marks made on names, which take room of their own.
+    names: usize,
     everything: bool,
 }
 
@@ -183,9 +202,12 @@ impl Marked {
             std::collections::hash_map::Entry::Occupied(mut known) => known.get_mut().add(change),
             std::collections::hash_map::Entry::Vacant(free) => drop(free.insert(change)),
         }
-        if self.objects.len() > objects_max {
-            self.everything = true;
-            self.objects = HashMap::new();
+        self.bound(objects_max);
+    }
+
+    fn bound(&mut self, objects_max: usize) {
+        if self.objects.len() > objects_max || self.names / NAMES_PER_OBJECT > objects_max {
+            *self = Self { everything: true, ..Self::default() };
         }
     }
 
@@ -194,6 +216,7 @@ impl Marked {
             *self = other;
             return;
         }
+        self.names += other.names;
         other.objects.into_values().for_each(|change| self.add(change, objects_max));
     }
 }
@@ -236,6 +259,8 @@ impl Marks<'_> {
         }
         if let Some(known) = marked.objects.get_mut(&(self.dir, inode.id)) {
             change(known);
+            marked.names += usize::from(known.names.is_some());
+            marked.bound(dirty.objects_max);
             return;
         }
         let mut fresh = Changed::nothing(self.dir, inode);
@@ -253,7 +278,11 @@ impl Marks<'_> {
     pub fn range(self, inode: &Arc<Inode>, offset: u64, length: u64) {
         self.entry(inode, |c| match c.parts.get_or_insert_with(|| Parts::Blocks(Blocks::default())) {
             Parts::Whole => {}
-            Parts::Blocks(blocks) => blocks.add(offset, length),
+            Parts::Blocks(blocks) => {
+                if !blocks.add(offset, length) {
+                    c.parts = Some(Parts::Whole);
+                }
+            }
         });
     }
 
@@ -366,7 +395,14 @@ impl Dirty {
 
     /// The peer is level. The caller holds the gate alone.
     pub fn level(&self, id: u128) {
-        self.map().base = Some(Base { id, flushed: 0 });
+        self.map().base = Some(Base { id, flushed: 0, sent: 0 });
+    }
+
+    /// The session that began at this base is over, with this operation as the last one sent.
+    pub fn sent(&self, base: u128, last: u64) {
+        if let Some(of) = self.map().base.as_mut().filter(|of| of.id == base) {
+            of.sent = of.sent.max(last);
+        }
     }
 
     /// Against what the map counts.
@@ -388,7 +424,11 @@ impl Dirty {
         for taken in taken {
             match taken {
                 Collected::Everything => map.marks[0] = Marked { everything: true, ..Marked::default() },
-                Collected::Objects(objects) => objects.into_iter().for_each(|change| map.marks[0].add(change, self.objects_max)),
+                Collected::Objects(objects) => {
+                    // One that was removed meanwhile is in the map of its directory.
+                    let left = objects.into_iter().filter(|change| change.inode.replicated());
+                    left.for_each(|change| map.marks[0].add(change, self.objects_max));
+                }
             }
         }
     }
@@ -416,13 +456,13 @@ impl Dirty {
 
     /// Ends a generation. `None`: nothing was noted since the last one, or it is too early.
     pub fn begin_checkpoint(&self) -> Option<u64> {
+        let mut map = self.map();
         let generation = self.generation.load(Ordering::SeqCst);
         let (this, next) = ((generation & 1) as usize, (generation as usize + 1) & 1);
         if self.inside[next].load(Ordering::SeqCst) != 0 {
             // Of a checkpoint that was given up: what they do may be sent after this one.
             return None;
         }
-        let mut map = self.map();
         // Of a checkpoint that did not end, or of a resynchronisation: they go with this one.
         let earlier = std::mem::take(&mut map.marks[next]);
         map.marks[this].add_all(earlier, self.objects_max);
@@ -455,16 +495,22 @@ mod tests {
     #[test]
     fn blocks_are_what_was_added() {
         let mut blocks = Blocks::default();
-        blocks.add(0, 0);
+        assert!(blocks.add(0, 0));
         assert_eq!(blocks.count(), 0);
-        blocks.add(BLOCK - 1, 2);
-        blocks.add(70 << 20, 1);
-        blocks.add(5 << 40, BLOCK);
+        assert!(blocks.add(BLOCK - 1, 2) && blocks.add(70 << 20, 1) && blocks.add(5 << 40, BLOCK));
         let wanted = [0, 1, (70 << 20) / BLOCK, (5 << 40) / BLOCK];
         assert_eq!(blocks.iter().collect::<Vec<_>>(), wanted);
         let mut others = Blocks::default();
-        others.add(2 * BLOCK, 3 * BLOCK);
+        assert!(others.add(2 * BLOCK, 3 * BLOCK));
         others.add_all(&blocks);
         assert_eq!((others.count(), others.iter().nth(4)), (7, Some(4)));
+        for (first, count) in [(0, 1), (63, 2), (60, 200), (1000, 100), (1023, 1), (1024, 64), (5, 3000)] {
+            let mut some = Blocks::default();
+            assert!(some.add(first * BLOCK + 1, count * BLOCK - 1));
+            assert_eq!(some.iter().collect::<Vec<_>>(), (first..first + count).collect::<Vec<_>>());
+        }
+        // What nobody can name is not tried.
+        assert!(!blocks.add(0, 1 << 60) && !blocks.add(5, u64::MAX));
+        assert_eq!(blocks.count(), 4);
     }
 }

@@ -424,7 +424,11 @@ impl Volume {
         let local = || self.disk("fallocate", volume::fallocate(h.fd.as_raw_fd(), mode_bits, offset, length));
         match self.carrier(&mode, &h.inode) {
             Carrier::Live(stream) if self.bind(stream, &h.inode)? => {
-                local()?;
+                if let Err(e) = local() {
+                    // A full disk may have left it longer than it was.
+                    self.send_as_is(stream, &mode, &h.inode);
+                    return Err(e);
+                }
                 h.inode.set_touched(true);
                 let op = Op::Allocate { fid: self.fid(&h.inode), mode: mode_bits, offset, length };
                 Ok(((), Some(self.ship.send(stream, &mode, op, &[], Durability::Memory))))
@@ -477,17 +481,46 @@ impl Volume {
     pub fn release(&self, fh: u64) {
         let Some(h) = write_lock(&self.files).remove(&fh) else { return };
         h.inode.closed();
+        self.send_time(&h);
+    }
+
+    /// Tells the peer the modification times that it would be told later.
+    pub fn send_times(&self) {
+        let open: Vec<_> = read_lock(&self.files).values().cloned().collect();
+        open.iter().for_each(|h| self.send_time(h));
+    }
+
+    fn send_time(&self, h: &Handle) {
         if !h.inode.set_touched(false) {
             return;
         }
         let Ok(mode) = self.ship.enter() else { return };
         self.marks(&mode, &h.inode).attributes(&h.inode);
         if let Carrier::Live(stream) = self.carrier(&mode, &h.inode)
-            && h.inode.bound_in(stream.session())
+            && self.bind(stream, &h.inode).unwrap_or(false)
             && let Ok(st) = volume::fstat(h.fd.as_raw_fd())
         {
             let attr = Attr { mtime: Some(mtime(&st)), ..Attr::default() };
             let _ = self.ship.send(stream, &mode, Op::Attr { fid: self.fid(&h.inode), attr }, &[], Durability::Memory);
+        }
+    }
+
+    /// An operation failed here after it may have done a part: the peer gets what this side has now.
+    fn send_as_is(&self, stream: &Stream, mode: &Mode, inode: &Inode) {
+        match volume::fstat(inode.fd().as_raw_fd()) {
+            Ok(st) => {
+                let is_file = volume::kind(&st) == libc::S_IFREG;
+                let attr = Attr {
+                    mode: (inode.kind != libc::S_IFLNK).then_some(st.st_mode & 0o7777),
+                    uid: Some(st.st_uid),
+                    gid: Some(st.st_gid),
+                    size: is_file.then_some(st.st_size.unsigned_abs()),
+                    atime: None,
+                    mtime: Some(mtime(&st)),
+                };
+                let _ = self.ship.send(stream, mode, Op::Attr { fid: self.fid(inode), attr }, &[], Durability::Memory);
+            }
+            Err(e) => stream.end(&format!("an operation failed here, and what it left cannot be read: {e}")),
         }
     }
 
@@ -507,7 +540,16 @@ impl Volume {
             Carrier::Live(stream) => self.bind(stream, &inode)?.then_some(stream),
             Carrier::Local | Carrier::None => None,
         };
-        let st = self.disk("a change of attributes", self.setattr_here(&inode, fh, attr, strip))?;
+        let st = match self.disk("a change of attributes", self.setattr_here(&inode, fh, attr, strip)) {
+            Ok(st) => st,
+            Err(e) => {
+                // Of several attributes the first ones may be changed.
+                if let Some(stream) = live {
+                    self.send_as_is(stream, &mode, &inode);
+                }
+                return Err(e);
+            }
+        };
         let Some(stream) = live else { return Ok((st, self.unsent(&mode, &inode))) };
         let mut sent = attr.clone();
         if attr.uid.is_some() || attr.gid.is_some() || attr.size.is_some() {
@@ -843,6 +885,16 @@ fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>, ha
         }
         _ => volume::mknodat(dir, name, mode, new.rdev)?,
     }
+    let owned = give_owner(dir, name, new);
+    if owned.is_err() {
+        // The caller is told that there is nothing.
+        let flags = if mode & libc::S_IFMT == libc::S_IFDIR { libc::AT_REMOVEDIR } else { 0 };
+        volume::unlinkat(dir, name, flags)?;
+    }
+    owned.map(|()| file.filter(|_| open.is_some()))
+}
+
+fn give_owner(dir: i32, name: &CStr, new: &New<'_>) -> io::Result<()> {
     let path = volume::open_path_at(dir, name)?;
     let made = volume::fstat(path.as_raw_fd())?;
     let uid = (made.st_uid != new.uid).then_some(new.uid);
@@ -854,7 +906,7 @@ fn create_here(parent: &Inode, name: &CStr, new: &New<'_>, open: Option<i32>, ha
             volume::chmod(path.as_raw_fd(), made.st_mode & 0o7777)?;
         }
     }
-    Ok(file.filter(|_| open.is_some()))
+    Ok(())
 }
 
 /// Whether a directory gives new objects its own group.

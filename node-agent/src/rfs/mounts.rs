@@ -135,8 +135,15 @@ pub fn hide(path: &str, run_dir: &Path, module: &str, index: usize) -> anyhow::R
         let _ = unmount(path, libc::MNT_DETACH);
         return Err(e).with_context(|| format!("cannot make the view of {path} read-only"));
     }
-    let id = top_mount(path)?.map_or(0, |m| m.id);
-    std::fs::write(marker(run_dir, module, index), id.to_string()).context("cannot note the cover in the run directory")
+    let noted = top_mount(path).and_then(|top| {
+        let id = top.map_or(0, |m| m.id);
+        std::fs::write(marker(run_dir, module, index), id.to_string()).context("cannot note the cover in the run directory")
+    });
+    if noted.is_err() {
+        // One that nobody knows would never be taken away.
+        let _ = unmount(path, libc::MNT_DETACH);
+    }
+    noted
 }
 
 /// Takes the read-only view away.

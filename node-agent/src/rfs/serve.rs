@@ -58,7 +58,7 @@ impl Serving {
         let ship = Ship::new(deadline, switches);
         // The peer's copy is this very one: from the first operation on it is known what will be different.
         if let Some(Level { base, flushed }) = handed_over {
-            ship.dirty.begin(Some(Base { id: base, flushed }));
+            ship.dirty.begin(Some(Base { id: base, flushed, sent: flushed }));
         }
         let ending = Arc::new(AtomicBool::new(false));
         let mut volumes = Vec::new();
@@ -162,6 +162,8 @@ impl Serving {
                 let _ = volume_sync(&dir);
             }
         }
+        // What nobody would be told any more once operations are held.
+        self.volumes.iter().for_each(|volume| volume.send_times());
         let Some(last) = self.ship.hold_and_drain() else { bail!("the module was abandoned while it was being released") };
         for volume in self.volumes.iter() {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
@@ -175,7 +177,6 @@ impl Serving {
         self.sessions.hush();
         self.sessions.say_bye(last);
         self.unmount();
-        hold::hold(&self.config);
         Ok(last)
     }
 
@@ -211,6 +212,10 @@ impl Serving {
             if let Err(e) = end(path) {
                 tracing::warn!(path, error = %e, "the mount could not be ended");
             }
+        }
+        // At once, and again where a mount that is dead has to be taken away first. Nothing covers one that is not ours.
+        if self.released.load(Ordering::Acquire) {
+            hold::hold(&self.config);
         }
         self.sessions.withdraw("the serving node has ended");
     }

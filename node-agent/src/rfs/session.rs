@@ -160,7 +160,8 @@ impl Sessions {
         let (tell, news) = channel();
         let door = Door::open(listen(self.config.listen)?, Arc::new(identity), self.config.clone(), epoch, session, tell.clone())?;
         let shared = Arc::new(Shared::default());
-        let one = One { all: self.clone(), epoch, session, shared: shared.clone(), tell: tell.clone(), news };
+        let one =
+            One { all: self.clone(), checkpoints: Mutex::default(), epoch, session, shared: shared.clone(), tell: tell.clone(), news };
         let thread = thread::Builder::new().name("session".into()).spawn(move || {
             let ended = one.run();
             // Nobody is let in any more before the end is told.
@@ -210,12 +211,13 @@ impl Sessions {
 /// How much has to be compared with a peer that says this of its copy.
 fn reach(base: Option<Base>, peer: Option<Level>) -> Reach {
     match (base, peer) {
-        (Some(base), Some(peer)) if base.id == peer.base && peer.flushed >= base.flushed => Reach::Noted,
+        (Some(base), Some(peer)) if base.id == peer.base && (base.flushed..=base.sent).contains(&peer.flushed) => Reach::Noted,
         (Some(base), Some(peer)) if base.id == peer.base => {
             tracing::warn!(
                 told = base.flushed,
+                sent = base.sent,
                 found = peer.flushed,
-                "the peer's copy is older than the peer has said before: its disk was set back; everything is compared"
+                "the peer's copy is not what it was: a disk, of the peer or of this node, was set back; everything is compared"
             );
             Reach::Whole
         }
@@ -226,6 +228,8 @@ fn reach(base: Option<Base>, peer: Option<Level>) -> Reach {
 /// The thread of one session.
 struct One {
     all: Arc<Sessions>,
+    /// The base, and the thread of its checkpoints.
+    checkpoints: Mutex<Option<(u128, JoinHandle<()>)>>,
     epoch: u64,
     session: u64,
     shared: Arc<Shared>,
@@ -237,6 +241,13 @@ impl One {
     fn settle(&self, ended: anyhow::Result<()>) {
         let detail = ended.err().map_or_else(|| "the session ended".to_owned(), |e| format!("{e:#}"));
         self.shared.close(&detail);
+        // Before anything else may begin: what it still does counts for this session.
+        let checkpoints = lock(&self.checkpoints).take();
+        if let Some((base, thread)) = checkpoints {
+            let _ = thread.join();
+            let last = lock(&self.shared.stream).as_ref().map_or(0, |stream| stream.last_lsn());
+            self.all.ship.dirty.sent(base, last);
+        }
         self.all.ship.lost(self.session);
         *lock(&self.all.progress) = None;
         if !self.shared.is_cancelled() {
@@ -284,7 +295,7 @@ impl One {
         let (over, is_over) = channel::<()>();
         let (ship, stream) = (self.all.ship.clone(), stream.clone());
         let Some(base) = ship.dirty.base() else { return Ok(over) };
-        thread::Builder::new().name("checkpoint".into()).spawn(move || {
+        let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             // Whether the session is over; otherwise a moment has passed.
             let wait = |pause| is_over.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) || stream.over().is_some();
             loop {
@@ -305,15 +316,25 @@ impl One {
                         return;
                     }
                 }
-                let Some(lsn) = stream.send(Op::Checkpoint, &[], Durability::Disk) else { return };
+                let lsn = loop {
+                    match ship.unless_held(|| stream.send(Op::Checkpoint, &[], Durability::Disk)) {
+                        Some(Some(lsn)) => break lsn,
+                        Some(None) => return,
+                        // What is being released is flushed as a whole.
+                        None if wait(DRAIN_POLL) => return,
+                        None => {}
+                    }
+                };
                 while stream.is_unflushed(lsn) {
                     if wait(DRAIN_POLL) {
                         return;
                     }
                 }
                 ship.dirty.end_checkpoint(generation, base.id, lsn);
+                ship.forget_durable(lsn);
             }
         })?;
+        *lock(&self.checkpoints) = Some((base.id, thread));
         Ok(over)
     }
 

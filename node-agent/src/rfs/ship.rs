@@ -420,6 +420,18 @@ impl Ship {
         (!waits.ended).then_some(last)
     }
 
+    /// Does something that no operation may come after which is not answered for, unless new operations are held.
+    pub fn unless_held<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        // Under the gate: whoever holds operations takes it alone before it looks at the last one.
+        (!self.hold.load(Ordering::Acquire)).then(what)
+    }
+
+    /// A flush of the peer's that nobody waits for any more.
+    pub fn forget_durable(&self, lsn: u64) {
+        self.waits().durable.remove(&lsn);
+    }
+
     /// The peer is level, and its session goes on.
     pub fn is_armed(&self) -> bool {
         let mode = self.gate.read().unwrap_or_else(PoisonError::into_inner);

@@ -197,8 +197,9 @@ impl<'a> Source<'a> {
         if done.is_err() {
             let _gate = self.ship.close_gate();
             match self.reach {
-                Reach::Noted => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
-                Reach::Whole => self.ship.dirty.stop(),
+                Reach::Noted if self.link.is_broken() => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
+                // Its own error: the same marks would end the same way for ever.
+                Reach::Noted | Reach::Whole => self.ship.dirty.stop(),
             }
         }
         done
@@ -465,7 +466,7 @@ impl<'a> Source<'a> {
         self.files.insert(id, Pending { fd, pieces: 0, all_sent: false });
         let count = size.div_ceil(BLOCK);
         match parts {
-            Parts::Whole => self.hashes(id, raw, size, 0..count)?,
+            Parts::Whole => self.hashes_of_all(id, raw, size)?,
             Parts::Blocks(blocks) => self.hashes(id, raw, size, blocks.iter().filter(|b| *b < count))?,
         }
         if let Some(pending) = self.files.get_mut(&id) {
@@ -475,6 +476,27 @@ impl<'a> Source<'a> {
         self.report(|p| p.files_done += 1);
         self.serve(PIECES_MAX)?;
         Ok(true)
+    }
+
+    /// As [`Self::hashes`] of every block, but for long holes, which are said at once.
+    fn hashes_of_all(&mut self, id: u64, fd: i32, size: u64) -> anyhow::Result<()> {
+        let count = size.div_ceil(BLOCK);
+        let mut block = 0;
+        while block < count {
+            let data_from = next_data(fd, block * BLOCK, size);
+            let hole_end = if data_from >= size { count } else { data_from / BLOCK };
+            if hole_end > block {
+                let (offset, end) = (block * BLOCK, size.min(hole_end * BLOCK));
+                self.send(&SyncMsg::Block { id, offset, fill: Fill::Hole(end - offset) }, &[])?;
+                self.report(|p| p.bytes_done += end - offset);
+                block = hole_end;
+                continue;
+            }
+            let data_end = next_hole(fd, data_from, size).clamp(data_from + 1, size).div_ceil(BLOCK);
+            self.hashes(id, fd, size, block..data_end)?;
+            block = data_end;
+        }
+        Ok(())
     }
 
     fn hashes(&mut self, id: u64, fd: i32, size: u64, blocks: impl Iterator<Item = u64>) -> anyhow::Result<()> {
@@ -748,16 +770,29 @@ impl<'a> Source<'a> {
         for volume in volumes.iter().filter(|v| wanted.iter().any(|(dir, _)| *dir == v.index())) {
             let root = volume.table().root().fd();
             let mut todo = vec![Vec::new()];
+            let device = volume::fstat(root.as_raw_fd())?.st_dev;
             while let Some(path) = todo.pop() {
+                if self.link.is_broken() {
+                    bail!("the connection broke during the resynchronisation");
+                }
                 let opened = volume::open_beneath(root.as_raw_fd(), &path, libc::O_RDONLY | libc::O_DIRECTORY);
                 let Some(fd) = self.tolerate(opened, &path)? else { continue };
+                if volume::fstat(fd.as_raw_fd())?.st_dev != device {
+                    continue;
+                }
                 for entry in volume::list_dir(fd.as_raw_fd())? {
                     let full = join(&path, &entry.name);
                     let key = (volume.index(), entry.ino);
                     if volume.excluded().contains(&full) {
                         continue;
                     }
-                    if entry.kind == libc::DT_DIR {
+                    let is_dir = match entry.kind {
+                        libc::DT_UNKNOWN => {
+                            volume::stat_at(fd.as_raw_fd(), &volume::cstr(&entry.name)?).is_ok_and(|st| volume::kind(&st) == libc::S_IFDIR)
+                        }
+                        kind => kind == libc::DT_DIR,
+                    };
+                    if is_dir {
                         todo.push(full);
                     } else if wanted.contains(&key) {
                         let names = self.links.entry(key).or_default();
@@ -803,6 +838,8 @@ impl<'a> Source<'a> {
         match path {
             Ok(path) => Ok(Some(path)),
             Err(_) if volume::fstat(inode.fd().as_raw_fd())?.st_nlink == 0 => Ok(None),
+            // Everything was looked through while nothing changed: the names it has are outside of this tree.
+            Err(e) if self.strict && e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) if self.strict => Err(anyhow!(e).context("cannot find a changed file")),
             Err(_) => {
                 // On its way from one name to another: the next pass finds it.

@@ -5,6 +5,7 @@
 
 use super::dirty::BLOCK;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
+use super::level;
 use super::volume::{self, Time};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -33,6 +34,8 @@ pub struct SyncTarget {
     /// Which source file a local file with several names stands for.
     claimed: HashMap<(u16, u64), u64>,
     buffer: Vec<u8>,
+    /// Nothing is said of this copy's level any more until it is level again.
+    gave_up_level: bool,
 }
 
 /// What the caller has to send back.
@@ -67,6 +70,7 @@ impl SyncTarget {
             pieces: Vec::new(),
             claimed: HashMap::new(),
             buffer: vec![0; usize::try_from(BLOCK).unwrap_or(0)],
+            gave_up_level: false,
         }
     }
 
@@ -173,6 +177,10 @@ impl SyncTarget {
             } else if kind == libc::S_IFREG && !entry.linked && st.st_nlink > 1 {
                 let other = self.claimed.get(&(dir, st.st_ino)).is_some_and(|source| *source != entry.ino);
                 if entry.nlink == 1 || other {
+                    // The copy has a name of its own until it is done. Should that stay, everything has to be looked at.
+                    if !std::mem::replace(&mut self.gave_up_level, true) {
+                        level::clear(&self.roots)?;
+                    }
                     here = Some(separate(parent, &name, fd)?);
                 }
             }
@@ -281,10 +289,14 @@ impl SyncTarget {
 }
 
 fn write_zeros(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
-    if length > BLOCK {
-        bail!("more zeros than a block holds");
+    let zeros = vec![0; usize::try_from(length.min(BLOCK))?];
+    let mut at = offset;
+    while at < offset + length {
+        let n = BLOCK.min(offset + length - at);
+        volume::write_all_at(fd, &zeros[..usize::try_from(n)?], at).context("cannot write")?;
+        at += n;
     }
-    volume::write_all_at(fd, &vec![0; usize::try_from(length)?], offset).context("cannot write")
+    Ok(())
 }
 
 /// Takes what is in a range away, unless nothing is.

@@ -293,3 +293,66 @@ fn a_name_that_comes_to_lead_to_another_file_takes_nothing_from_the_first() {
         pair.assert_equal();
     }
 }
+
+#[test]
+fn a_change_of_a_range_too_large_to_be_noted_is_noted_all_the_same() {
+    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let file = pair.a.dir.join("file");
+    fs::write(&file, vec![1; 300_000]).unwrap();
+    pair.serve_and_arm(1, 1);
+    pair.lose_b_and_arm(2, CHECKPOINTS, |_| {
+        let open = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        // More than any file system here takes; nobody waits for it to be written down block by block.
+        let begun = Instant::now();
+        let _ = open.set_len(1 << 60);
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let _ = volume::fallocate(open.as_raw_fd(), punch, 100_000, (1 << 60) - 1);
+        open.set_len(10 << 40).unwrap();
+        open.write_all_at(b"far", 9 << 40).unwrap();
+        assert!(begun.elapsed() < LONG / 4);
+    });
+    assert_eq!(pair.reach(), "Noted");
+    let b = fs::metadata(pair.b.dir.join("file")).unwrap();
+    assert_eq!(b.len(), 10 << 40);
+    assert!(b.blocks() * 512 < 1 << 20, "{} blocks", b.blocks());
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1 << 20).unwrap();
+    pair.assert_equal();
+}
+
+#[test]
+fn a_name_removed_of_a_file_that_has_others_outside_the_tree_keeps_nobody_from_becoming_level() {
+    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let outside = pair.tmp.path().join("outside");
+    for name in ["one", "two"] {
+        fs::write(pair.a.dir.join(name), name).unwrap();
+        fs::hard_link(pair.a.dir.join(name), outside.with_extension(name)).unwrap();
+    }
+    pair.serve_and_arm(1, 1);
+    pair.lose_b_and_arm(2, CHECKPOINTS, |pair| {
+        fs::remove_file(pair.a.dir.join("one")).unwrap();
+        fs::write(pair.a.dir.join("new"), "new").unwrap();
+        fs::rename(pair.a.dir.join("new"), pair.a.dir.join("two")).unwrap();
+    });
+    assert_eq!(pair.reach(), "Noted");
+    assert_eq!(fs::read(outside.with_extension("two")).unwrap(), b"two");
+    assert!(!pair.b.dir.join("one").exists());
+    assert_eq!(fs::read(pair.b.dir.join("two")).unwrap(), b"new");
+}
+
+#[test]
+fn a_file_that_is_closed_in_another_session_than_it_was_written_in_keeps_its_time() {
+    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    pair.serve_and_arm(1, 1);
+    let file = fs::File::create(pair.a.dir.join("file")).unwrap();
+    file.write_all_at(b"text", 0).unwrap();
+    let (mut flushed, mut seen, begun) = (pair.b_flushed(), 0, Instant::now());
+    while seen < 3 {
+        fs::write(pair.a.dir.join("tick"), begun.elapsed().as_nanos().to_string()).unwrap();
+        let now = pair.b_flushed();
+        (flushed, seen) = (now, seen + u32::from(now > flushed));
+        assert!(begun.elapsed() < LONG, "no checkpoint");
+    }
+    pair.lose_b_and_arm(2, CHECKPOINTS, |_| ());
+    drop(file);
+    pair.assert_equal();
+}
