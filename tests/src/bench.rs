@@ -8,6 +8,7 @@ mod ours;
 mod pacemaker;
 mod peer;
 mod probe;
+pub mod resync;
 mod split;
 
 use crate::check::{self, App, CheckPlan, Scenario};
@@ -134,7 +135,7 @@ pub fn median(values: &[f64]) -> f64 {
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct BenchPlan {
-    /// `demo`, `failover`.
+    /// `demo`, `failover`, `resync`.
     pub name: String,
     /// One object a line.
     pub json: bool,
@@ -157,7 +158,8 @@ pub fn run(plan: &BenchPlan) -> Result<bool> {
     match plan.name.as_str() {
         "demo" => demo(plan.json)?.into_iter().try_for_each(&mut put)?,
         "failover" => failover::run(&plan.failover, &mut put)?,
-        other => bail!("there is no bench `{other}`: demo, failover"),
+        "resync" => resync::run(plan.failover.quick, &mut put)?,
+        other => bail!("there is no bench `{other}`: demo, failover, resync"),
     }
     Ok(is_good)
 }

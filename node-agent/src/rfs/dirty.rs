@@ -26,7 +26,7 @@ const OBJECTS_MAX: u64 = 65_536;
 /// And beyond this share of the descriptors this process may have.
 const OBJECTS_SHARE: u64 = 8;
 
-/// So many marks on names count as one object.
+/// So many names count as one object.
 const NAMES_PER_OBJECT: usize = 16;
 /// Beyond this many changed names a directory is compared as a whole.
 const NAMES_MAX: usize = 4096;
@@ -134,6 +134,13 @@ impl Changed {
         Self { inode: inode.clone(), dir, parts: None, names: None, subtree: false, linked: false }
     }
 
+    fn names_noted(&self) -> usize {
+        match &self.names {
+            Some(Names::Some(names)) => names.len(),
+            Some(Names::All) | None => 0,
+        }
+    }
+
     fn add(&mut self, other: Self) {
         match (&mut self.names, other.names) {
             (Some(mine), Some(others)) => mine.add(others),
@@ -184,7 +191,7 @@ struct Map {
 #[derive(Default)]
 struct Marked {
     objects: HashMap<(u16, u64), Changed>,
-    /// Marks made on names, which take room of their own.
+    /// Names noted in all of them, which take room of their own.
     names: usize,
     everything: bool,
 }
@@ -199,10 +206,21 @@ impl Marked {
             return;
         }
         match self.objects.entry((change.dir, change.inode.id)) {
-            std::collections::hash_map::Entry::Occupied(mut known) => known.get_mut().add(change),
-            std::collections::hash_map::Entry::Vacant(free) => drop(free.insert(change)),
+            std::collections::hash_map::Entry::Occupied(mut known) => {
+                self.names -= known.get().names_noted();
+                known.get_mut().add(change);
+                self.names += known.get().names_noted();
+            }
+            std::collections::hash_map::Entry::Vacant(free) => {
+                self.names += change.names_noted();
+                free.insert(change);
+            }
         }
         self.bound(objects_max);
+    }
+
+    fn remove(&mut self, key: (u16, u64)) {
+        self.names -= self.objects.remove(&key).map_or(0, |gone| gone.names_noted());
     }
 
     fn bound(&mut self, objects_max: usize) {
@@ -216,7 +234,6 @@ impl Marked {
             *self = other;
             return;
         }
-        self.names += other.names;
         other.objects.into_values().for_each(|change| self.add(change, objects_max));
     }
 }
@@ -258,8 +275,9 @@ impl Marks<'_> {
             return;
         }
         if let Some(known) = marked.objects.get_mut(&(self.dir, inode.id)) {
+            let before = known.names_noted();
             change(known);
-            marked.names += usize::from(known.names.is_some());
+            marked.names = marked.names + known.names_noted() - before;
             marked.bound(dirty.objects_max);
             return;
         }
@@ -271,7 +289,7 @@ impl Marks<'_> {
     /// The object has no name any more.
     pub fn removed(self, inode: &Inode) {
         let Some((dirty, _)) = self.to else { return };
-        dirty.map().marks.iter_mut().for_each(|marked| drop(marked.objects.remove(&(self.dir, inode.id))));
+        dirty.map().marks.iter_mut().for_each(|marked| marked.remove((self.dir, inode.id)));
     }
 
     /// A range of a file is about to change.
@@ -490,7 +508,33 @@ impl Dirty {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // in a test it is the assertion
+    use super::super::table::Table;
     use super::*;
+
+    #[test]
+    fn the_same_name_again_and_again_is_one_name_and_too_many_are_everything() {
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        let table = Table::new(std::fs::File::open(home.path()).unwrap().into()).unwrap();
+        let root = table.root().clone();
+        let dirty = Dirty { objects_max: 8, ..Dirty::default() };
+        dirty.begin(None);
+        let turn = dirty.enter();
+        let marks = dirty.marks(&turn, 0);
+        for _ in 0..10_000 {
+            marks.name(&root, b"temporary");
+        }
+        assert_eq!(dirty.size(), (1, 0));
+        (0..NAMES_PER_OBJECT * 8 - 1).for_each(|n| marks.name(&root, n.to_string().as_bytes()));
+        assert_eq!(dirty.size(), (1, 0));
+        (0..NAMES_PER_OBJECT).for_each(|n| marks.name(&root, format!("more{n}").as_bytes()));
+        assert_eq!(dirty.size(), (usize::MAX, u64::MAX));
+        assert!(matches!(dirty.take(), Collected::Everything));
+        // An object that is gone takes its names along.
+        (0..100).for_each(|n| marks.name(&root, n.to_string().as_bytes()));
+        marks.removed(&root);
+        assert_eq!(dirty.map().marks.iter().map(|m| m.names).sum::<usize>(), 0);
+    }
 
     #[test]
     fn blocks_are_what_was_added() {

@@ -25,6 +25,7 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod level;
 mod measure;
+mod prefix;
 mod rejoin;
 mod users;
 
