@@ -6,7 +6,8 @@
 
 use super::{Row, say};
 use crate::files::{DIR, Files};
-use crate::lab::Lab;
+use crate::lab::names::number_of;
+use crate::lab::{Lab, Network};
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -127,11 +128,12 @@ impl Random {
 /// `rsync -a --delete` of n1's copy to the copy on n2 that was made before: seconds, and bytes that arrived.
 fn rsync(pair: &Files) -> Result<(f64, f64)> {
     let lab = &pair.lab;
+    let to = Network::Private.addr(number_of("n2").context("n2 has no number")?);
     let conf = "uid=0\\ngid=0\\nuse chroot=no\\n[copy]\\npath=/srv/host/native/copy\\nread only=no\\n";
-    lab.sh("n2", &format!("printf '{conf}' >/run/rsyncd.conf && rsync --daemon --config /run/rsyncd.conf --address 198.18.1.2"))?;
+    lab.sh("n2", &format!("printf '{conf}' >/run/rsyncd.conf && rsync --daemon --config /run/rsyncd.conf --address {to}"))?;
     let before = received(lab, "n2")?;
     let begin = Instant::now();
-    lab.sh("n1", "rsync -a --delete /srv/host/data/files/ rsync://198.18.1.2/copy/")?;
+    lab.sh("n1", &format!("rsync -a --delete /srv/host/data/files/ rsync://{to}/copy/"))?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok((seconds, received(lab, "n2")? - before))
 }
@@ -140,9 +142,10 @@ fn keep_copy(pair: &Files) -> Result<()> {
     pair.lab.sh("n2", "mkdir -p /srv/host/native/copy && cp -a /srv/host/data/files/. /srv/host/native/copy/ && sync").map(drop)
 }
 
-fn one(row: &str, unit: &'static str, bar: f64, value: f64, peer: Option<f64>) -> Row {
-    let peers = BTreeMap::from([("rsync".to_owned(), peer.into_iter().collect())]);
-    Row::at_most(BENCH, row, unit, bar, vec![value]).beside(&peers)
+/// A row beside rsync's; without a bar it only says.
+fn one(row: &str, unit: &'static str, bar: Option<f64>, value: f64, rsync: f64) -> Row {
+    let peers = BTreeMap::from([("rsync".to_owned(), vec![rsync])]);
+    Row { bar, ..Row::at_most(BENCH, row, unit, bar.unwrap_or(f64::INFINITY), vec![value]) }.beside(&peers)
 }
 
 fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
@@ -194,8 +197,8 @@ fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
     writer.end()?;
     pair.wait_equal("n1", "n2")?;
     let (rsync_seconds, rsync_bytes) = rsync(&pair)?;
-    put(one("large files: bytes that arrive, to changed 64 KiB blocks", "", BYTES_BAR, arrived / changed, Some(rsync_bytes / changed)))?;
-    put(one("large files: seconds to be level again", "s", f64::INFINITY, seconds, Some(rsync_seconds)))?;
+    put(one("large files: bytes that arrive, to changed 64 KiB blocks", "", Some(BYTES_BAR), arrived / changed, rsync_bytes / changed))?;
+    put(one("large files: seconds to be level again", "s", None, seconds, rsync_seconds))?;
     let mut rate = Row::at_most(
         BENCH,
         "large files: rate of the application meanwhile, to that with both nodes",
@@ -239,8 +242,8 @@ fn small_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
     let (rsync_seconds, rsync_bytes) = rsync(&pair)?;
     let (kib, rsync_kib) = (arrived / 1024.0, rsync_bytes / 1024.0);
     // A hundred changes of a few bytes each: heartbeats and handshake are most of it.
-    put(one(&format!("{count} small files, 100 changed: KiB that arrive"), "KiB", 1024.0, kib, Some(rsync_kib)))?;
-    put(one(&format!("{count} small files, 100 changed: seconds to be level again"), "s", 2.0, seconds, Some(rsync_seconds)))?;
+    put(one(&format!("{count} small files, 100 changed: KiB that arrive"), "KiB", Some(1024.0), kib, rsync_kib))?;
+    put(one(&format!("{count} small files, 100 changed: seconds to be level again"), "s", Some(2.0), seconds, rsync_seconds))?;
     let memory: Result<Vec<f64>> = ["n1", "n2"].iter().map(|h| super::usage(&pair.lab, h, "tsugi-agent").map(|u| u.rss_mib)).collect();
     put(Row::at_most(BENCH, &format!("memory of an agent with all its processes, {count} files"), "MiB", 500.0, memory?))
 }
