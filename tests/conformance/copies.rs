@@ -34,7 +34,7 @@ fn nobody_writes_to_a_copy_that_is_not_served_unless_it_was_opened() {
     pair.lab.sh("n2", &format!("tsugi start {MODULE} --no-wait")).unwrap();
     pair.wait_roles("n1", "n2").unwrap();
     pair.wait_equal("n1", "n2").unwrap();
-    assert_eq!(reaches(&pair, "n1"), ["Whole", "Noted"]);
+    assert_eq!(reaches(&pair, "n1").last().map(String::as_str), Some("Noted"));
 
     // Somebody has something to do in there.
     let refused = pair.lab.sh("n2", &format!("tsugi rfs open -m {MODULE} 2>&1")).unwrap_err().to_string();

@@ -159,6 +159,7 @@ pub struct Ship {
     hold: AtomicBool,
     ended: AtomicBool,
     brake_us: AtomicU64,
+    operations: AtomicU64,
     /// What changed and may not be at the peer.
     pub dirty: Dirty,
     /// Test-only behaviour.
@@ -188,6 +189,7 @@ impl Ship {
             hold: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
+            operations: AtomicU64::new(0),
             dirty: Dirty::default(),
             switches,
         });
@@ -215,6 +217,7 @@ impl Ship {
 
     /// Takes the gate for one mutating operation. EIO once serving has ended.
     pub fn enter(&self) -> io::Result<Entered<'_>> {
+        self.operations.fetch_add(1, Ordering::Relaxed);
         let brake = self.brake_us.load(Ordering::Relaxed);
         if brake > 0 {
             std::thread::sleep(Duration::from_micros(brake));
@@ -235,6 +238,11 @@ impl Ship {
                 return Ok(Entered { mode: gate, dirty: &self.dirty, turn: self.dirty.enter() });
             }
         }
+    }
+
+    /// Number of mutating operations so far: for a resynchronisation that gives way to the application.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
     }
 
     /// Slows every mutating operation down: for a resynchronisation that cannot catch up otherwise.

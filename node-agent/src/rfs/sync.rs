@@ -45,6 +45,8 @@ const BRAKE_MAX: Duration = Duration::from_millis(20);
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// While the application is held: a peer this slow is not worth the wait, the resynchronisation fails instead.
 const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
+/// Longest pause after a block for the sake of the application.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
 /// How often a capped resynchronisation looks whether it is still wanted.
 const CAP_POLL: Duration = Duration::from_millis(50);
 
@@ -84,6 +86,8 @@ pub struct Source<'a> {
     copied: u64,
     strict: bool,
     reach: Reach,
+    /// Operations of the application when this last gave way to it.
+    operations: u64,
     /// Taken from the map so far: to be given back if it does not reach the peer.
     taken: Vec<Collected>,
     next_file: u64,
@@ -174,6 +178,7 @@ impl<'a> Source<'a> {
             copied: 0,
             strict: false,
             reach,
+            operations: ship.operations(),
             taken: Vec::new(),
             next_file: 1,
             files: HashMap::new(),
@@ -503,6 +508,7 @@ impl<'a> Source<'a> {
         let mut piece = Vec::new();
         let mut data_from = 0;
         for block in blocks {
+            let begun = Instant::now();
             let offset = block * BLOCK;
             if offset >= data_from {
                 data_from = next_data(fd, offset, size);
@@ -516,6 +522,7 @@ impl<'a> Source<'a> {
             let done = BLOCK.min(size - offset);
             self.report(|p| p.bytes_done += done);
             piece.push((block, hash));
+            self.give_way(begun);
             if piece.len() >= BLOCKS_PER_PIECE {
                 self.piece(id, std::mem::take(&mut piece))?;
             }
@@ -559,7 +566,16 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// An application that has written meanwhile gets the disk and the line for as long as this had them.
+    fn give_way(&mut self, begun: Instant) {
+        let operations = self.ship.operations();
+        if !self.strict && std::mem::replace(&mut self.operations, operations) != operations {
+            std::thread::sleep(begun.elapsed().min(GIVE_WAY_MAX));
+        }
+    }
+
     fn block(&mut self, id: u64, offset: u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
         let pending = self.files.get(&id).ok_or_else(|| anyhow!("the peer asks for a file that is not under way"))?;
         let n = volume::read_at(pending.fd.as_raw_fd(), &mut self.buffer, offset).context("cannot read a file to send it")?;
         let fd = pending.fd.as_raw_fd();
@@ -584,6 +600,7 @@ impl<'a> Source<'a> {
             }
         }
         self.report(|_| ());
+        self.give_way(begun);
         if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
             let due = Duration::from_secs_f64(self.copied as f64 / rate.max(1) as f64);
             while self.started.elapsed() < due && !self.link.is_broken() {
