@@ -356,3 +356,21 @@ fn a_file_that_is_closed_in_another_session_than_it_was_written_in_keeps_its_tim
     drop(file);
     pair.assert_equal();
 }
+
+#[test]
+fn a_directory_made_anew_under_an_old_name_has_nothing_of_the_old_one() {
+    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let dir = pair.a.dir.join("dir");
+    fs::create_dir(&dir).unwrap();
+    for name in ["one", "two"] {
+        fs::write(dir.join(name), name).unwrap();
+    }
+    pair.serve_and_arm(1, 1);
+    pair.lose_b_and_arm(2, CHECKPOINTS, |_| {
+        fs::remove_dir_all(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("new"), "new").unwrap();
+    });
+    assert_eq!(pair.reach(), "Noted");
+    pair.assert_equal();
+}
