@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tsugi_core::state::{Reason, State};
 use tsugi_tests::api::{ALONE, ModuleView};
 use tsugi_tests::events;
-use tsugi_tests::lab::{Network, ns};
+use tsugi_tests::lab::{Lab, Network, ns};
 use tsugi_tests::setup::{CLUSTER, wait_for};
 
 /// A small disk. The ledger needs a few of these.
@@ -46,28 +46,49 @@ fn post(bench: &Bench) -> Option<String> {
     answer.ok()
 }
 
-#[test]
-fn a_full_disk_on_the_secondary_costs_the_second_copy_and_not_the_service() {
-    let bench = Bench::start_with("t-f-full2", |lab, _, _| Bench::own_data(lab, "n2", SMALL));
+/// How a node's data gets no more room: what gives it little, what takes the last of it, what gives it back, and what is
+/// said then.
+struct Shortage {
+    prepare: fn(&Lab, &str) -> anyhow::Result<()>,
+    take: fn(&Bench, &str),
+    give_back: fn(&Bench, &str),
+    said: &'static str,
+}
+
+const FULL_DISK: Shortage = Shortage {
+    prepare: |lab, host| Bench::own_data(lab, host, SMALL),
+    take: |bench, host| bench.fill(host, DATA),
+    give_back: |bench, host| bench.empty(host, DATA),
+    said: "No space left",
+};
+
+const QUOTA: Shortage = Shortage {
+    prepare: Bench::own_data_with_quota,
+    take: |bench, host| bench.set_quota(host, ALL_TAKEN),
+    give_back: |bench, host| bench.set_quota(host, "none"),
+    said: "quota exceeded",
+};
+
+fn costs_the_second_copy(name: &str, of: &Shortage) {
+    let bench = Bench::start_with(name, |lab, _, _| (of.prepare)(lab, "n2"));
     let begin = Instant::now();
-    bench.fill("n2", DATA);
+    (of.take)(&bench, "n2");
     let view = bench.wait("n2 to leave for its disk", |v| waits_for_its_disk(v, "n2"));
     println!("{}", view.line());
     bench.wait("n1 alone", |v| v.state("n1") == ALONE);
     bench.goes_on();
     println!("the client waited {:.1} s", bench.gap_since(begin));
     // It is said on the node, with what is amiss.
-    bench.wait_sh("n2", "tsugi events ledger -n 100", "No space left");
-    bench.empty("n2", DATA);
+    bench.wait_sh("n2", "tsugi events ledger -n 100", of.said);
+    (of.give_back)(&bench, "n2");
     bench.wait_roles("n1", "n2");
     bench.goes_on();
     bench.finish(&["n1", "n2"]);
 }
 
-#[test]
-fn a_full_disk_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
-    let mut bench = Bench::start_with("t-f-full1", |lab, _, _| Bench::own_data(lab, "n1", SMALL));
-    bench.fill("n1", DATA);
+fn is_told_to_the_application(name: &str, of: &Shortage) {
+    let mut bench = Bench::start_with(name, |lab, _, _| (of.prepare)(lab, "n1"));
+    (of.take)(&bench, "n1");
     // No entry is acknowledged that is not there: the application gets the error and says so.
     let answer = wait_for("the application to say that it has no room", BOUND, || post(&bench).filter(|line| line.contains(" 5"))).unwrap();
     println!("{answer}");
@@ -77,41 +98,30 @@ fn a_full_disk_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
     bench.wait("n2 to serve", |v| v.state("n2").is_some_and(|(state, _)| state.is_serving()));
     bench.begin_load();
     assert_eq!(bench.missing_on("n2"), Vec::<String>::new());
-    bench.empty("n1", DATA);
+    (of.give_back)(&bench, "n1");
     bench.wait_roles("n2", "n1");
     bench.goes_on();
     bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_full_disk_on_the_secondary_costs_the_second_copy_and_not_the_service() {
+    costs_the_second_copy("t-f-full2", &FULL_DISK);
+}
+
+#[test]
+fn a_full_disk_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
+    is_told_to_the_application("t-f-full1", &FULL_DISK);
 }
 
 #[test]
 fn a_quota_reached_on_the_secondary_costs_the_second_copy_and_not_the_service() {
-    let bench = Bench::start_with("t-f-quota2", |lab, _, _| Bench::own_data_with_quota(lab, "n2"));
-    bench.set_quota("n2", ALL_TAKEN);
-    bench.wait("n2 to leave for its disk", |v| waits_for_its_disk(v, "n2"));
-    bench.wait("n1 alone", |v| v.state("n1") == ALONE);
-    bench.goes_on();
-    bench.wait_sh("n2", "tsugi events ledger -n 100", "quota exceeded");
-    bench.set_quota("n2", "none");
-    bench.wait_roles("n1", "n2");
-    bench.goes_on();
-    bench.finish(&["n1", "n2"]);
+    costs_the_second_copy("t-f-quota2", &QUOTA);
 }
 
 #[test]
 fn a_quota_reached_on_the_primary_is_told_to_the_application_and_a_swap_helps() {
-    let mut bench = Bench::start_with("t-f-quota1", |lab, _, _| Bench::own_data_with_quota(lab, "n1"));
-    bench.set_quota("n1", ALL_TAKEN);
-    let answer = wait_for("the application to say that it has no room", BOUND, || post(&bench).filter(|line| line.contains(" 5"))).unwrap();
-    println!("{answer}");
-    bench.end_load();
-    bench.pair.api.action(CLUSTER, "ledger", "swap", None).unwrap();
-    bench.wait("n2 to serve", |v| v.state("n2").is_some_and(|(state, _)| state.is_serving()));
-    bench.begin_load();
-    assert_eq!(bench.missing_on("n2"), Vec::<String>::new());
-    bench.set_quota("n1", "none");
-    bench.wait_roles("n2", "n1");
-    bench.goes_on();
-    bench.finish(&["n1", "n2"]);
+    is_told_to_the_application("t-f-quota1", &QUOTA);
 }
 
 #[test]

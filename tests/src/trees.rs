@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::CString;
 use std::fs::File;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -220,20 +220,11 @@ pub fn wait_equal(a: &Path, b: &Path, bound: Duration) -> Result<usize> {
     }
 }
 
-/// A name of bytes that are no text, for tests.
-pub fn name_of(bytes: &[u8]) -> OsString {
-    OsString::from_vec(bytes.to_vec())
-}
-
-/// As [`name_of`], borrowed.
-pub fn os(bytes: &[u8]) -> &OsStr {
-    OsStr::from_bytes(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // in a test it is the assertion
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::PermissionsExt;
 
     /// Each difference is found: a tool that says "equal" to everything would pass every other test.

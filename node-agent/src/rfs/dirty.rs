@@ -327,10 +327,17 @@ impl Marks<'_> {
     /// A name in a directory is about to change.
     pub fn name(self, inode: &Arc<Inode>, name: &[u8]) {
         self.entry(inode, |c| {
-            let one = Names::Some(BTreeSet::from([name.to_vec()]));
-            match &mut c.names {
-                Some(names) => names.add(one),
-                none => *none = Some(one),
+            let noted = match &c.names {
+                Some(Names::Some(names)) => names.contains(name),
+                Some(Names::All) => true,
+                None => false,
+            };
+            if !noted {
+                let one = Names::Some(BTreeSet::from([name.to_vec()]));
+                match &mut c.names {
+                    Some(names) => names.add(one),
+                    none => *none = Some(one),
+                }
             }
         });
     }

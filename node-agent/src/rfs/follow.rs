@@ -153,14 +153,8 @@ impl Following {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |l| l.bytes())
     }
 
-    /// The source has ended in order after an operation that was the last one applied here: the two copies are one, and
-    /// this is what they are level with.
-    pub fn handed_over(&self) -> Option<Level> {
-        *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied, and
-    /// [`Following::handed_over`].
+    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied; and where the
+    /// source has ended in order with that very operation, so that the two copies are one, what they are level with.
     pub fn close(mut self) -> anyhow::Result<(u64, Option<Level>)> {
         let connected = {
             // Under the lock the connecting thread takes: not connected now means never, or never again.
@@ -179,7 +173,8 @@ impl Following {
                 volume::syncfs(root.as_raw_fd()).context("cannot flush what was applied")?;
             }
         }
-        Ok((self.last(), self.handed_over()))
+        let handed_over = *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((self.last(), handed_over))
     }
 }
 

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use tsugi_core::module::Replicated;
 
 /// File system type of our mounts in `/proc/self/mountinfo`.
 const FUSE_TYPE: &str = "fuse.tsugi";
@@ -41,6 +42,20 @@ pub fn open_dir(path: &str) -> anyhow::Result<OwnedFd> {
     volume::openat(libc::AT_FDCWD, c(path)?.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY, 0).with_context(|| {
         format!("cannot open the replicated directory {path}; create it (or mount its file system) on this node and start the module again")
     })
+}
+
+/// Nothing can be served or followed where nothing can be written.
+pub fn check_writable(dirs: &[Replicated], roots: &[OwnedFd]) -> anyhow::Result<()> {
+    for (replicated, root) in dirs.iter().zip(roots) {
+        if volume::statvfs(root.as_raw_fd())?.f_flag & libc::ST_RDONLY != 0 {
+            let dir = &replicated.dir;
+            bail!(
+                "{dir} is read-only on this node: either its file system was remounted so after an error (`dmesg`), which has to be repaired, \
+                 or a read-only view was left over it (`grep {dir} /proc/self/mountinfo`): `umount {dir}`"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Mounts FUSE over a directory; the descriptor is the connection.
@@ -226,6 +241,21 @@ mod tests {
         assert!(std::fs::write(link.join("x"), "x").is_err());
         unhide(link.to_str().unwrap(), run.path(), "m", 0).unwrap();
         std::fs::write(link.join("x"), "x").unwrap();
+    }
+
+    #[test]
+    fn a_view_that_nobody_knows_is_said_to_be_one() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let dirs = [Replicated { dir: path.to_owned(), not_replicated: vec![], to_check: vec![] }];
+        check_writable(&dirs, &[open_dir(path).unwrap()]).unwrap();
+        hide(path, run.path(), "m", 0).unwrap();
+        std::fs::remove_file(marker(run.path(), "m", 0)).unwrap();
+        unhide(path, run.path(), "m", 0).unwrap();
+        let said = check_writable(&dirs, &[open_dir(path).unwrap()]).unwrap_err().to_string();
+        assert!(said.contains(&format!("umount {path}")), "{said}");
+        unmount(path, libc::MNT_DETACH).unwrap();
     }
 
     #[test]

@@ -257,6 +257,7 @@ impl Process {
         self.clear_dead()?;
         self.uncover()?;
         let roots = self.open_roots()?;
+        mounts::check_writable(&self.config.dirs, &roots)?;
         identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
         level::clear(&roots).context("cannot give up what this copy was level with")?;
         drop(roots);
@@ -295,6 +296,7 @@ impl Process {
     fn cover(&self) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
         self.clear_dead()?;
         let roots = Arc::new(self.open_roots()?);
+        mounts::check_writable(&self.config.dirs, &roots)?;
         identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
         for (index, replicated) in self.config.dirs.iter().enumerate() {
             if let Err(e) = mounts::hide(&replicated.dir, &self.config.run_dir, self.config.module.as_str(), index) {

@@ -679,3 +679,27 @@ fn listen(at: SocketAddr) -> anyhow::Result<TcpListener> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_copy_that_is_where_this_node_left_it_is_compared_in_part() {
+        let base = |id| Some(Base { id, flushed: 10, sent: 20 });
+        let peer = |base, flushed| Some(Level { base, flushed });
+        for (known, told, wanted) in [
+            (base(1), peer(1, 10), Reach::Noted),
+            (base(1), peer(1, 20), Reach::Noted),
+            // The peer was set back; this node was.
+            (base(1), peer(1, 9), Reach::Whole),
+            (base(1), peer(1, 21), Reach::Whole),
+            (base(1), peer(2, 15), Reach::Whole),
+            (None, peer(1, 15), Reach::Whole),
+            (base(1), None, Reach::Whole),
+            (None, None, Reach::Whole),
+        ] {
+            assert_eq!(reach(known, told), wanted, "{known:?} {told:?}");
+        }
+    }
+}

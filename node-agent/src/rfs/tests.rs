@@ -254,6 +254,20 @@ impl Pair {
         }
     }
 
+    /// A node's process dies, unless it has, and begins anew; its files stay.
+    fn restart(&mut self, who: Who, env: &str) {
+        self.node(who).process.end();
+        self.note(who, "its end", |n| matches!(n, ReplicaNote::Died { .. }));
+        let config = self.node(who).process.config.clone();
+        let exe = script(self.tmp.path(), config.node.as_str(), env);
+        let (tx, events) = mpsc::channel(100);
+        let process = self.runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
+        process.set_deadline(None);
+        let node = self.node(who);
+        (node.process, node.events) = (process, events);
+        node.held.clear();
+    }
+
     fn logs(&self) -> String {
         ["n1.log", "n2.log"].map(|l| fs::read_to_string(self.tmp.path().join(l)).unwrap_or_default()).join("\n----\n")
     }

@@ -21,30 +21,24 @@ const DETACH_BOUND: Duration = Duration::from_secs(20);
 
 /// Makes a sparse image with an empty ext4.
 pub fn format(image: &Path, size_bytes: u64) -> Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(image)?;
-    file.set_len(size_bytes)?;
-    drop(file);
-    let output = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
-        .arg(image)
-        .output()
-        .context("mkfs.ext4 cannot be run; Debian has it in e2fsprogs")?;
-    if !output.status.success() {
-        bail!("mkfs.ext4 {}: {}", image.display(), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    let args = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
+    make(image, size_bytes, "mkfs.ext4", &args, "e2fsprogs")
 }
 
 /// Makes a sparse image with an empty btrfs: the file system whose quotas every kernel has, and which bind root too.
 pub fn format_with_quotas(image: &Path, size_bytes: u64) -> Result<()> {
+    make(image, size_bytes, "mkfs.btrfs", &["--quiet", "--metadata", "single", "--data", "single"], "btrfs-progs")
+}
+
+fn make(image: &Path, size_bytes: u64, program: &str, args: &[&str], package: &str) -> Result<()> {
     File::create(image)?.set_len(size_bytes)?;
-    let output = Command::new("mkfs.btrfs")
-        .args(["--quiet", "--metadata", "single", "--data", "single"])
+    let output = Command::new(program)
+        .args(args)
         .arg(image)
         .output()
-        .context("mkfs.btrfs cannot be run; Debian has it in btrfs-progs")?;
+        .with_context(|| format!("{program} cannot be run; Debian has it in {package}"))?;
     if !output.status.success() {
-        bail!("mkfs.btrfs {}: {}", image.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{program} {}: {}", image.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -77,22 +77,22 @@ impl Deeds {
 }
 
 impl Pair {
-    /// The peer's process dies and begins anew; its files stay.
-    fn restart_b(&mut self, env: &str) {
-        self.b.process.kill();
-        self.note(Who::B, "the end of the peer", |n| matches!(n, ReplicaNote::Died { .. }));
-        let (tx, events) = mpsc::channel(100);
-        let exe = script(self.tmp.path(), "n2", env);
-        let config = self.b.process.config.clone();
-        self.b.process = self.runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
-        self.b.process.set_deadline(None);
-        self.b.events = events;
-        self.b.held.clear();
+    /// What was done until now is flushed at the peer, and the source knows: two checkpoints have ended since, and a third
+    /// one has begun.
+    fn await_checkpoints(&self) {
+        let (mut flushed, mut seen, begun) = (self.b_flushed(), 0, Instant::now());
+        while seen < 3 {
+            fs::write(self.a.dir.join("tick"), begun.elapsed().as_nanos().to_string()).unwrap();
+            let now = self.b_flushed();
+            (flushed, seen) = (now, seen + u32::from(now > flushed));
+            assert!(begun.elapsed() < LONG, "no checkpoint");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The peer is done without, and comes back in another session.
     fn lose_b_and_arm(&mut self, session: u64, env: &str, meanwhile: impl FnOnce(&Self)) {
-        self.restart_b(env);
+        self.restart(Who::B, env);
         self.note(Who::A, "the loss of the session", |n| matches!(n, ReplicaNote::SessionLost { .. }));
         self.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(session) });
         meanwhile(self);
@@ -135,7 +135,7 @@ fn whatever_is_done_before_and_while_a_peer_is_away_it_is_equal_when_it_is_back(
         let (before, many) = (deeds.random.random_range(0..most), deeds.random.random_range(0..most));
         deeds.some(before);
         if deeds.random.random_range(0..4) == 0 {
-            pair.restart_b(CHECKPOINTS);
+            pair.restart(Who::B, CHECKPOINTS);
         } else {
             pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(round) });
         }
@@ -172,11 +172,7 @@ fn a_peer_that_returns_gets_what_changed_and_nothing_else() {
     pair.serve_and_arm(1, 1);
     fs::write(d.join("before"), "x").unwrap();
     // What was flushed there is not compared again.
-    let begun = Instant::now();
-    while pair.b_flushed() == 0 {
-        assert!(begun.elapsed() < LONG, "no checkpoint");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    pair.await_checkpoints();
     pair.lose_b_and_arm(2, CHECKPOINTS, |pair| {
         let file = fs::OpenOptions::new().write(true).open(pair.a.dir.join("file7")).unwrap();
         file.write_all_at(b"changed", 150_000).unwrap();
@@ -199,11 +195,7 @@ fn a_copy_that_was_set_back_is_compared_as_a_whole() {
     pair.serve_and_arm(1, 1);
     fs::write(pair.a.dir.join("file"), "one").unwrap();
     let level = |roots: &[std::os::fd::OwnedFd]| super::super::level::read(roots).unwrap();
-    let begun = Instant::now();
-    while level(&roots).flushed == 0 {
-        assert!(begun.elapsed() < LONG, "no checkpoint");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    pair.await_checkpoints();
     let (dir, root, run) = (pair.b.dir.clone(), roots, pair.tmp.path().join("n2/run"));
     pair.lose_b_and_arm(2, CHECKPOINTS, |_| {
         // As if its disk were of an earlier time of the same session: an older file, an older word.
@@ -276,17 +268,7 @@ fn a_name_that_comes_to_lead_to_another_file_takes_nothing_from_the_first() {
         fs::write(d.join("c/x"), "the first one").unwrap();
         fs::hard_link(d.join("c/x"), d.join("b/y")).unwrap();
         // All of it is flushed at the peer: only what happens now is noted.
-        let begun = Instant::now();
-        let (mut flushed, mut seen) = (pair.b_flushed(), 0);
-        while seen < 3 {
-            fs::write(d.join("tick"), begun.elapsed().as_nanos().to_string()).unwrap();
-            let now = pair.b_flushed();
-            if now > flushed {
-                (flushed, seen) = (now, seen + 1);
-            }
-            assert!(begun.elapsed() < LONG, "no checkpoint");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        pair.await_checkpoints();
         pair.lose_b_and_arm(session, CHECKPOINTS, |_| way(&d));
         assert_eq!(pair.reach(), "Noted", "{what}");
         println!("{what}");
@@ -345,13 +327,7 @@ fn a_file_that_is_closed_in_another_session_than_it_was_written_in_keeps_its_tim
     pair.serve_and_arm(1, 1);
     let file = fs::File::create(pair.a.dir.join("file")).unwrap();
     file.write_all_at(b"text", 0).unwrap();
-    let (mut flushed, mut seen, begun) = (pair.b_flushed(), 0, Instant::now());
-    while seen < 3 {
-        fs::write(pair.a.dir.join("tick"), begun.elapsed().as_nanos().to_string()).unwrap();
-        let now = pair.b_flushed();
-        (flushed, seen) = (now, seen + u32::from(now > flushed));
-        assert!(begun.elapsed() < LONG, "no checkpoint");
-    }
+    pair.await_checkpoints();
     pair.lose_b_and_arm(2, CHECKPOINTS, |_| ());
     drop(file);
     pair.assert_equal();

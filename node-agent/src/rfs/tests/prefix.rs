@@ -123,7 +123,6 @@ fn whenever_the_serving_process_is_killed_the_peer_has_what_was_acknowledged_and
         pair.a.process.end();
         let last = worker.join().unwrap();
         done += begun.load(Ordering::Acquire);
-        pair.note(Who::A, "its end", |n| matches!(n, ReplicaNote::Died { .. }));
         pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(round) });
         let peer = state(&pair.b.dir);
         if peer != state(&model) {
@@ -134,7 +133,7 @@ fn whenever_the_serving_process_is_killed_the_peer_has_what_was_acknowledged_and
             let differs = wanted.iter().find(|(path, object)| peer.get(*path) != Some(*object));
             assert_eq!(peer, wanted, "seed {seed}, round {round}: {differs:?} after {last:?}");
         }
-        pair.restart_a();
+        pair.restart(Who::A, "");
         // The peer is the one that goes on; its files are what the other one gets.
         pair.ok(Who::B, ReplicaOrder::Serve { epoch: Epoch(round) });
         let (epoch, session) = (Epoch(round), Session(2 * round + 1));
@@ -146,16 +145,4 @@ fn whenever_the_serving_process_is_killed_the_peer_has_what_was_acknowledged_and
         assert_eq!(state(&pair.a.dir), state(&model), "seed {seed}, round {round}: the old one is not as the survivor");
     }
     println!("{rounds} deaths, {done} deeds, {under_way} of those under way were at the peer");
-}
-
-impl Pair {
-    fn restart_a(&mut self) {
-        let (tx, events) = mpsc::channel(100);
-        let exe = script(self.tmp.path(), "n1", "");
-        let config = self.a.process.config.clone();
-        self.a.process = self.runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
-        self.a.process.set_deadline(None);
-        self.a.events = events;
-        self.a.held.clear();
-    }
 }
