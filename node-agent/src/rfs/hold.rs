@@ -49,7 +49,10 @@ pub fn at_boot(state_dir: &Path) -> anyhow::Result<()> {
             anyhow::Ok(())
         })();
         if let Err(e) = one {
-            result = Err(e.context(format!("{}: its module's directories stay writable until the agent runs, which writes this file anew", path.display())));
+            result = Err(e.context(format!(
+                "{}: its module's directories stay writable until the agent runs, which writes this file anew",
+                path.display()
+            )));
         }
     }
     result
