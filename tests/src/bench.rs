@@ -8,8 +8,10 @@ mod ours;
 mod pacemaker;
 mod peer;
 mod probe;
+pub mod replication;
 pub mod resync;
 mod split;
+pub mod work;
 
 use crate::check::{self, App, CheckPlan, Scenario};
 use crate::lab::{CONSOLE, Lab, ns};
@@ -47,6 +49,9 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// What it may be.
     pub bar: Option<f64>,
+    /// What ours may be to a peer's, by peer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bars: BTreeMap<String, f64>,
     /// It is.
     pub holds: bool,
     /// Every run.
@@ -87,6 +92,7 @@ impl Row {
             peers: BTreeMap::new(),
             ratio: None,
             bar: Some(bar),
+            bars: BTreeMap::new(),
             holds,
             runs,
             peers_range: BTreeMap::new(),
@@ -120,7 +126,8 @@ impl Row {
         }
         for (name, median) in &self.peers {
             let range = self.peers_range.get(name).map(|r| format!(" ({:.2} to {:.2}, {} runs)", r.min, r.max, r.runs)).unwrap_or_default();
-            println!("    {name}: {median:.2}{range}, ours is {:.2} of it", self.ours / median);
+            let bar = self.bars.get(name).map(|bar| format!(" (bar {bar:.2})")).unwrap_or_default();
+            println!("    {name}: {median:.2}{range}, ours is {:.2} of it{bar}", self.ours / median);
         }
     }
 }
@@ -135,12 +142,14 @@ pub fn median(values: &[f64]) -> f64 {
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct BenchPlan {
-    /// `demo`, `failover`, `resync`.
+    /// `demo`, `failover`, `replication`, `resync`.
     pub name: String,
     /// One object a line.
     pub json: bool,
     /// The choices of `failover`.
     pub failover: failover::Choice,
+    /// The choices of `replication`.
+    pub replication: replication::Choice,
 }
 
 /// Runs a bench; every row is printed when it is there. True if every row holds.
@@ -158,8 +167,9 @@ pub fn run(plan: &BenchPlan) -> Result<bool> {
     match plan.name.as_str() {
         "demo" => demo(plan.json)?.into_iter().try_for_each(&mut put)?,
         "failover" => failover::run(&plan.failover, &mut put)?,
+        "replication" => replication::run(&plan.replication, plan.failover.quick, &mut put)?,
         "resync" => resync::run(plan.failover.quick, &mut put)?,
-        other => bail!("there is no bench `{other}`: demo, failover, resync"),
+        other => bail!("there is no bench `{other}`: demo, failover, replication, resync"),
     }
     Ok(is_good)
 }

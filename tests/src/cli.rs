@@ -129,6 +129,14 @@ enum Verb {
         json: bool,
         #[command(flatten)]
         failover: crate::bench::failover::Choice,
+        #[command(flatten)]
+        replication: crate::bench::replication::Choice,
+    },
+    /// Work inside a host, for a bench.
+    #[command(hide = true)]
+    Work {
+        #[command(subcommand)]
+        what: crate::bench::work::Work,
     },
     /// Set the main job up and keep it running until Ctrl-C.
     Demo {
@@ -230,8 +238,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 }
             }
         }
-        Verb::Bench { name, json, failover } => {
-            if !crate::bench::run(&crate::bench::BenchPlan { name, json, failover })? {
+        Verb::Work { what } => crate::bench::work::run(&what)?,
+        Verb::Bench { name, json, failover, replication } => {
+            if !crate::bench::run(&crate::bench::BenchPlan { name, json, failover, replication })? {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -252,7 +261,7 @@ fn up(hosts: u8, console: bool, disk_mib: u64, env: &[String]) -> Result<()> {
         let (name, value) = text.split_once('=').with_context(|| format!("--env {text}: NAME=VALUE is expected"))?;
         pairs.insert(name.to_owned(), value.to_owned());
     }
-    let plan = Plan { hosts, console, disk_bytes: disk_mib << 20, env: pairs };
+    let plan = Plan { hosts, console, disk_bytes: disk_mib << 20, env: pairs, in_memory: false };
     let lab = Lab::start_detached(Places::from_env()?, &plan)?;
     if console && let Err(error) = crate::setup::set_up(&lab) {
         return Err(error.context("the hosts are up, but the console is not set up; `lab down` takes them away"));

@@ -1,4 +1,4 @@
-//! The following side's live stream: one thread applies operations in order; flushes run beside it.
+//! The following side's live stream: operations are applied in order, one at a time; flushes run beside that.
 //!
 //! Any error means this copy is not what the source believes: it is reported, the session ends, and nothing more
 //! is acknowledged.
@@ -11,19 +11,12 @@ use anyhow::{Context, anyhow};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 /// Descriptors kept open for writing at most; the others keep only their `O_PATH` one.
 const OPEN_FILES_MAX: u64 = 4096;
 /// Share of the descriptors this process may have that is used so.
 const OPEN_FILES_SHARE: u64 = 8;
-/// Flushes at the same time; the kernel merges them in its journal.
-const FLUSH_THREADS: usize = 4;
-/// Flushes that may wait; more wait in the stream.
-const FLUSH_QUEUE_MAX: usize = 256;
-
 struct Object {
     path: OwnedFd,
     open: Option<Arc<OwnedFd>>,
@@ -35,8 +28,8 @@ pub struct Applier {
     objects: HashMap<Fid, Object>,
     open_order: VecDeque<Fid>,
     open_max: usize,
-    flushes: Option<SyncSender<Flush>>,
-    threads: Vec<JoinHandle<()>>,
+    /// Modification times of directories that are still to be set: after the source was answered, and once for many names.
+    dir_times: HashMap<Fid, volume::Time>,
     failure: Arc<Mutex<Option<String>>>,
     no_fsync: bool,
     ack_in_memory: bool,
@@ -73,9 +66,28 @@ impl Outlet {
     }
 }
 
-struct Flush {
+/// A flush that an operation asked for: of what was applied before it, so that others may be applied meanwhile.
+pub struct Flush {
     lsn: u64,
     what: What,
+    outlet: Arc<Outlet>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Flush {
+    /// Flushes, and tells the source; a failure ends the connection.
+    pub fn run(self) {
+        match self.what.flush(self.lsn) {
+            Ok(()) => self.outlet.flushed(self.lsn),
+            Err(e) => {
+                // Before the connection goes: it must not be taken for one that may be resumed.
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot flush: {e}"));
+                let link = self.outlet.link();
+                let _ = link.send(self.lsn, &Msg::Failed { detail: format!("cannot flush: {e}") }, &[]);
+                link.close();
+            }
+        }
+    }
 }
 
 enum What {
@@ -98,29 +110,19 @@ impl What {
 
 impl Applier {
     /// Applies below these directories, acknowledging flushes through `link` until another one follows.
-    pub fn new(roots: Arc<Vec<OwnedFd>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> io::Result<Self> {
-        let (tx, rx) = sync_channel::<Flush>(FLUSH_QUEUE_MAX);
-        let rx = Arc::new(Mutex::new(rx));
-        let failure = Arc::new(Mutex::new(None));
-        let outlet = Outlet::new(link);
-        let mut threads = Vec::new();
-        for n in 0..FLUSH_THREADS {
-            let (rx, outlet, failure) = (rx.clone(), outlet.clone(), failure.clone());
-            threads.push(std::thread::Builder::new().name(format!("flush-{n}")).spawn(move || flush_loop(&rx, &outlet, &failure))?);
-        }
-        Ok(Self {
+    pub fn new(roots: Arc<Vec<OwnedFd>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> Self {
+        Self {
             roots,
             objects: HashMap::new(),
             open_order: VecDeque::new(),
+            dir_times: HashMap::new(),
             open_max: usize::try_from(OPEN_FILES_MAX.min(volume::descriptors_max() / OPEN_FILES_SHARE)).unwrap_or(1),
-            flushes: Some(tx),
-            threads,
-            failure,
+            failure: Arc::default(),
             no_fsync,
             ack_in_memory,
             base: None,
-            outlet,
-        })
+            outlet: Outlet::new(link),
+        }
     }
 
     /// The session goes on over another connection, whose source did not hear of these flushes. What is not under way
@@ -146,7 +148,12 @@ impl Applier {
         self.base
     }
 
-    /// A flush that failed on its own thread.
+    /// Flushes under way.
+    pub fn flushes(&self) -> usize {
+        self.outlet.flushing().len()
+    }
+
+    /// A flush that failed.
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -190,8 +197,8 @@ impl Applier {
         Ok(open)
     }
 
-    /// Applies one operation.
-    pub fn apply(&mut self, lsn: u64, op: Op, data: &[u8]) -> anyhow::Result<()> {
+    /// Applies one operation. What it asks to be flushed is not flushed yet.
+    pub fn apply(&mut self, lsn: u64, op: Op, data: &[u8]) -> anyhow::Result<Option<Flush>> {
         match op {
             Op::Bind { fid, path } => {
                 let fd = volume::open_beneath(self.root(fid.dir)?, &path, libc::O_PATH | libc::O_NOFOLLOW)
@@ -199,6 +206,7 @@ impl Applier {
                 self.objects.insert(fid, Object { path: fd, open: None });
             }
             Op::Unbind { fid } => {
+                self.settle_one(fid)?;
                 self.objects.remove(&fid);
             }
             Op::Write { fid, offset } => {
@@ -212,28 +220,24 @@ impl Applier {
                     .and_then(|fd| acl.map_or(Ok(()), |acl| set_acl(fd.as_raw_fd(), &acl)).map(|()| fd))
                     .and_then(|fd| set_times(fd.as_raw_fd(), None, Some(mtime)).map(|()| fd))
                     .with_context(|| format!("cannot create {}", String::from_utf8_lossy(&name)))?;
-                set_times(dir, None, Some(dir_mtime)).context("cannot set a directory's times")?;
+                self.dir_times.insert(parent, dir_mtime);
                 self.objects.insert(fid, Object { path: fd, open: None });
             }
             Op::Link { fid, parent, name, dir_mtime } => {
                 let dir = self.path(parent)?;
                 volume::link_fd(self.path(fid)?, dir, &volume::cstr(&name)?).context("cannot make a hard link")?;
-                set_times(dir, None, Some(dir_mtime)).context("cannot set a directory's times")?;
+                self.dir_times.insert(parent, dir_mtime);
             }
             Op::Unlink { parent, name, dir, dir_mtime } => {
                 let flags = if dir { libc::AT_REMOVEDIR } else { 0 };
-                let parent = self.path(parent)?;
-                volume::unlinkat(parent, &volume::cstr(&name)?, flags)
+                volume::unlinkat(self.path(parent)?, &volume::cstr(&name)?, flags)
                     .with_context(|| format!("cannot remove {}", String::from_utf8_lossy(&name)))?;
-                set_times(parent, None, Some(dir_mtime)).context("cannot set a directory's times")?;
+                self.dir_times.insert(parent, dir_mtime);
             }
             Op::Rename { from, name, to, new, flags, from_mtime, to_mtime } => {
-                let (from, to) = (self.path(from)?, self.path(to)?);
-                volume::rename(from, &volume::cstr(&name)?, to, &volume::cstr(&new)?, flags)
+                volume::rename(self.path(from)?, &volume::cstr(&name)?, self.path(to)?, &volume::cstr(&new)?, flags)
                     .with_context(|| format!("cannot rename {} to {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&new)))?;
-                set_times(from, None, Some(from_mtime))
-                    .and_then(|()| set_times(to, None, Some(to_mtime)))
-                    .context("cannot set a directory's times")?;
+                self.dir_times.extend([(from, from_mtime), (to, to_mtime)]);
             }
             Op::Allocate { fid, mode, offset, length } => {
                 volume::fallocate(self.open(fid)?.as_raw_fd(), mode, offset, length).context("cannot allocate")?;
@@ -246,38 +250,53 @@ impl Applier {
                 Err(e) if e.raw_os_error() == Some(libc::ENODATA) => {}
                 result => result.context("cannot remove an extended attribute")?,
             },
-            Op::Fsync { fid, sync, mtime } => self.fsync(lsn, fid, sync, mtime)?,
+            Op::Fsync { fid, sync, mtime } => return self.fsync(lsn, fid, sync, mtime),
             Op::Checkpoint => {
+                self.settle()?;
                 let base = self.base.ok_or_else(|| anyhow!("a checkpoint outside the live stream"))?;
                 if self.no_fsync {
                     self.outlet.flushed(lsn);
                 } else {
-                    self.flush(lsn, What::Roots(self.roots.clone(), base))?;
+                    return Ok(Some(self.flush(lsn, What::Roots(self.roots.clone(), base))));
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn fsync(&mut self, lsn: u64, fid: Fid, sync: Sync, mtime: Option<volume::Time>) -> anyhow::Result<()> {
+    fn fsync(&mut self, lsn: u64, fid: Fid, sync: Sync, mtime: Option<volume::Time>) -> anyhow::Result<Option<Flush>> {
+        self.settle_one(fid)?;
         if mtime.is_some() {
             set_times(self.path(fid)?, None, mtime).context("cannot set times")?;
         }
         if self.ack_in_memory || self.no_fsync {
             self.outlet.flushed(lsn);
-            return Ok(());
+            return Ok(None);
         }
         let what = What::File(self.open(fid)?, sync);
-        self.flush(lsn, what)
+        Ok(Some(self.flush(lsn, what)))
     }
 
-    fn flush(&self, lsn: u64, what: What) -> anyhow::Result<()> {
-        let queue = self.flushes.as_ref().ok_or_else(|| anyhow!("the session is ending"))?;
+    fn flush(&self, lsn: u64, what: What) -> Flush {
         self.outlet.flushing().insert(lsn);
-        queue.send(Flush { lsn, what }).map_err(|_| anyhow!("the flush threads have ended"))
+        Flush { lsn, what, outlet: self.outlet.clone(), failure: self.failure.clone() }
+    }
+
+    /// Sets what was left for when there is time: at the latest before a flush of it, and before this copy is used.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        for (fid, time) in std::mem::take(&mut self.dir_times) {
+            set_times(self.path(fid)?, None, Some(time)).context("cannot set a directory's times")?;
+        }
+        Ok(())
+    }
+
+    fn settle_one(&mut self, fid: Fid) -> anyhow::Result<()> {
+        let Some(time) = self.dir_times.remove(&fid) else { return Ok(()) };
+        set_times(self.path(fid)?, None, Some(time)).context("cannot set a directory's times")
     }
 
     fn attributes(&mut self, fid: Fid, attr: &Attr) -> anyhow::Result<()> {
+        self.settle_one(fid)?;
         let path = self.path(fid)?;
         if attr.uid.is_some() || attr.gid.is_some() {
             volume::chown(path, attr.uid, attr.gid)?;
@@ -292,32 +311,6 @@ impl Applier {
             set_times(path, attr.atime, attr.mtime)?;
         }
         Ok(())
-    }
-
-    /// Waits until every flush begun has ended.
-    pub fn finish(mut self) -> Option<String> {
-        self.flushes = None;
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-        self.failure()
-    }
-}
-
-fn flush_loop(queue: &Mutex<Receiver<Flush>>, outlet: &Outlet, failure: &Mutex<Option<String>>) {
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(flush) = next else { return };
-        match flush.what.flush(flush.lsn) {
-            Ok(()) => outlet.flushed(flush.lsn),
-            Err(e) => {
-                // Before the connection goes: it must not be taken for one that may be resumed.
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("cannot flush: {e}"));
-                let link = outlet.link();
-                let _ = link.send(flush.lsn, &Msg::Failed { detail: format!("cannot flush: {e}") }, &[]);
-                link.close();
-            }
-        }
     }
 }
 

@@ -3,12 +3,12 @@
 //! When the connection breaks after this side was brought level, it connects again and says what it has applied; the
 //! stream goes on from there. The agent hears of it only when that is not possible.
 
-use super::apply::Applier;
+use super::apply::{Applier, Flush};
 use super::control::Agent;
 use super::frame::{Again, Hello, Msg, VERSION};
 use super::handle::DataConfig;
 use super::level::{self, Level};
-use super::link::{HANDSHAKE_MAX, Inbox, Link, TICK};
+use super::link::{Busy, HANDSHAKE_MAX, Inbox, Link, TICK};
 use super::ship::TestSwitches;
 use super::sync_target::{Reply, SyncTarget};
 use super::tls::Identity;
@@ -40,6 +40,8 @@ const REJOIN_TRIPS: u32 = 5;
 const RELEASED_GRACE: Duration = Duration::from_secs(2);
 /// Operations applied before the source hears of it while more are here already.
 const ACK_EVERY: u64 = 32;
+/// Threads that take turns: all but one may be flushing. The kernel merges flushes in its journal.
+const APPLY_THREADS: usize = 8;
 
 /// One session followed.
 pub struct Following {
@@ -71,6 +73,22 @@ struct Follower {
 enum End {
     Stopped,
     Released,
+}
+
+/// What the threads that apply have in turn.
+struct Turn<'a> {
+    joined: &'a mut Joined,
+    target: &'a mut SyncTarget,
+    applier: &'a mut Applier,
+    /// Operations applied that the source has to hear of.
+    unacked: u64,
+    ended: Option<Result<End, Failure>>,
+}
+
+/// What a turn ends with.
+enum Next {
+    Flush(Flush),
+    End(End),
 }
 
 /// A connection that is agreed on.
@@ -214,13 +232,13 @@ impl Follower {
         let excluded = excluded.map(|d| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect()).collect();
         let mut target = SyncTarget::new(self.roots.clone(), excluded);
         let in_memory = self.config.ack == Async::Second;
-        let mut applier =
-            Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync).map_err(anyhow::Error::from)?;
+        let mut applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
         let live = Arc::new(AtomicBool::new(false));
         self.keep_talking(&joined.link, &live)?;
         let mut attempt = 0;
         let ended = loop {
-            let ended = self.receive(&mut joined, &mut target, &mut applier, &live);
+            let ended =
+                self.work_all(Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, ended: None }, &live);
             let Err(Failure::Line(cause)) = ended else { break ended };
             // A flush that failed ends the session, whatever it did to the connection.
             if !live.load(Ordering::Acquire) || applier.failure().is_some() {
@@ -236,8 +254,8 @@ impl Follower {
             }
         };
         live.store(true, Ordering::Release);
-        let flush_failure = applier.finish();
-        let ended = match (ended, flush_failure) {
+        let ended = applier.settle().map_err(Failure::Apply).and(ended);
+        let ended = match (ended, applier.failure()) {
             (_, Some(detail)) => Err(Failure::Apply(anyhow::anyhow!(detail))),
             (ended, None) => ended,
         };
@@ -267,41 +285,76 @@ impl Follower {
         Ok(())
     }
 
-    fn receive(
-        &self,
-        Joined { link, inbox, .. }: &mut Joined,
-        target: &mut SyncTarget,
-        applier: &mut Applier,
-        live: &AtomicBool,
-    ) -> Result<End, Failure> {
-        let mut unacked = 0;
+    /// Receives and applies until the connection or the session ends, and every flush begun has ended.
+    fn work_all(&self, turn: Turn<'_>, live: &AtomicBool) -> Result<End, Failure> {
+        let turn = Mutex::new(turn);
+        std::thread::scope(|scope| {
+            for n in 1..APPLY_THREADS {
+                let thread = std::thread::Builder::new().name(format!("apply-{n}"));
+                if let Err(error) = thread.spawn_scoped(scope, || self.work(&turn, live)) {
+                    tracing::warn!(%error, "fewer flushes at a time: a thread could not be started");
+                }
+            }
+            self.work(&turn, live);
+        });
+        let ended = turn.into_inner().unwrap_or_else(PoisonError::into_inner).ended;
+        ended.unwrap_or_else(|| Err(anyhow::anyhow!("the threads that apply have ended").into()))
+    }
+
+    /// One of the threads. The one that comes upon a flush does it itself, at once, and leaves the turn to another: nobody
+    /// is woken for it who would be waited for.
+    fn work(&self, turn: &Mutex<Turn<'_>>, live: &AtomicBool) {
+        loop {
+            let mut mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if mine.ended.is_some() {
+                return;
+            }
+            match self.receive(&mut mine, live) {
+                Ok(Next::Flush(flush)) => {
+                    drop(mine);
+                    flush.run();
+                }
+                Ok(Next::End(end)) => mine.ended = Some(Ok(end)),
+                Err(failure) => mine.ended = Some(Err(failure)),
+            }
+        }
+    }
+
+    /// Receives and applies until there is something to flush.
+    fn receive(&self, turn: &mut Turn<'_>, live: &AtomicBool) -> Result<Next, Failure> {
+        let Turn { joined: Joined { link, inbox, .. }, target, applier, unacked, .. } = turn;
         loop {
             if self.stop.load(Ordering::Acquire) {
-                return Ok(End::Stopped);
+                return Ok(Next::End(End::Stopped));
             }
             if let Some(detail) = applier.failure() {
                 return Err(Failure::Apply(anyhow::anyhow!(detail)));
             }
-            let frame = match inbox.receive()? {
-                Some(frame) => frame,
-                None => {
+            if !inbox.has_more() {
+                applier.settle().map_err(Failure::Apply)?;
+                let flushes = applier.flushes();
+                if !inbox.wait(TICK, Busy { under_way: flushes, is_flushing: flushes > 0 }) {
                     link.check_silence().map_err(Failure::Line)?;
                     continue;
                 }
-            };
+            }
+            // A part of one may be all that came.
+            let Some(frame) = inbox.receive_now()? else { continue };
             if frame.epoch != self.epoch {
                 return Err(anyhow::anyhow!("a frame of epoch {} in a session of epoch {}", frame.epoch, self.epoch).into());
             }
             let lsn = frame.lsn;
+            let mut to_flush = None;
             match frame.msg {
                 Msg::Op(op) => {
                     let last = self.last.load(Ordering::Acquire);
                     if !live.load(Ordering::Acquire) || lsn != last + 1 {
                         return Err(anyhow::anyhow!("operation {lsn} came after {last}").into());
                     }
-                    applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
+                    to_flush = applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
                     self.last.store(lsn, Ordering::Release);
-                    unacked += 1;
+                    // That it is flushed will say that it was applied.
+                    *unacked += u64::from(to_flush.is_none());
                 }
                 Msg::Sync(msg) => match target.handle(msg, frame.data).map_err(Failure::Apply)? {
                     Reply::None => {}
@@ -328,14 +381,17 @@ impl Follower {
                     let all = live.load(Ordering::Acquire) && lsn == self.last.load(Ordering::Acquire);
                     *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) =
                         applier.base().filter(|_| all).map(|base| Level { base, flushed: lsn });
-                    return Ok(End::Released);
+                    return Ok(Next::End(End::Released));
                 }
                 Msg::Refuse { detail } => return Err(anyhow::anyhow!("the serving node ended the session: {detail}").into()),
                 other => return Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),
             }
-            if unacked > 0 && (unacked >= ACK_EVERY || !inbox.has_more()) {
-                unacked = 0;
+            if *unacked > 0 && (*unacked >= ACK_EVERY || !inbox.has_more()) {
+                *unacked = 0;
                 link.send(self.last.load(Ordering::Acquire), &Msg::Applied, &[])?;
+            }
+            if let Some(flush) = to_flush {
+                return Ok(Next::Flush(flush));
             }
         }
     }

@@ -258,7 +258,7 @@ impl Volume {
             let _order = self.namespace();
             // Looked up and told again meanwhile: the id is in use.
             if !self.table.peek(id).is_some_and(|again| again.bound_in(stream.session())) {
-                let _ = stream.send(Op::Unbind { fid: self.fid(&inode) }, &[], Durability::Memory);
+                self.ship.send_later(stream, Op::Unbind { fid: self.fid(&inode) });
             }
         }
     }
@@ -501,7 +501,7 @@ impl Volume {
             && let Ok(st) = volume::fstat(h.fd.as_raw_fd())
         {
             let attr = Attr { mtime: Some(mtime(&st)), ..Attr::default() };
-            let _ = self.ship.send(stream, &mode, Op::Attr { fid: self.fid(&h.inode), attr }, &[], Durability::Memory);
+            self.ship.send_later(stream, Op::Attr { fid: self.fid(&h.inode), attr });
         }
     }
 

@@ -40,6 +40,23 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(8);
 const PATIENCE_TRIPS: u32 = 12;
 /// Sending the reason of an end is tried this often, a millisecond apart, while somebody else is sending.
 const LAST_WORD_TRIES: u32 = 10;
+/// Bytes of a long frame that are enciphered and sent at a time: some records of TLS.
+const PIECE: usize = 64 << 10;
+/// A small operation is answered within this time if both ends stay awake: waking a processor that has gone to sleep takes as
+/// long. Whoever waits looks again and again for so long, and lets others have the processor in between.
+const SPIN_MAX: Duration = Duration::from_micros(80);
+/// The same for one flush.
+const SPIN_FLUSH_MAX: Duration = Duration::from_micros(400);
+/// Somebody else had the processor for this long,
+const AWAY: Duration = Duration::from_micros(10);
+/// and again: there is work, and staying awake would only be in its way.
+const AWAY_MAX: u32 = 8;
+/// With more operations than these under way there is as well.
+const BUSY_MIN: usize = 3;
+/// So many times in a row more nothing came meanwhile than something, and it is not tried any more;
+const SPIN_CREDIT_MAX: u32 = 16;
+/// but now and then, because the load may have changed.
+const SPIN_TRY_EVERY: u32 = 64;
 /// Test only: how long frames lie unsent when acknowledgements are not waited for.
 const TEST_DELAY: Duration = Duration::from_millis(300);
 
@@ -216,10 +233,22 @@ impl Link {
         self.send_locked(&mut lock(&self.out), lsn, msg, data)
     }
 
-    /// Sends a frame of this session that is encoded already.
+    /// Sends a frame of this session that is encoded already. The peer deciphers a long one while this end still enciphers.
     pub fn send_frame(&self, frame: &[u8]) -> io::Result<()> {
         let Out { cipher, late, .. } = &mut *lock(&self.out);
-        self.encrypt(&[frame], cipher)?;
+        for piece in frame.chunks(PIECE) {
+            self.encrypt(&[piece], cipher)?;
+            if !*late {
+                self.flush_cipher(cipher)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends short frames of this session, encoded already, at once.
+    pub fn send_frames(&self, frames: &[&[u8]]) -> io::Result<()> {
+        let Out { cipher, late, .. } = &mut *lock(&self.out);
+        self.encrypt(frames, cipher)?;
         if *late { Ok(()) } else { self.flush_cipher(cipher) }
     }
 
@@ -292,6 +321,14 @@ impl Link {
         });
     }
 
+    /// Waits until something can be received, or the connection has ended.
+    pub fn wait_readable(&self, wait: Duration) -> bool {
+        let mut fd = libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let wait = libc::timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
+        // SAFETY: one descriptor and one time, both live for the call; no signal mask.
+        unsafe { libc::ppoll(&raw mut fd, 1, &raw const wait, std::ptr::null()) > 0 }
+    }
+
     /// Called when nothing came for a tick: asks the peer whether it is there, and fails after a long silence.
     pub fn check_silence(&self) -> anyhow::Result<()> {
         let silent = Duration::from_nanos(boottime_ns().saturating_sub(self.heard_ns.load(Ordering::Relaxed)));
@@ -308,6 +345,12 @@ fn set_tcp(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::R
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size_of_val(&value) as libc::socklen_t)
     };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn recv(socket: &TcpStream, into: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for the length told.
+    let got = unsafe { libc::recv(socket.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
 /// The kernel's smoothed measurement; `None` where it has none.
@@ -338,6 +381,55 @@ pub struct Inbox {
     plain: Vec<u8>,
     read: usize,
     end: usize,
+    spin: Spin,
+}
+
+/// What else goes on while a message is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    /// Operations that wait, or flushes.
+    pub under_way: usize,
+    /// One of them, or the one waited for, is a flush.
+    pub is_flushing: bool,
+}
+
+/// Whether it pays to stay awake until the next message comes.
+struct Spin {
+    credit: u32,
+    waits: u32,
+    /// With one processor nobody could send anything meanwhile.
+    is_possible: bool,
+}
+
+impl Spin {
+    fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { credit: 0, waits: 0, is_possible: processors > 1 }
+    }
+
+    /// Waits awake, if that has paid lately; true if something came.
+    fn spin(&mut self, max: Duration, is_there: impl Fn() -> bool) -> bool {
+        self.waits = self.waits.wrapping_add(1);
+        if !self.is_possible || (self.credit == 0 && !self.waits.is_multiple_of(SPIN_TRY_EVERY)) {
+            return false;
+        }
+        let begun = Instant::now();
+        let (mut last, mut away) = (begun, 0);
+        loop {
+            if is_there() {
+                self.credit = (self.credit + 2).min(SPIN_CREDIT_MAX);
+                return true;
+            }
+            let now = Instant::now();
+            away += u32::from(now - last > AWAY);
+            if now - begun > max || away > AWAY_MAX {
+                self.credit = self.credit.saturating_sub(1);
+                return false;
+            }
+            last = now;
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Inbox {
@@ -349,7 +441,14 @@ impl Inbox {
     /// Receives from a link.
     pub fn new(link: Arc<Link>) -> Self {
         // One TLS record is 16 KiB; a write of 1 MiB comes in a few calls.
-        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0, end: 0 }
+        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0, end: 0, spin: Spin::new() }
+    }
+
+    /// Waits until something can be received, or the connection has ended; awake at first if little is going on.
+    pub fn wait(&mut self, wait: Duration, busy: Busy) -> bool {
+        let link = &self.link;
+        let max = if busy.is_flushing { SPIN_FLUSH_MAX } else { SPIN_MAX };
+        (busy.under_way < BUSY_MIN && self.spin.spin(max, || link.wait_readable(Duration::ZERO))) || link.wait_readable(wait)
     }
 
     /// Whether a whole frame is here already.
@@ -359,6 +458,15 @@ impl Inbox {
 
     /// The next frame; `None` if nothing came for a tick.
     pub fn receive(&mut self) -> io::Result<Option<Frame<'_>>> {
+        self.receive_with(0)
+    }
+
+    /// The next frame if it is here.
+    pub fn receive_now(&mut self) -> io::Result<Option<Frame<'_>>> {
+        self.receive_with(libc::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&mut self, flags: libc::c_int) -> io::Result<Option<Frame<'_>>> {
         if self.end == 0 {
             // The first frame may have come with the end of the handshake and wait inside the TLS connection.
             let link = self.link.clone();
@@ -368,7 +476,7 @@ impl Inbox {
             if let Some(length) = frame::complete(&self.plain[self.read..self.end])? {
                 break length;
             }
-            if !self.fill()? {
+            if !self.fill(flags)? {
                 return Ok(None);
             }
         };
@@ -400,13 +508,14 @@ impl Inbox {
         }
     }
 
-    fn fill(&mut self) -> io::Result<bool> {
+    /// False: nothing came.
+    fn fill(&mut self, flags: libc::c_int) -> io::Result<bool> {
         if self.read > 0 {
             self.plain.copy_within(self.read..self.end, 0);
             self.end -= self.read;
             self.read = 0;
         }
-        let got = match (&self.link.socket).read(&mut self.raw) {
+        let got = match recv(&self.link.socket, &mut self.raw, flags) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
             Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(false),

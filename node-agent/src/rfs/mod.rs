@@ -9,6 +9,7 @@
 //! The promise: while the peer is required, no operation is answered to the application before the peer has
 //! applied it (an fsync: before both disks have it), nor after the agent's deadline.
 
+pub mod acks;
 pub mod apply;
 pub mod control;
 pub mod deadline;

@@ -23,7 +23,7 @@ use tsugi_core::ids::LifeId;
 use tsugi_core::replica::ReplicaNote;
 
 /// Measured: 4 serve an eight-job load as well as 8; the two more keep reads going while others wait a moment.
-const FUSE_THREADS: usize = 6;
+const FUSE_THREADS: usize = 16;
 /// Files known at the same time at most: the memory of a descriptor and a table entry is about 1 KB.
 const KNOWN_FILES_MAX: usize = 400_000;
 /// How often their number is looked at.

@@ -6,6 +6,7 @@
 //! which decides, and [`Stream`], which keeps what was not acknowledged). The agent hears of it only when the session
 //! is over: the patience ran out, the peer is not the one it was, or either side ended it.
 
+use super::acks::{Acks, Over};
 use super::control::Agent;
 use super::dirty::Base;
 use super::frame::{Hello, Msg, Op, SyncMsg, VERSION};
@@ -87,14 +88,6 @@ struct Guest {
     session: u64,
     hello: Hello,
     _place: Place,
-}
-
-/// How receiving over a connection ended.
-enum Over {
-    /// The line: the session may go on over another one.
-    Broken(anyhow::Error),
-    /// The peer, or what it said: the session is over.
-    Ended(anyhow::Error),
 }
 
 struct Reader {
@@ -460,10 +453,12 @@ impl One {
     }
 
     fn receive_from(&self, inbox: Inbox, stream: &Arc<Stream>, answers: Option<SyncSender<SyncMsg>>) -> io::Result<Reader> {
-        let (link, stream, ship, tell) = (inbox.link().clone(), stream.clone(), self.all.ship.clone(), self.tell.clone());
+        let (link, ship, tell) = (inbox.link().clone(), self.all.ship.clone(), self.tell.clone());
+        let acks = Acks::new(inbox, stream.clone(), answers);
         let of = link.clone();
+        self.all.ship.receive_by(&acks);
         let thread = thread::Builder::new().name("acks".into()).spawn(move || {
-            let over = receive(inbox, &link, &stream, &ship, answers.as_ref());
+            let over = acks.run(&ship);
             link.close();
             let _ = tell.send(News::Ended(link));
             over
@@ -498,48 +493,6 @@ impl Guest {
 fn refuse(guest: &Guest, detail: &str) {
     tracing::warn!(detail, "a connection was refused");
     guest.inbox.link().close_saying(&Msg::Refuse { detail: detail.to_owned() });
-}
-
-/// The receiving side of a connection: acknowledgements, and answers to the resynchronisation.
-fn receive(mut inbox: Inbox, link: &Arc<Link>, stream: &Stream, ship: &Ship, answers: Option<&SyncSender<SyncMsg>>) -> Over {
-    let mut applied = 0;
-    let mut durable = Vec::new();
-    loop {
-        let frame = match inbox.receive() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => match link.check_silence() {
-                Ok(()) => continue,
-                Err(e) => return Over::Broken(e),
-            },
-            Err(e) => return Over::Broken(e.into()),
-        };
-        match frame.msg {
-            Msg::Applied => applied = applied.max(frame.lsn),
-            Msg::Durable => durable.push(frame.lsn),
-            Msg::Ping => {
-                if let Err(e) = link.send(0, &Msg::Pong, &[]) {
-                    return Over::Broken(e.into());
-                }
-            }
-            Msg::Pong => {}
-            // A resynchronisation that has ended does not care.
-            Msg::Sync(answer) => {
-                if let Some(answers) = answers {
-                    drop(answers.try_send(answer));
-                }
-            }
-            Msg::Failed { detail } => return Over::Ended(anyhow!("the peer could not apply an operation: {detail}")),
-            Msg::Bye => return Over::Ended(anyhow!("the peer closed the session")),
-            other => return Over::Ended(anyhow!("an unexpected message from the peer: {other:?}")),
-        }
-        if !inbox.has_more() && (applied > 0 || !durable.is_empty()) {
-            if let Err(e) = stream.acknowledged(applied, &mut durable) {
-                return Over::Ended(e);
-            }
-            ship.acknowledged(stream.session(), applied, &durable);
-            durable.clear();
-        }
-    }
 }
 
 /// Accepts connections while it is open; each introduces itself on a thread of its own.

@@ -10,9 +10,11 @@
 //! * while the peer is required, nothing is answered after the deadline;
 //! * while the deadline is shut, nothing is answered at all.
 
+use super::acks::Acks;
 use super::deadline::Deadline;
 use super::dirty::{Dirty, Marks, Turn};
 use super::frame::Op;
+use super::link::Busy;
 use super::stream::{Durability, Stream};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -95,6 +97,18 @@ impl std::ops::Deref for Entered<'_> {
     }
 }
 
+/// A thread that waits itself for a moment.
+struct Inline {
+    id: u64,
+    ticket: Ticket,
+    wake: Arc<Condvar>,
+}
+
+thread_local! {
+    /// Wakes this thread and no other: of those that wait, most wait for something else.
+    static WAKE: Arc<Condvar> = Arc::default();
+}
+
 /// A reply that waits for the peer.
 type Reply = Box<dyn FnOnce(Result<(), i32>) + Send>;
 
@@ -114,6 +128,19 @@ struct Waits {
     since: BTreeMap<u64, Instant>,
     next_id: u64,
     parked: Vec<Parked>,
+    inline: Vec<Inline>,
+    /// Where acknowledgements come from.
+    acks: Option<Arc<Acks>>,
+    /// Who of `inline` receives them now.
+    leading: Option<u64>,
+}
+
+impl Waits {
+    /// Where a thread that waits for this has to receive itself, because nobody does.
+    fn to_receive(&self, ticket: Ticket) -> Option<Arc<Acks>> {
+        let acks = self.acks.as_ref().filter(|acks| self.leading.is_none() && acks.session() == ticket.session)?;
+        Some(acks.clone())
+    }
 }
 
 enum Verdict {
@@ -152,7 +179,10 @@ impl TestSwitches {
 pub struct Ship {
     gate: RwLock<Mode>,
     waits: Mutex<Waits>,
+    /// For those who wait for the end, or for everybody else's.
     wake: Condvar,
+    /// For the thread that looks at the time.
+    timer: Condvar,
     /// The live stream again, for those who must not wait for the gate: a sender holds it while there is no room.
     live: Mutex<Option<Arc<Stream>>>,
     deadline: Deadline,
@@ -179,11 +209,15 @@ impl Ship {
             since: BTreeMap::new(),
             next_id: 0,
             parked: Vec::new(),
+            inline: Vec::new(),
+            acks: None,
+            leading: None,
         };
         let ship = Arc::new(Self {
             gate: RwLock::new(Mode { need_peer: false, phase: Phase::Idle, arms: 0 }),
             waits: Mutex::new(waits),
             wake: Condvar::new(),
+            timer: Condvar::new(),
             live: Mutex::new(None),
             deadline,
             hold: AtomicBool::new(false),
@@ -261,6 +295,12 @@ impl Ship {
         Ticket { arms: mode.arms, session: stream.session(), lsn, durable: durability == Durability::Disk }
     }
 
+    /// Sends an operation that nobody waits for: with the next one, or soon.
+    pub fn send_later(&self, stream: &Stream, op: Op) {
+        // Not sent means that the session is over.
+        let _ = stream.send_later(op);
+    }
+
     /// The ticket of an operation that was only carried out here: good at once while no peer is needed, unless this
     /// node may not acknowledge anything by then.
     pub fn unsent(&self, mode: &Mode) -> Ticket {
@@ -284,39 +324,72 @@ impl Ship {
         if acked && self.deadline.open() { Verdict::Answer(Ok(())) } else { Verdict::Wait }
     }
 
-    /// Answers an operation as soon as it may be answered. The calling thread waits a moment itself; then the
-    /// reply is left to whichever thread learns of the acknowledgement.
+    /// Answers an operation as soon as it may be answered. The calling thread waits a moment itself, and receives
+    /// acknowledgements if nobody else does; then the reply is left to whichever thread learns of its acknowledgement.
     pub fn finish(&self, ticket: Option<Ticket>, reply: impl FnOnce(Result<(), i32>) + Send + 'static) {
         let Some(ticket) = ticket else {
             reply(Ok(()));
             return;
         };
         let mut waits = self.waits();
-        let mut id = None;
-        let mut begun = None;
+        if let Verdict::Answer(result) = self.verdict(&waits, ticket) {
+            Self::forget(&mut waits, ticket, None);
+            drop(waits);
+            reply(result);
+            return;
+        }
+        waits.next_id += 1;
+        let (id, begun) = (waits.next_id, Instant::now());
+        waits.since.insert(id, begun);
+        let wake = WAKE.with(Arc::clone);
+        waits.inline.push(Inline { id, ticket, wake: wake.clone() });
         let result = loop {
             if let Verdict::Answer(result) = self.verdict(&waits, ticket) {
-                break result;
+                break Some(result);
             }
-            let now = Instant::now();
-            let since = *begun.get_or_insert(now);
-            if id.is_none() {
-                waits.next_id += 1;
-                id = Some(waits.next_id);
-                let key = waits.next_id;
-                waits.since.insert(key, now);
-            }
-            let left = INLINE_WAIT.saturating_sub(now - since);
+            let left = INLINE_WAIT.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                let id = id.unwrap_or(0);
-                waits.parked.push(Parked { ticket, id, reply: Box::new(reply) });
-                return;
+                break None;
             }
-            waits = self.wake.wait_timeout(waits, left).unwrap_or_else(PoisonError::into_inner).0;
+            match waits.to_receive(ticket) {
+                None => waits = wake.wait_timeout(waits, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(acks) => {
+                    waits.leading = Some(id);
+                    let busy = Busy { under_way: waits.since.len(), is_flushing: ticket.durable };
+                    drop(waits);
+                    let goes_on = acks.lead(self, left, busy);
+                    waits = self.waits();
+                    waits.leading = None;
+                    if !goes_on {
+                        waits.acks.take_if(|now| Arc::ptr_eq(now, &acks));
+                    }
+                }
+            }
         };
-        Self::forget(&mut waits, ticket, id);
-        drop(waits);
-        reply(result);
+        waits.inline.retain(|inline| inline.id != id);
+        if waits.leading.is_none()
+            && waits.acks.is_some()
+            && let Some(next) = waits.inline.first()
+        {
+            // Somebody has to receive.
+            next.wake.notify_one();
+        }
+        match result {
+            Some(result) => {
+                Self::forget(&mut waits, ticket, Some(id));
+                drop(waits);
+                reply(result);
+            }
+            None => {
+                waits.parked.push(Parked { ticket, id, reply: Box::new(reply) });
+                self.timer.notify_one();
+            }
+        }
+    }
+
+    /// From now on acknowledgements come from here.
+    pub fn receive_by(&self, acks: &Arc<Acks>) {
+        self.waits().acks = Some(acks.clone());
     }
 
     fn forget(waits: &mut Waits, ticket: Ticket, id: Option<u64>) {
@@ -343,8 +416,19 @@ impl Ship {
                 }
             }
         }
+        for inline in waits.inline.iter().filter(|inline| waits.leading != Some(inline.id)) {
+            if matches!(self.verdict(&waits, inline.ticket), Verdict::Answer(_)) {
+                inline.wake.notify_one();
+            }
+        }
+        let ended = waits.ended;
         drop(waits);
-        self.wake.notify_all();
+        if ended || self.hold.load(Ordering::Acquire) {
+            self.wake.notify_all();
+        }
+        if ended {
+            self.timer.notify_all();
+        }
         for (reply, result) in ready {
             reply(result);
         }
@@ -392,6 +476,7 @@ impl Ship {
         if mine {
             mode.phase = Phase::Idle;
         }
+        self.waits().acks.take_if(|acks| acks.session() == session);
     }
 
     /// First, wherever the gate is to be taken alone: no sender keeps it any more to wait for room.
@@ -418,7 +503,10 @@ impl Ship {
     pub fn hold_and_drain(&self) -> Option<u64> {
         self.hold.store(true, Ordering::Release);
         let last = match &self.close_gate().phase {
-            Phase::Live(stream) => stream.last_lsn(),
+            Phase::Live(stream) => {
+                stream.flush();
+                stream.last_lsn()
+            }
             Phase::Idle | Phase::Sync(_) => 0,
         };
         let mut waits = self.waits();
@@ -465,10 +553,17 @@ impl Ship {
     fn tick(&self) -> bool {
         let waits = self.waits();
         let pause = if waits.parked.is_empty() { IDLE_POLL } else { DEADLINE_POLL };
-        let (mut waits, _) = self.wake.wait_timeout(waits, pause).unwrap_or_else(PoisonError::into_inner);
+        let (mut waits, _) = self.timer.wait_timeout(waits, pause).unwrap_or_else(PoisonError::into_inner);
         if waits.ended && waits.parked.is_empty() {
             return true;
         }
+        drop(waits);
+        let live = self.live().clone();
+        if let Some(stream) = live {
+            // Whoever looks at the time must not have to wait.
+            stream.flush_idle();
+        }
+        waits = self.waits();
         let oldest = waits.since.values().next().map_or(Duration::ZERO, Instant::elapsed);
         if oldest > STALL_MAX && waits.need_peer && waits.session != 0 && self.deadline.open() {
             let session = waits.session;

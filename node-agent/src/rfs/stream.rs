@@ -33,6 +33,8 @@ const OP_BYTES: usize = 256;
 const POOLED_BYTES_MIN: usize = 64 << 10;
 /// Buffers that wait for their next use at most; each holds one write, at most 1 MiB.
 const POOL_MAX: usize = 16;
+/// Operations nobody waits for are sent with the next one; so many are not kept back.
+const LATER_MAX: usize = 64;
 
 /// What an acknowledgement has to mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,8 @@ struct Attached {
 
 struct Out {
     next: u64,
+    /// Frames that are kept and numbered, and go out before the next one.
+    later: Vec<Arc<Vec<u8>>>,
 }
 
 struct Kept {
@@ -129,7 +133,7 @@ impl Stream {
             session,
             lives,
             bytes_max,
-            out: Mutex::new(Out { next: 1 }),
+            out: Mutex::new(Out { next: 1, later: Vec::new() }),
             kept: Mutex::new(kept),
             room: Condvar::new(),
             link: Mutex::new(None),
@@ -216,6 +220,61 @@ impl Stream {
     /// Sends the next operation and returns its number; while the connection is broken the operation is kept and
     /// sent later. Waits while too much is kept. `None`: the session is over.
     pub fn send(&self, op: Op, data: &[u8], durability: Durability) -> Option<u64> {
+        let (mut out, lsn, frame) = self.number(op, data, durability)?;
+        self.put(&mut out, Some(&frame));
+        Some(lsn)
+    }
+
+    /// The same for an operation that nobody waits for: it goes out with the next one, or by [`Stream::flush`].
+    pub fn send_later(&self, op: Op) -> Option<u64> {
+        let (mut out, lsn, frame) = self.number(op, &[], Durability::Memory)?;
+        out.later.push(frame);
+        if out.later.len() >= LATER_MAX {
+            self.put(&mut out, None);
+        }
+        Some(lsn)
+    }
+
+    /// Sends what waits for a next operation.
+    pub fn flush(&self) {
+        let mut out = lock(&self.out);
+        if !out.later.is_empty() {
+            self.put(&mut out, None);
+        }
+    }
+
+    /// The same if that cannot have to wait: the peer has everything that was sent before, so there is room in the
+    /// connection, and nobody is sending.
+    pub fn flush_idle(&self) {
+        if let Ok(mut out) = self.out.try_lock()
+            && !out.later.is_empty()
+            && lock(&self.kept).queue.len() == out.later.len()
+        {
+            self.put(&mut out, None);
+        }
+    }
+
+    fn put(&self, out: &mut Out, next: Option<&Arc<Vec<u8>>>) {
+        let Some(link) = self.link() else {
+            out.later.clear();
+            return;
+        };
+        let sent = match next {
+            Some(frame) if out.later.is_empty() => link.send_frame(frame),
+            _ => {
+                let frames: Vec<&[u8]> = out.later.iter().chain(next).map(|frame| frame.as_slice()).collect();
+                link.send_frames(&frames)
+            }
+        };
+        out.later.clear();
+        if let Err(e) = sent {
+            // Its receiver notices; the operations are kept.
+            tracing::debug!(error = %e, "the connection broke while an operation was sent");
+        }
+    }
+
+    /// Gives the next operation its number and keeps it.
+    fn number(&self, op: Op, data: &[u8], durability: Durability) -> Option<(MutexGuard<'_, Out>, u64, Arc<Vec<u8>>)> {
         let reserved = data.len() + OP_BYTES;
         let mut buffer = self.reserve(reserved)?;
         let mut out = lock(&self.out);
@@ -242,13 +301,7 @@ impl Stream {
         }
         out.next += 1;
         self.last.store(lsn, Ordering::Release);
-        if let Some(link) = self.link()
-            && let Err(e) = link.send_frame(&frame)
-        {
-            // Its receiver notices; the operation is kept.
-            tracing::debug!(error = %e, "the connection broke while an operation was sent");
-        }
-        Some(lsn)
+        Some((out, lsn, frame))
     }
 
     /// Waits for room; a buffer for the frame.
@@ -319,7 +372,9 @@ impl Stream {
         self.may_rejoin(asks)?;
         // And it has to go before `out` is waited for: a sender may hold that until there is room in it.
         self.detach(None);
-        let _order = lock(&self.out);
+        let mut order = lock(&self.out);
+        // They are among those that are sent again.
+        order.later.clear();
         let resend = self.may_rejoin(asks)?;
         lock(&self.kept).attempt = asks.attempt;
         // From here an end of the session closes the new connection.
@@ -376,6 +431,25 @@ mod tests {
 
     fn asks(applied: u64) -> Asks {
         Asks { epoch: Epoch(1), session: Session(1), source: LIVES.source, target: LIVES.target, attempt: 1, applied: Lsn(applied) }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_goes_out_by_itself_only_when_nothing_is_under_way() {
+        let stream = stream(100_000);
+        let unsent = || lock(&stream.out).later.len();
+        assert_eq!(stream.send(write(), &[], Durability::Memory), Some(1));
+        assert_eq!(stream.send_later(Op::Unbind { fid: Fid { dir: 0, id: 5 } }), Some(2));
+        stream.flush_idle();
+        assert_eq!(unsent(), 1, "a connection that may be full was written to");
+        stream.acknowledged(1, &mut Vec::new()).unwrap();
+        stream.flush_idle();
+        assert_eq!((unsent(), stream.last_lsn()), (0, 2));
+        for lsn in 3..=3 + LATER_MAX as u64 {
+            assert_eq!(stream.send_later(Op::Unbind { fid: Fid { dir: 0, id: lsn } }), Some(lsn));
+        }
+        assert_eq!(unsent(), 1, "so many are not kept back");
+        stream.send(write(), &[], Durability::Memory).unwrap();
+        assert_eq!(unsent(), 0, "they go out before the next one");
     }
 
     #[test]

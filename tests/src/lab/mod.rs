@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ use names::Places;
 
 /// Disk of a host unless told otherwise. Sparse: only what is written takes room.
 pub const DISK_BYTES: u64 = 1 << 30;
+/// Where labs with their disks in memory are.
+const MEMORY: &str = "/dev/shm/tsugi-lab";
 /// A keeper starts within this time or not at all.
 const KEEPER_BOUND: Duration = Duration::from_secs(20);
 
@@ -50,11 +52,13 @@ pub struct Plan {
     pub disk_bytes: u64,
     /// Environment of the services, for test-only switches.
     pub env: BTreeMap<String, String>,
+    /// The disks are in this machine's memory: what is measured on them is the cost of the software.
+    pub in_memory: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { hosts: 2, console: false, disk_bytes: DISK_BYTES, env: BTreeMap::new() }
+        Plan { hosts: 2, console: false, disk_bytes: DISK_BYTES, env: BTreeMap::new(), in_memory: false }
     }
 }
 
@@ -68,7 +72,11 @@ pub struct Lab {
 impl Lab {
     /// Makes a lab called `name` and boots its hosts. It goes away with the value, or with this process.
     pub fn start(name: &str, plan: &Plan) -> Result<Lab> {
-        Self::create(Places::of(name)?, plan, true)
+        let mut places = Places::of(name)?;
+        if plan.in_memory {
+            places.dir = Path::new(MEMORY).join(name);
+        }
+        Self::create(places, plan, true)
     }
 
     /// Makes a lab that outlives this process, until [`Lab::down`].
