@@ -15,7 +15,7 @@ use super::ship::Ship;
 use super::stream::Stream;
 use anyhow::anyhow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -128,10 +128,10 @@ impl Acks {
                         }
                     }
                     Msg::Pong => {}
-                    // A resynchronisation that has ended does not care.
                     Msg::Sync(answer) => {
-                        if let Some(answers) = &state.answers {
-                            drop(answers.try_send(answer));
+                        // A resynchronisation that has ended does not care; one that goes on must not miss one.
+                        if let Some(Err(TrySendError::Full(_))) = state.answers.as_ref().map(|answers| answers.try_send(answer)) {
+                            break Some(Over::Broken(anyhow!("the peer answers faster than its answers are looked at")));
                         }
                     }
                     Msg::Failed { detail } => break Some(Over::Ended(anyhow!("the peer could not apply an operation: {detail}"))),

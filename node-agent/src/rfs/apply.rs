@@ -34,6 +34,7 @@ pub struct Applier {
     no_fsync: bool,
     ack_in_memory: bool,
     base: Option<u128>,
+    logged: u64,
     outlet: Arc<Outlet>,
 }
 
@@ -121,6 +122,7 @@ impl Applier {
             no_fsync,
             ack_in_memory,
             base: None,
+            logged: 0,
             outlet: Outlet::new(link),
         }
     }
@@ -146,6 +148,11 @@ impl Applier {
     /// Where the live stream began.
     pub fn base(&self) -> Option<u128> {
         self.base
+    }
+
+    /// Length of the source's activity log.
+    pub fn logged(&self) -> u64 {
+        self.logged
     }
 
     /// Flushes under way.
@@ -251,6 +258,7 @@ impl Applier {
                 result => result.context("cannot remove an extended attribute")?,
             },
             Op::Fsync { fid, sync, mtime } => return self.fsync(lsn, fid, sync, mtime),
+            Op::Logged { count } => self.logged = self.logged.max(count),
             Op::Checkpoint => {
                 self.settle()?;
                 let base = self.base.ok_or_else(|| anyhow!("a checkpoint outside the live stream"))?;

@@ -9,9 +9,12 @@
 //! * marks go into the generation their operation began in. A checkpoint ends a generation, waits until nobody is inside
 //!   who began in it, and has the peer flush everything sent until then; only then its marks are forgotten.
 
+use super::activity::Activity;
 use super::table::Inode;
 use super::volume;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -169,6 +172,8 @@ pub struct Base {
     pub flushed: u64,
     /// The last one sent since. A peer that has more was there before this node was set back.
     pub sent: u64,
+    /// The peer was the source, and did not hand over: entries it had made in its activity log by then, at least.
+    pub logged: Option<u64>,
 }
 
 /// See the module.
@@ -179,6 +184,8 @@ pub struct Dirty {
     inside: [AtomicUsize; 2],
     map: Mutex<Map>,
     objects_max: usize,
+    /// The same on disk, coarser.
+    pub log: Activity,
 }
 
 #[derive(Default)]
@@ -292,8 +299,15 @@ impl Marks<'_> {
         dirty.map().marks.iter_mut().for_each(|marked| marked.remove((self.dir, inode.id)));
     }
 
+    fn log(self, note: impl FnOnce(&Activity, u64, u16)) {
+        if let Some((dirty, generation)) = self.to {
+            note(&dirty.log, generation, self.dir);
+        }
+    }
+
     /// A range of a file is about to change.
     pub fn range(self, inode: &Arc<Inode>, offset: u64, length: u64) {
+        self.log(|log, generation, dir| log.range(generation, dir, inode.id, offset, length));
         self.entry(inode, |c| match c.parts.get_or_insert_with(|| Parts::Blocks(Blocks::default())) {
             Parts::Whole => {}
             Parts::Blocks(blocks) => {
@@ -307,6 +321,7 @@ impl Marks<'_> {
     /// Attributes are about to change.
     pub fn attributes(self, inode: &Arc<Inode>) {
         if inode.is_dir() {
+            self.log(|log, generation, dir| log.names(generation, dir, inode.id));
             self.entry(inode, |c| {
                 c.names.get_or_insert_with(|| Names::Some(BTreeSet::new()));
             });
@@ -319,13 +334,15 @@ impl Marks<'_> {
         }
     }
 
-    /// Anything of a file may change.
+    /// Anything of a new file may change.
     pub fn whole(self, inode: &Arc<Inode>) {
+        self.log(|log, generation, dir| log.new_file(generation, dir, inode.id));
         self.entry(inode, |c| c.parts = Some(Parts::Whole));
     }
 
     /// A name in a directory is about to change.
     pub fn name(self, inode: &Arc<Inode>, name: &[u8]) {
+        self.log(|log, generation, dir| log.names(generation, dir, inode.id));
         self.entry(inode, |c| {
             let noted = match &c.names {
                 Some(Names::Some(names)) => names.contains(name),
@@ -344,19 +361,33 @@ impl Marks<'_> {
 
     /// A new directory: what the peer has under its name may be an earlier one.
     pub fn names(self, inode: &Arc<Inode>) {
+        self.log(|log, generation, dir| log.names(generation, dir, inode.id));
         self.entry(inode, |c| c.names = Some(Names::All));
     }
 
     /// A directory appears under a new name with everything below it.
     pub fn subtree(self, inode: &Arc<Inode>) {
+        self.log(|log, generation, dir| log.subtree(generation, dir, inode.id));
         self.entry(inode, |c| {
             c.names = Some(Names::All);
             c.subtree = true;
         });
     }
 
+    /// An object is about to lose a name. After a power failure it may have it back, and be taken for what came after it.
+    pub fn victim(self, inode: &Inode) {
+        self.log(|log, generation, dir| {
+            if inode.is_dir() {
+                log.names(generation, dir, inode.id);
+            } else {
+                log.whole(generation, dir, inode.id);
+            }
+        });
+    }
+
     /// A file gets a further name or another one.
     pub fn linked(self, inode: &Arc<Inode>) {
+        self.log(|log, generation, dir| log.whole(generation, dir, inode.id));
         self.entry(inode, |c| {
             c.parts = Some(Parts::Whole);
             c.linked = true;
@@ -373,11 +404,17 @@ impl Default for Dirty {
             inside: [AtomicUsize::new(0), AtomicUsize::new(0)],
             map: Mutex::default(),
             objects_max: usize::try_from(OBJECTS_MAX.min(volume::descriptors_max() / OBJECTS_SHARE)).unwrap_or(1),
+            log: Activity::beside(None),
         }
     }
 }
 
 impl Dirty {
+    /// With an activity log that is kept beside this file.
+    pub fn logged_beside(marks: &Path) -> Self {
+        Self { log: Activity::beside(Some(marks)), ..Self::default() }
+    }
+
     fn map(&self) -> MutexGuard<'_, Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -414,13 +451,15 @@ impl Dirty {
 
     /// Nothing is noted any more, nothing is known. The caller holds the gate alone.
     pub fn stop(&self) {
+        self.log.stop();
         self.is_on.store(false, Ordering::Release);
         *self.map() = Map::default();
     }
 
-    /// The peer is level. The caller holds the gate alone.
-    pub fn level(&self, id: u128) {
-        self.map().base = Some(Base { id, flushed: 0, sent: 0 });
+    /// The peer is level, and what this copy had before the log was begun is flushed. The caller holds the gate alone.
+    pub fn level(&self, id: u128, roots: &[OwnedFd]) {
+        self.log.level(id, roots);
+        self.map().base = Some(Base { id, flushed: 0, sent: 0, logged: None });
     }
 
     /// The session that began at this base is over, with this operation as the last one sent.
@@ -476,7 +515,7 @@ impl Dirty {
     /// So much is noted that a checkpoint should not be waited for.
     pub fn is_filling(&self) -> bool {
         let map = self.map();
-        map.marks.iter().any(|marked| marked.everything || marked.objects.len() > self.objects_max / 2)
+        map.marks.iter().any(|marked| marked.everything || marked.objects.len() > self.objects_max / 2) || self.log.is_filling()
     }
 
     /// Ends a generation. `None`: nothing was noted since the last one, or it is too early.
@@ -491,6 +530,7 @@ impl Dirty {
         // Of a checkpoint that did not end, or of a resynchronisation: they go with this one.
         let earlier = std::mem::take(&mut map.marks[next]);
         map.marks[this].add_all(earlier, self.objects_max);
+        self.log.carry(generation);
         if map.marks[this].is_empty() {
             return None;
         }
@@ -503,13 +543,16 @@ impl Dirty {
         self.inside[(generation & 1) as usize].load(Ordering::SeqCst) == 0
     }
 
-    /// The peer has flushed everything that was noted in this generation, up to operation `flushed` of a session that began
+    /// Both nodes have flushed everything that was noted in this generation, up to operation `flushed` of a session that began
     /// at this base.
-    pub fn end_checkpoint(&self, generation: u64, base: u128, flushed: u64) {
-        let mut map = self.map();
-        let Some(of) = map.base.as_mut().filter(|of| of.id == base) else { return };
-        of.flushed = of.flushed.max(flushed);
-        map.marks[(generation & 1) as usize] = Marked::default();
+    pub fn end_checkpoint(&self, generation: u64, base: u128, flushed: u64, roots: &[OwnedFd]) {
+        {
+            let mut map = self.map();
+            let Some(of) = map.base.as_mut().filter(|of| of.id == base) else { return };
+            of.flushed = of.flushed.max(flushed);
+            map.marks[(generation & 1) as usize] = Marked::default();
+        }
+        self.log.evict(generation, roots);
     }
 }
 

@@ -3,9 +3,10 @@
 //! When the connection breaks after this side was brought level, it connects again and says what it has applied; the
 //! stream goes on from there. The agent hears of it only when that is not possible.
 
+use super::activity;
 use super::apply::{Applier, Flush};
 use super::control::Agent;
-use super::frame::{Again, Hello, Msg, VERSION};
+use super::frame::{Again, Hello, Msg, SyncMsg, VERSION};
 use super::handle::DataConfig;
 use super::level::{self, Level};
 use super::link::{Busy, HANDSHAKE_MAX, Inbox, Link, TICK};
@@ -43,12 +44,23 @@ const ACK_EVERY: u64 = 32;
 /// Threads that take turns: all but one may be flushing. The kernel merges flushes in its journal.
 const APPLY_THREADS: usize = 8;
 
+/// Where this node followed a source until.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Where both were level.
+    pub base: u128,
+    /// The last operation applied since.
+    pub last: u64,
+    /// The source did not end in order: its activity log was so long, at least.
+    pub logged: Option<u64>,
+}
+
 /// One session followed.
 pub struct Following {
     stop: Arc<AtomicBool>,
     link: Arc<Mutex<Option<Arc<Link>>>>,
     last: Arc<AtomicU64>,
-    handed_over: Arc<Mutex<Option<Level>>>,
+    left: Arc<Mutex<Option<Left>>>,
     thread: Option<JoinHandle<()>>,
     roots: Arc<Vec<OwnedFd>>,
     session: u64,
@@ -65,7 +77,7 @@ struct Follower {
     stop: Arc<AtomicBool>,
     slot: Arc<Mutex<Option<Arc<Link>>>>,
     last: Arc<AtomicU64>,
-    handed_over: Arc<Mutex<Option<Level>>>,
+    left: Arc<Mutex<Option<Left>>>,
     roots: Arc<Vec<OwnedFd>>,
     switches: TestSwitches,
 }
@@ -82,6 +94,8 @@ struct Turn<'a> {
     applier: &'a mut Applier,
     /// Operations applied that the source has to hear of.
     unacked: u64,
+    /// Length of the source's activity log that is noted.
+    logged: u64,
     ended: Option<Result<End, Failure>>,
 }
 
@@ -100,6 +114,8 @@ struct Joined {
     source: LifeId,
     /// Fsyncs whose answers are asked for again.
     unflushed: Vec<u64>,
+    /// The source wants to know what this log speaks of.
+    suspects: Option<activity::Found>,
 }
 
 /// How a connection is tried.
@@ -137,7 +153,7 @@ impl Following {
         let stop = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(Mutex::new(None));
         let last = Arc::new(AtomicU64::new(0));
-        let handed_over = Arc::default();
+        let left = Arc::default();
         let follower = Follower {
             config,
             agent,
@@ -148,12 +164,12 @@ impl Following {
             stop: stop.clone(),
             slot: slot.clone(),
             last: last.clone(),
-            handed_over: Arc::clone(&handed_over),
+            left: Arc::clone(&left),
             roots: roots.clone(),
             switches,
         };
         let thread = std::thread::Builder::new().name("apply".into()).spawn(move || follower.run())?;
-        Ok(Self { stop, link: slot, last, handed_over, thread: Some(thread), roots, session, no_fsync: switches.no_fsync })
+        Ok(Self { stop, link: slot, last, left, thread: Some(thread), roots, session, no_fsync: switches.no_fsync })
     }
 
     /// Number of the session.
@@ -171,9 +187,9 @@ impl Following {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |l| l.bytes())
     }
 
-    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied; and where the
-    /// source has ended in order with that very operation, so that the two copies are one, what they are level with.
-    pub fn close(mut self) -> anyhow::Result<(u64, Option<Level>)> {
+    /// Ends the session: nothing is applied afterwards, and what was is flushed. The last number applied; and, if this copy
+    /// was level with the source's, where it stands to that.
+    pub fn close(mut self) -> anyhow::Result<(u64, Option<Left>)> {
         let connected = {
             // Under the lock the connecting thread takes: not connected now means never, or never again.
             let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,8 +207,9 @@ impl Following {
                 volume::syncfs(root.as_raw_fd()).context("cannot flush what was applied")?;
             }
         }
-        let handed_over = *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((self.last(), handed_over))
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last();
+        Ok((last, left.map(|left| Left { last, ..left })))
     }
 }
 
@@ -216,6 +233,7 @@ impl Follower {
                 }
             }
             Err(Failure::Apply(e)) => {
+                *self.left() = None;
                 // Of a copy that could not be written nothing is taken for granted.
                 if let Err(e) = level::clear(&self.roots) {
                     tracing::warn!(error = %e, "what this copy was level with is still written on it");
@@ -231,6 +249,10 @@ impl Follower {
         let excluded = self.config.dirs.iter();
         let excluded = excluded.map(|d| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect()).collect();
         let mut target = SyncTarget::new(self.roots.clone(), excluded);
+        if let Some(log) = joined.suspects.take() {
+            target.say_what_is_new();
+            self.say_suspects(&joined.link, &log)?;
+        }
         let in_memory = self.config.ack == Async::Second;
         let mut applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
         let live = Arc::new(AtomicBool::new(false));
@@ -238,7 +260,7 @@ impl Follower {
         let mut attempt = 0;
         let ended = loop {
             let ended =
-                self.work_all(Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, ended: None }, &live);
+                self.work_all(Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, logged: 0, ended: None }, &live);
             let Err(Failure::Line(cause)) = ended else { break ended };
             // A flush that failed ends the session, whatever it did to the connection.
             if !live.load(Ordering::Acquire) || applier.failure().is_some() {
@@ -267,6 +289,25 @@ impl Follower {
             link.close();
         }
         ended
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, Option<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the source what may be different here, by this node's own activity log.
+    fn say_suspects(&self, link: &Arc<Link>, log: &activity::Found) -> anyhow::Result<()> {
+        let mut count = 0;
+        for (index, root) in self.roots.iter().enumerate() {
+            let dir = u16::try_from(index)?;
+            log.resolve(dir, root, |objects| {
+                count += objects.len();
+                Ok(link.send(0, &Msg::Sync(SyncMsg::Suspects { dir, objects }), &[])?)
+            })
+            .context("cannot look up what the activity log speaks of")?;
+        }
+        tracing::info!(count, "objects may have changed here without the serving node's knowing; they are compared");
+        Ok(link.send(0, &Msg::Sync(SyncMsg::AllSuspects), &[])?)
     }
 
     /// While the trees are compared this side may be busy for long between two messages; the source should not take
@@ -322,7 +363,7 @@ impl Follower {
 
     /// Receives and applies until there is something to flush.
     fn receive(&self, turn: &mut Turn<'_>, live: &AtomicBool) -> Result<Next, Failure> {
-        let Turn { joined: Joined { link, inbox, .. }, target, applier, unacked, .. } = turn;
+        let Turn { joined: Joined { link, inbox, .. }, target, applier, unacked, logged: known, .. } = turn;
         loop {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(Next::End(End::Stopped));
@@ -352,6 +393,13 @@ impl Follower {
                         return Err(anyhow::anyhow!("operation {lsn} came after {last}").into());
                     }
                     to_flush = applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
+                    let logged = applier.logged();
+                    if logged != *known {
+                        *known = logged;
+                        if let Some(left) = &mut *self.left() {
+                            left.logged = Some(logged);
+                        }
+                    }
                     self.last.store(lsn, Ordering::Release);
                     // That it is flushed will say that it was applied.
                     *unacked += u64::from(to_flush.is_none());
@@ -371,6 +419,7 @@ impl Follower {
                             .context("cannot write down what this copy is level with")
                             .map_err(Failure::Apply)?;
                         applier.begin(base);
+                        *self.left() = Some(Left { base, last: 0, logged: Some(0) });
                         live.store(true, Ordering::Release);
                         self.agent.note(ReplicaNote::Level { session: Session(self.session) });
                     }
@@ -379,8 +428,10 @@ impl Follower {
                 Msg::Pong => {}
                 Msg::Bye => {
                     let all = live.load(Ordering::Acquire) && lsn == self.last.load(Ordering::Acquire);
-                    *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) =
-                        applier.base().filter(|_| all).map(|base| Level { base, flushed: lsn });
+                    if let Some(left) = self.left().as_mut().filter(|_| all) {
+                        // The two copies are one.
+                        left.logged = None;
+                    }
                     return Ok(Next::End(End::Released));
                 }
                 Msg::Refuse { detail } => return Err(anyhow::anyhow!("the serving node ended the session: {detail}").into()),
@@ -492,14 +543,16 @@ impl Follower {
         let dirs = u16::try_from(self.config.dirs.len()).context("more than 65535 replicated directories")?;
         let module = self.config.module.as_str().to_owned();
         let level = level::read(&self.roots);
-        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level };
+        let found = activity::find(&self.config.marks, &self.roots);
+        let log = found.as_ref().map(|log| (log.base, log.count));
+        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level, log };
         link.send(0, &Msg::Hello(hello), &[])?;
         match inbox.expect(how.answer)?.2 {
-            Msg::Welcome { life, unflushed, whole } => {
+            Msg::Welcome { life, unflushed, whole, suspects } => {
                 if whole {
                     level::clear(&self.roots).context("cannot give up what this copy was level with")?;
                 }
-                Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed })
+                Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed, suspects: found.filter(|_| suspects) })
             }
             Msg::Refuse { detail } => Err(NotJoined::Refused(detail)),
             other => Err(anyhow::anyhow!("an unexpected message from the serving node: {other:?}").into()),

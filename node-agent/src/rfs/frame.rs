@@ -3,6 +3,7 @@
 //! A frame is `length · crc32c · epoch · session · lsn · length of the message · message (postcard) · data`, all
 //! numbers little endian. Contents of files travel in `data`, so that they are never copied through a serialiser.
 
+use super::activity::Suspect;
 use super::level::Level;
 use super::volume::{Sync, Time, Xattr};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use std::io;
 use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
@@ -100,6 +101,8 @@ pub enum Op {
     RemoveXattr { fid: Fid, name: Vec<u8> },
     /// Flush; answered by `Durable`.
     Fsync { fid: Fid, sync: Sync, mtime: Option<Time> },
+    /// The source's activity log has so many entries since the base; what is in them follows.
+    Logged { count: u64 },
     /// Flush everything, whatever an fsync means here, and write down that this was done; answered by `Durable`.
     Checkpoint,
 }
@@ -159,6 +162,12 @@ pub enum SyncMsg {
     DirTimes { dir: u16, path: Vec<u8>, mtime: Time },
     /// From now on nothing changes at the source: what does not fit is an error.
     Strict,
+    /// Target to source, first, if asked for: what its activity log says may be different in a directory.
+    Suspects { dir: u16, objects: Vec<(Vec<u8>, Suspect)> },
+    /// Target to source: that was all.
+    AllSuspects,
+    /// Target to source: it had to make these anew, and has nothing in them.
+    Want { dir: u16, paths: Vec<Vec<u8>> },
     /// Flush; answered by `Flushed`.
     Flush { number: u64 },
     /// Answer to `Flush`.
@@ -182,6 +191,8 @@ pub struct Hello {
     pub again: Option<Again>,
     /// What the connecting end's copy is level with.
     pub level: Option<Level>,
+    /// Base and length of the activity log that speaks of it.
+    pub log: Option<(u128, u64)>,
 }
 
 /// Where a session whose connection broke is to go on.
@@ -202,8 +213,9 @@ pub enum Msg {
     Hello(Hello),
     /// Source to follower: this is the session offered. On a connection that continues a session, the fsyncs among
     /// the applied operations whose `Durable` did not arrive; the operations not applied yet follow. `whole`: everything
-    /// will be compared, so that the copy is of no known state until it is level.
-    Welcome { life: LifeId, unflushed: Vec<u64>, whole: bool },
+    /// will be compared, so that the copy is of no known state until it is level. `suspects`: the target says first what its
+    /// activity log has.
+    Welcome { life: LifeId, unflushed: Vec<u64>, whole: bool, suspects: bool },
     /// Source to follower: not this session, or not any more. Whoever was in it has lost it.
     Refuse { detail: String },
     /// Are you there?

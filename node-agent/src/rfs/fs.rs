@@ -155,6 +155,12 @@ impl Volume {
         &self.excluded
     }
 
+    /// Whether a path is not replicated, or below one that is not.
+    pub fn is_excluded(&self, path: &[u8]) -> bool {
+        let is_in = |excluded: &Vec<u8>| path.strip_prefix(excluded.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        self.excluded.iter().any(is_in)
+    }
+
     fn fid(&self, inode: &Inode) -> Fid {
         Fid { dir: self.index, id: inode.id }
     }
@@ -718,6 +724,9 @@ impl Volume {
         marks.name(&parent, name.to_bytes());
         let dir = parent.fd();
         let victim = self.known(dir.as_raw_fd(), name);
+        if let Some((victim, _)) = &victim {
+            marks.victim(victim);
+        }
         if let Some((victim, st)) = &victim
             && st.st_nlink > 1
             && !victim.is_dir()
@@ -779,6 +788,9 @@ impl Volume {
         let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &from) };
         marks.name(&from, name.to_bytes());
         marks.name(&to, new.to_bytes());
+        if let Some((hit, _)) = &hit {
+            marks.victim(hit);
+        }
         // One that is replaced and has other names: as in `unlink`.
         let concerned = hit.iter().filter(|(_, st)| flags & libc::RENAME_EXCHANGE != 0 || st.st_nlink > 1);
         for inode in moved.iter().chain(concerned.map(|(inode, _)| inode)) {
@@ -832,8 +844,12 @@ impl Volume {
         if self.ship.switches.no_fsync {
             return Ok(());
         }
-        let root = volume::openat(self.table.root().fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
-        self.disk("a flush", volume::syncfs(root.as_raw_fd()))
+        self.disk("a flush", volume::syncfs(self.open_root()?.as_raw_fd()))
+    }
+
+    /// The directory below the mount.
+    pub fn open_root(&self) -> io::Result<OwnedFd> {
+        volume::openat(self.table.root().fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)
     }
 }
 

@@ -14,6 +14,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// The attribute; not replicated, not shown ([`super::identity::is_mark`]).
 const LEVEL: &CStr = c"trusted.tsugi.level";
 
+/// The number of the activity log that speaks of this copy ([`super::activity`]).
+const LOG: &CStr = c"trusted.tsugi.log";
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
@@ -55,16 +58,39 @@ pub fn write(roots: &[OwnedFd], level: Level) -> io::Result<()> {
     Ok(())
 }
 
-/// This copy goes its own way from now on: on disk before this returns.
+/// This copy goes its own way from now on, and no log speaks of it: on disk before this returns.
 pub fn clear(roots: &[OwnedFd]) -> io::Result<()> {
     for root in roots {
-        match volume::remove_xattr(root.as_raw_fd(), LEVEL) {
-            Ok(()) => volume::fsync(root.as_raw_fd(), volume::Sync::All)?,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM)) => {}
-            Err(e) => return Err(e),
+        let mut is_changed = false;
+        for name in [LEVEL, LOG] {
+            match volume::remove_xattr(root.as_raw_fd(), name) {
+                Ok(()) => is_changed = true,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if is_changed {
+            volume::fsync(root.as_raw_fd(), volume::Sync::All)?;
         }
     }
     Ok(())
+}
+
+/// The log of this number and base speaks of the copies: on disk before this returns.
+pub fn write_log(roots: &[OwnedFd], base: u128, seq: u64) -> io::Result<()> {
+    for root in roots {
+        volume::set_xattr(root.as_raw_fd(), LOG, Level { base, flushed: seq }.text().as_bytes(), 0)?;
+        volume::fsync(root.as_raw_fd(), volume::Sync::All)?;
+    }
+    Ok(())
+}
+
+/// Base and number of the log that speaks of all of these copies.
+pub fn read_log(roots: &[OwnedFd]) -> Option<(u128, u64)> {
+    let one = |root: &OwnedFd| volume::get_xattr(root.as_raw_fd(), LOG).ok().as_deref().and_then(Level::parse);
+    let all = roots.iter().map(one).collect::<Option<Vec<_>>>()?;
+    let first = *all.first()?;
+    all.iter().all(|log| *log == first).then_some((first.base, first.flushed))
 }
 
 #[cfg(test)]

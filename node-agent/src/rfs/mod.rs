@@ -10,6 +10,7 @@
 //! applied it (an fsync: before both disks have it), nor after the agent's deadline.
 
 pub mod acks;
+pub mod activity;
 pub mod apply;
 pub mod control;
 pub mod deadline;

@@ -5,10 +5,10 @@
 
 use super::control::{Agent, CONTROL_FD, DEADLINE_FD, LINE_BYTES_MAX, ToAgent, ToData};
 use super::deadline::Deadline;
-use super::follow::Following;
+use super::follow::{Following, Left};
 use super::handle::DataConfig;
 use super::identity;
-use super::level::{self, Level};
+use super::level;
 use super::mounts;
 use super::serve::Serving;
 use super::ship::TestSwitches;
@@ -46,7 +46,7 @@ pub fn data_main() -> anyhow::Result<()> {
         life: LifeId(rand::random()),
         epoch: Epoch(0),
         role: Role::Idle,
-        handed_over: None,
+        left: None,
         releasing: Arc::new(Mutex::new(Vec::new())),
     };
     while let Some(line) = next_line(&mut lines)? {
@@ -129,8 +129,8 @@ struct Process {
     life: LifeId,
     epoch: Epoch,
     role: Role,
-    /// The source ended in order and nothing has begun since: what both copies are level with.
-    handed_over: Option<Level>,
+    /// Where this node followed until, if nothing has begun since.
+    left: Option<Left>,
     /// Who asked for the release that runs on its own thread; it may wait for the peer for ever.
     releasing: Arc<Mutex<Vec<JobId>>>,
 }
@@ -185,8 +185,8 @@ impl Process {
                     bail!("this node serves; there is no session to close")
                 }
                 Role::Following(following) => {
-                    let (last, handed_over) = following.close()?;
-                    self.handed_over = handed_over;
+                    let (last, left) = following.close()?;
+                    self.left = left;
                     Ok(Some(last))
                 }
                 Role::Idle => Ok(Some(0)),
@@ -261,8 +261,8 @@ impl Process {
         identity::adopt(&self.config.dirs, &roots, &self.config.marks)?;
         level::clear(&roots).context("cannot give up what this copy was level with")?;
         drop(roots);
-        let (own, handed_over) = ((self.life, self.switches), self.handed_over.take());
-        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), own, handed_over)?;
+        let (own, left) = ((self.life, self.switches), self.left.take());
+        let serving = Serving::start(self.config.clone(), self.agent.clone(), self.deadline.clone(), own, left)?;
         self.role = Role::Serving(serving);
         Ok(0)
     }
@@ -279,7 +279,7 @@ impl Process {
             }
             Role::Idle => {}
         }
-        self.handed_over = None;
+        self.left = None;
         // Covered since before or not: what is at the path now is what will be served one day, so that is looked at.
         self.uncover()?;
         let roots = self.cover()?;

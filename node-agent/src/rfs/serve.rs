@@ -2,7 +2,8 @@
 
 use super::control::Agent;
 use super::deadline::Deadline;
-use super::dirty::Base;
+use super::dirty::{Base, Dirty};
+use super::follow::Left;
 use super::fs::Volume;
 use super::fuse::Fuse;
 use super::handle::DataConfig;
@@ -47,18 +48,19 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Mounts over every directory. `handed_over`: the peer has ended in order, and its copy is level with this one.
+    /// Mounts over every directory. `left`: where this node followed the peer until now.
     pub fn start(
         config: Arc<DataConfig>,
         agent: Agent,
         deadline: Deadline,
         (life, switches): (LifeId, TestSwitches),
-        handed_over: Option<Level>,
+        left: Option<Left>,
     ) -> anyhow::Result<Arc<Self>> {
-        let ship = Ship::new(deadline, switches);
-        // The peer's copy is this very one: from the first operation on it is known what will be different.
-        if let Some(Level { base, flushed }) = handed_over {
-            ship.dirty.begin(Some(Base { id: base, flushed, sent: flushed }));
+        let ship = Ship::new(deadline, switches, Dirty::logged_beside(&config.marks));
+        // The peer's copy is this very one, or will say where it may not be: from the first operation on it is known what
+        // will be different.
+        if let Some(Left { base, last, logged }) = left {
+            ship.dirty.begin(Some(Base { id: base, flushed: last, sent: last, logged }));
         }
         let ending = Arc::new(AtomicBool::new(false));
         let mut volumes = Vec::new();
@@ -182,10 +184,7 @@ impl Serving {
 
     /// The directories below the mounts.
     fn roots(&self) -> std::io::Result<Vec<OwnedFd>> {
-        self.volumes
-            .iter()
-            .map(|v| volume::openat(v.table().root().fd().as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0))
-            .collect()
+        self.volumes.iter().map(|v| v.open_root()).collect()
     }
 
     /// Ends at once; whatever waits gets an error. The last number sent. The application may still run, and must not get

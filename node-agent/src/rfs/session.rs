@@ -201,9 +201,10 @@ impl Sessions {
     }
 }
 
-/// How much has to be compared with a peer that says this of its copy.
-fn reach(base: Option<Base>, peer: Option<Level>) -> Reach {
+/// How much has to be compared with a peer that says this of its copy, and of the activity log that speaks of it.
+fn reach(base: Option<Base>, peer: Option<Level>, log: Option<(u128, u64)>) -> Reach {
     match (base, peer) {
+        (Some(Base { id, logged: Some(told), .. }), _) if log.is_some_and(|(base, count)| base == id && count >= told) => Reach::Logged,
         (Some(base), Some(peer)) if base.id == peer.base && (base.flushed..=base.sent).contains(&peer.flushed) => Reach::Noted,
         (Some(base), Some(peer)) if base.id == peer.base => {
             tracing::warn!(
@@ -257,8 +258,9 @@ impl One {
         if self.shared.is_cancelled() {
             return Ok(());
         }
-        let reach = reach(self.all.ship.dirty.base(), hello.level);
-        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole: reach == Reach::Whole }, &[])?;
+        let reach = reach(self.all.ship.dirty.base(), hello.level, hello.log);
+        let (whole, suspects) = (reach == Reach::Whole, reach == Reach::Logged);
+        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole, suspects }, &[])?;
         tracing::info!(session = self.session, ?reach, "the peer is connected; resynchronisation begins");
         let (answers, from_peer) = sync_channel(ANSWERS_MAX);
         let reader = self.receive_from(inbox, &stream, Some(answers))?;
@@ -286,7 +288,8 @@ impl One {
     /// is returned is dropped.
     fn checkpoints(&self, stream: &Arc<Stream>) -> io::Result<Sender<()>> {
         let (over, is_over) = channel::<()>();
-        let (ship, stream) = (self.all.ship.clone(), stream.clone());
+        let (ship, stream, volumes) = (self.all.ship.clone(), stream.clone(), self.all.volumes.clone());
+        let roots = volumes.iter().map(|v| v.open_root()).collect::<io::Result<Vec<_>>>()?;
         let Some(base) = ship.dirty.base() else { return Ok(over) };
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             // Whether the session is over; otherwise a moment has passed.
@@ -323,8 +326,11 @@ impl One {
                         return;
                     }
                 }
-                ship.dirty.end_checkpoint(generation, base.id, lsn);
                 ship.forget_durable(lsn);
+                // This node's own disk as well: the log is of what may be missing on it. A failure is told by `sync_all`.
+                if volumes.iter().all(|v| v.sync_all().is_ok()) {
+                    ship.dirty.end_checkpoint(generation, base.id, lsn, &roots);
+                }
             }
         })?;
         *lock(&self.checkpoints) = Some((base.id, thread));
@@ -639,7 +645,7 @@ mod tests {
 
     #[test]
     fn only_a_copy_that_is_where_this_node_left_it_is_compared_in_part() {
-        let base = |id| Some(Base { id, flushed: 10, sent: 20 });
+        let base = |id| Some(Base { id, flushed: 10, sent: 20, logged: None });
         let peer = |base, flushed| Some(Level { base, flushed });
         for (known, told, wanted) in [
             (base(1), peer(1, 10), Reach::Noted),
@@ -652,7 +658,20 @@ mod tests {
             (base(1), None, Reach::Whole),
             (None, None, Reach::Whole),
         ] {
-            assert_eq!(reach(known, told), wanted, "{known:?} {told:?}");
+            assert_eq!(reach(known, told, None), wanted, "{known:?} {told:?}");
         }
+        // The peer was the source, and its log was 7 entries long when it was last heard of.
+        let lost = Some(Base { id: 1, flushed: 20, sent: 20, logged: Some(7) });
+        for (log, wanted) in [
+            (Some((1, 7)), Reach::Logged),
+            (Some((1, 9)), Reach::Logged),
+            // Set back, or not whole; of another history; none.
+            (Some((1, 6)), Reach::Whole),
+            (Some((2, 9)), Reach::Whole),
+            (None, Reach::Whole),
+        ] {
+            assert_eq!(reach(lost, None, log), wanted, "{log:?}");
+        }
+        assert_eq!(reach(base(1), None, Some((1, 9))), Reach::Whole, "this node handed over, or was level");
     }
 }

@@ -198,7 +198,7 @@ pub struct Ship {
 
 impl Ship {
     /// Alone, until a peer is brought level.
-    pub fn new(deadline: Deadline, switches: TestSwitches) -> Arc<Self> {
+    pub fn new(deadline: Deadline, switches: TestSwitches, dirty: Dirty) -> Arc<Self> {
         let waits = Waits {
             need_peer: false,
             arms: 0,
@@ -224,7 +224,7 @@ impl Ship {
             ended: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
             operations: AtomicU64::new(0),
-            dirty: Dirty::default(),
+            dirty,
             switches,
         });
         let weak = Arc::downgrade(&ship);
@@ -291,14 +291,26 @@ impl Ship {
 
     /// Sends an operation in the live session; one that is over gives a ticket that waits.
     pub fn send(&self, stream: &Stream, mode: &Mode, op: Op, data: &[u8], durability: Durability) -> Ticket {
+        self.tell_log(stream);
         let lsn = stream.send(op, data, durability).unwrap_or(0);
         Ticket { arms: mode.arms, session: stream.session(), lsn, durable: durability == Durability::Disk }
     }
 
     /// Sends an operation that nobody waits for: with the next one, or soon.
     pub fn send_later(&self, stream: &Stream, op: Op) {
+        self.tell_log(stream);
         // Not sent means that the session is over.
         let _ = stream.send_later(op);
+    }
+
+    /// The peer learns how long the activity log is before it gets what is in it.
+    fn tell_log(&self, stream: &Stream) {
+        let count = self.dirty.log.count();
+        if stream.must_tell_log(count) {
+            let _ = stream.send_later(Op::Logged { count });
+            // Not before: whoever comes next must find it under way.
+            stream.told_log(count);
+        }
     }
 
     /// The ticket of an operation that was only carried out here: good at once while no peer is needed, unless this
@@ -593,7 +605,7 @@ mod tests {
 
     #[test]
     fn an_operation_that_waited_at_the_gate_does_not_begin_after_the_end() {
-        let ship = Ship::new(Deadline::create().unwrap(), TestSwitches::default());
+        let ship = Ship::new(Deadline::create().unwrap(), TestSwitches::default(), Dirty::default());
         let gate = ship.close_gate();
         let (entering, (tell, number)) = (ship.clone(), std::sync::mpsc::sync_channel(1));
         let entered = std::thread::spawn(move || {

@@ -68,6 +68,8 @@ pub struct Stream {
     last: AtomicU64,
     /// Bytes of connections that are gone.
     carried: AtomicU64,
+    /// Length of the activity log the peer was told last.
+    logged: AtomicU64,
     is_armed: AtomicBool,
     /// Test only: see `Link::send_late`.
     is_late: AtomicBool,
@@ -139,6 +141,7 @@ impl Stream {
             link: Mutex::new(None),
             last: AtomicU64::new(0),
             carried: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
             is_armed: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
         }
@@ -152,6 +155,16 @@ impl Stream {
     /// The number the last operation was given. Never waits for a sender.
     pub fn last_lsn(&self) -> u64 {
         self.last.load(Ordering::Acquire)
+    }
+
+    /// The peer was told that the activity log is so long.
+    pub fn told_log(&self, count: u64) {
+        self.logged.fetch_max(count, Ordering::AcqRel);
+    }
+
+    /// Whether the peer has yet to be told that. Two that ask at once both tell it before they go on.
+    pub fn must_tell_log(&self, count: u64) -> bool {
+        self.logged.load(Ordering::Acquire) < count
     }
 
     /// Bytes sent and received over all connections.
@@ -385,7 +398,7 @@ impl Stream {
         }
         receive()?;
         let unflushed = resend.unflushed.iter().map(|lsn| lsn.0).collect();
-        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed, whole: false }, &[])?;
+        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed, whole: false, suspects: false }, &[])?;
         if self.is_late.load(Ordering::Acquire) {
             link.send_late();
         }

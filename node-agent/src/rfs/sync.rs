@@ -4,6 +4,7 @@
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
+use super::activity::{EXTENT, Suspect};
 use super::dirty::{BLOCK, Changed, Collected, Dirty, Names as ChangedNames, Parts};
 use super::frame::{Entry, Fill, HOLE, Meta, Msg, SyncMsg};
 use super::fs::Volume;
@@ -57,6 +58,8 @@ pub enum Reach {
     Whole,
     /// What was noted as changed: but for that the peer's copy is this one.
     Noted,
+    /// That, and what the peer has in its activity log.
+    Logged,
 }
 
 /// How to go about it.
@@ -83,6 +86,7 @@ pub struct Source<'a> {
     progress: Progress,
     started: Instant,
     bytes_per_s_max: Option<u64>,
+    compared: u64,
     copied: u64,
     strict: bool,
     reach: Reach,
@@ -175,6 +179,7 @@ impl<'a> Source<'a> {
             progress,
             started: Instant::now(),
             bytes_per_s_max,
+            compared: 0,
             copied: 0,
             strict: false,
             reach,
@@ -202,9 +207,9 @@ impl<'a> Source<'a> {
         if done.is_err() {
             let _gate = self.ship.close_gate();
             match self.reach {
-                Reach::Noted if self.link.is_broken() => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
+                Reach::Noted | Reach::Logged if self.link.is_broken() => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
                 // Its own error: the same marks would end the same way for ever.
-                Reach::Noted | Reach::Whole => self.ship.dirty.stop(),
+                Reach::Noted | Reach::Logged | Reach::Whole => self.ship.dirty.stop(),
             }
         }
         done
@@ -218,6 +223,11 @@ impl<'a> Source<'a> {
             if self.reach == Reach::Whole {
                 dirty.begin(None);
             }
+            dirty.log.begin();
+        }
+        // What this copy has by now is no matter for the log.
+        for volume in self.volumes {
+            volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
         self.report(|p| *p = Resync::default());
         match self.reach {
@@ -226,6 +236,10 @@ impl<'a> Source<'a> {
                 self.finish_pass()?;
             }
             Reach::Noted => self.pass(dirty)?,
+            Reach::Logged => {
+                self.suspects()?;
+                self.pass(dirty)?;
+            }
         }
         self.first_pass = false;
         let mut before = (usize::MAX, u64::MAX);
@@ -258,12 +272,25 @@ impl<'a> Source<'a> {
             bail!("{} objects could not be found for the last pass", self.again.len());
         }
         self.flush(2)?;
+        // What the peer had to make anew in this last pass.
+        for _ in 0..NAME_ROUNDS_MAX {
+            if dirty.size().0 == 0 {
+                break;
+            }
+            let wanted = self.take(dirty);
+            self.collected(wanted)?;
+            self.flush(2)?;
+        }
+        if dirty.size().0 > 0 || !self.again.is_empty() {
+            bail!("what the peer makes anew does not end");
+        }
+        let roots = self.volumes.iter().map(|v| v.open_root()).collect::<io::Result<Vec<_>>>()?;
         let base = rand::random();
         self.send(&SyncMsg::Live { base }, &[])?;
-        dirty.level(base);
+        dirty.level(base, &roots);
         self.ship.arm(&mut mode, self.stream);
         drop(mode);
-        tracing::info!(held_ms = held.elapsed().as_millis(), copied = self.copied, "the peer is level");
+        tracing::info!(held_ms = held.elapsed().as_millis(), compared = self.compared, copied = self.copied, "the peer is level");
         Ok(())
     }
 
@@ -278,7 +305,7 @@ impl<'a> Source<'a> {
     /// The caller holds the gate alone.
     fn take(&mut self, dirty: &Dirty) -> Collected {
         let taken = dirty.take();
-        if self.reach == Reach::Noted {
+        if self.reach != Reach::Whole {
             self.taken.push(taken.clone());
         }
         taken
@@ -520,6 +547,7 @@ impl<'a> Source<'a> {
                 *blake3::hash(&self.buffer[..n]).as_bytes()
             };
             let done = BLOCK.min(size - offset);
+            self.compared += done;
             self.report(|p| p.bytes_done += done);
             piece.push((block, hash));
             self.give_way(begun);
@@ -554,7 +582,14 @@ impl<'a> Source<'a> {
                     Err(_) => return Ok(()),
                 }
             };
-            let SyncMsg::Need { id, blocks } = answer else { bail!("an unexpected answer during the resynchronisation") };
+            let (id, blocks) = match answer {
+                SyncMsg::Need { id, blocks } => (id, blocks),
+                SyncMsg::Want { dir, paths } => {
+                    self.wanted(dir, paths)?;
+                    continue;
+                }
+                _ => bail!("an unexpected answer during the resynchronisation"),
+            };
             self.pieces = self.pieces.saturating_sub(1);
             for block in blocks {
                 self.block(id, block * BLOCK)?;
@@ -698,12 +733,68 @@ impl<'a> Source<'a> {
 
     fn flush(&mut self, number: u64) -> anyhow::Result<()> {
         self.send(&SyncMsg::Flush { number }, &[])?;
-        match self.answers.recv_timeout(self.patience()) {
-            Ok(SyncMsg::Flushed { number: n }) if n == number => Ok(()),
-            Ok(_) => bail!("an unexpected answer to a flush"),
-            Err(RecvTimeoutError::Timeout) => bail!("the peer did not flush within {} s", self.patience().as_secs()),
-            Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
+        loop {
+            match self.answers.recv_timeout(self.patience()) {
+                Ok(SyncMsg::Flushed { number: n }) if n == number => return Ok(()),
+                Ok(SyncMsg::Want { dir, paths }) => self.wanted(dir, paths)?,
+                Ok(_) => bail!("an unexpected answer to a flush"),
+                Err(RecvTimeoutError::Timeout) => bail!("the peer did not flush within {} s", self.patience().as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
+            }
         }
+    }
+
+    /// Takes what the peer's activity log has into the map.
+    fn suspects(&mut self) -> anyhow::Result<()> {
+        loop {
+            match self.answers.recv_timeout(ANSWER_MAX) {
+                Ok(SyncMsg::Suspects { dir, objects }) => {
+                    objects.into_iter().try_for_each(|(path, how)| self.suspect(dir, &path, &how))?;
+                }
+                Ok(SyncMsg::AllSuspects) => return Ok(()),
+                Ok(_) => bail!("an unexpected answer during the resynchronisation"),
+                Err(RecvTimeoutError::Timeout) => bail!("the peer did not say within {} s what it had changed", ANSWER_MAX.as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
+            }
+        }
+    }
+
+    fn wanted(&mut self, dir: u16, paths: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        paths.iter().try_for_each(|path| self.suspect(dir, path, &Suspect::Subtree))
+    }
+
+    /// Puts an object of the peer's tree into the map as if it had changed here. What is not here is in the names of its
+    /// directory.
+    fn suspect(&mut self, dir: u16, path: &[u8], how: &Suspect) -> anyhow::Result<()> {
+        let volume = self.volume(dir)?;
+        if volume.is_excluded(path) {
+            return Ok(());
+        }
+        let root = volume.table().root();
+        let inode = if path.is_empty() {
+            root.clone()
+        } else {
+            let fd = match volume::open_beneath(root.fd().as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW) {
+                Ok(fd) => fd,
+                Err(e) if gone(&e) => return Ok(()),
+                Err(e) => return Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
+            };
+            let st = volume::fstat(fd.as_raw_fd())?;
+            volume.table().peek(st.st_ino).unwrap_or_else(|| Inode::unlisted(&st, fd))
+        };
+        let turn = self.ship.dirty.enter();
+        let marks = self.ship.dirty.marks(&turn, dir);
+        match (inode.kind, how) {
+            (libc::S_IFDIR, Suspect::Subtree) => marks.subtree(&inode),
+            (libc::S_IFDIR, _) => marks.names(&inode),
+            (libc::S_IFREG, Suspect::Extents(extents)) => {
+                marks.attributes(&inode);
+                extents.iter().for_each(|extent| marks.range(&inode, extent.saturating_mul(EXTENT), EXTENT));
+            }
+            (libc::S_IFREG, _) => marks.whole(&inode),
+            _ => marks.linked(&inode),
+        }
+        Ok(())
     }
 
     /// One pass over what changed.

@@ -36,6 +36,9 @@ pub struct SyncTarget {
     buffer: Vec<u8>,
     /// Nothing is said of this copy's level any more until it is level again.
     gave_up_level: bool,
+    /// The source does not know what was made anew here.
+    says_new: bool,
+    new: Vec<Vec<u8>>,
 }
 
 /// What the caller has to send back.
@@ -71,7 +74,14 @@ impl SyncTarget {
             claimed: HashMap::new(),
             buffer: vec![0; usize::try_from(BLOCK).unwrap_or(0)],
             gave_up_level: false,
+            says_new: false,
+            new: Vec::new(),
         }
+    }
+
+    /// From now on the source is told what had to be made anew: it does not know what is missing here.
+    pub fn say_what_is_new(&mut self) {
+        self.says_new = true;
     }
 
     fn root(&self, dir: u16) -> anyhow::Result<i32> {
@@ -94,6 +104,10 @@ impl SyncTarget {
                 if last {
                     let entries = std::mem::take(&mut self.pieces);
                     self.directory(dir, &path, &meta, &entries, only)?;
+                    let paths = std::mem::take(&mut self.new);
+                    if self.says_new && !paths.is_empty() {
+                        return Ok(Reply::Send(SyncMsg::Want { dir, paths }));
+                    }
                 }
             }
             SyncMsg::Link { dir, path, same_as } => self.link(dir, &path, &same_as)?,
@@ -118,7 +132,7 @@ impl SyncTarget {
                 }
                 return Ok(Reply::Live { base });
             }
-            SyncMsg::Need { .. } | SyncMsg::Flushed { .. } => bail!("the source sent an answer where it should ask"),
+            SyncMsg::Need { .. } | SyncMsg::Flushed { .. } | SyncMsg::Suspects { .. } | SyncMsg::AllSuspects | SyncMsg::Want { .. } => bail!("the source sent an answer where it should ask"),
         }
         Ok(Reply::None)
     }
@@ -150,12 +164,12 @@ impl SyncTarget {
             }
         }
         for entry in entries {
-            self.entry(dir, fd, entry).with_context(|| format!("cannot make {} like the source's", show(&entry.name)))?;
+            self.entry(dir, path, fd, entry).with_context(|| format!("cannot make {} like the source's", show(&entry.name)))?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, dir: u16, parent: i32, entry: &Entry) -> anyhow::Result<()> {
+    fn entry(&mut self, dir: u16, path: &[u8], parent: i32, entry: &Entry) -> anyhow::Result<()> {
         let name = volume::cstr(&entry.name)?;
         let kind = entry.meta.mode & libc::S_IFMT;
         let mut here = match volume::open_path_at(parent, &name) {
@@ -191,7 +205,12 @@ impl SyncTarget {
         }
         let fd = match here {
             Some(fd) => fd,
-            None => super::apply::create(parent, &entry.name, entry.meta.mode, entry.rdev, &entry.target, entry.meta.uid, entry.meta.gid)?,
+            None => {
+                if self.says_new && matches!(kind, libc::S_IFREG | libc::S_IFDIR) {
+                    self.new.push(if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() });
+                }
+                super::apply::create(parent, &entry.name, entry.meta.mode, entry.rdev, &entry.target, entry.meta.uid, entry.meta.gid)?
+            }
         };
         if entry.nlink > 1 && kind != libc::S_IFDIR {
             self.claimed.insert((dir, volume::fstat(fd.as_raw_fd())?.st_ino), entry.ino);

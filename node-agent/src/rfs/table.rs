@@ -58,6 +58,11 @@ impl Inode {
         })
     }
 
+    /// An object the kernel may not know of, for looking at it.
+    pub fn unlisted(st: &Stat, fd: OwnedFd) -> Arc<Self> {
+        Self::new(st.st_ino, volume::kind(st), false, fd)
+    }
+
     /// The `O_PATH` descriptor. The inode must stay alive while the number is used and no other thread may be
     /// replacing it; `fd` is the safe form.
     pub fn raw(&self) -> RawFd {

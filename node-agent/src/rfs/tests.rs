@@ -25,6 +25,7 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod level;
 mod measure;
+mod power;
 mod prefix;
 mod rejoin;
 mod users;
@@ -836,7 +837,7 @@ fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
     let link = Link::accept(listener.accept().unwrap().0, &identity("n1", "n2"), 1, 1).unwrap();
     let there = there.recv_timeout(LONG).unwrap();
     let deadline = super::deadline::Deadline::create().unwrap();
-    let ship = Ship::new(deadline, TestSwitches::default());
+    let ship = Ship::new(deadline, TestSwitches::default(), super::dirty::Dirty::default());
     let (answers, from_peer) = std_mpsc::sync_channel(8);
     let kept = answers.clone();
     // It flushes while nobody waits, and then hangs.

@@ -5,10 +5,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Random things done with a few names, so that they meet.
-struct Deeds {
-    dir: PathBuf,
-    random: StdRng,
-    done: u64,
+pub(super) struct Deeds {
+    pub(super) dir: PathBuf,
+    pub(super) random: StdRng,
+    pub(super) done: u64,
 }
 
 impl Deeds {
@@ -27,7 +27,7 @@ impl Deeds {
     }
 
     /// One deed. Many cannot be done, and that is no matter.
-    fn next(&mut self) {
+    pub(super) fn next(&mut self) {
         self.done += 1;
         let (one, other) = (self.path(), self.path());
         let (text, at) = (vec![self.done as u8; self.random.random_range(1..90_000)], self.random.random_range(0..300_000));
@@ -71,7 +71,7 @@ impl Deeds {
         };
     }
 
-    fn some(&mut self, count: u64) {
+    pub(super) fn some(&mut self, count: u64) {
         (0..count).for_each(|_| self.next());
     }
 }
@@ -118,7 +118,7 @@ impl Pair {
     }
 }
 
-const CHECKPOINTS: &str = "TSUGI_TEST_CHECKPOINTS=1";
+pub(super) const CHECKPOINTS: &str = "TSUGI_TEST_CHECKPOINTS=1";
 
 #[test]
 fn whatever_is_done_before_and_while_a_peer_is_away_it_is_equal_when_it_is_back() {
