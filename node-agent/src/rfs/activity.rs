@@ -26,7 +26,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Unit of contents.
 pub const EXTENT: u64 = 4 << 20;
@@ -36,6 +36,8 @@ const EXTENTS_MAX: u64 = 16;
 const ATTRIBUTES: u64 = u64::MAX;
 /// Neighbouring inode numbers that are noted as one.
 const GROUP: u64 = 64;
+/// Test only: another number than [`GROUP`], for in a small tree that covers nearly everything.
+const GROUP_SWITCH: &str = "TSUGI_TEST_LOG_GROUP";
 /// So many of one group are noted one by one; then the group is.
 const SINGLES_MAX: u8 = 4;
 /// Entries at most; with more nothing is known until the next checkpoint.
@@ -103,6 +105,11 @@ impl Entry {
     }
 }
 
+fn group_of(ino: u64) -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    ino / SIZE.get_or_init(|| std::env::var(GROUP_SWITCH).ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0).unwrap_or(GROUP))
+}
+
 fn seal(mut bytes: [u8; RECORD]) -> [u8; RECORD] {
     let sum = crc32c::crc32c(&bytes[4..]);
     bytes[..4].copy_from_slice(&sum.to_le_bytes());
@@ -126,7 +133,7 @@ struct Noted {
 
 impl Noted {
     fn covers(&self, entry: &Entry) -> bool {
-        let group = |kind| self.entries.contains(&Entry { kind, ino: entry.ino / GROUP, extent: 0, ..*entry });
+        let group = |kind| self.entries.contains(&Entry { kind, ino: group_of(entry.ino), extent: 0, ..*entry });
         let same = |kind| self.entries.contains(&Entry { kind, extent: 0, ..*entry });
         self.entries.contains(entry)
             || match entry.kind {
@@ -145,7 +152,7 @@ impl Noted {
             Kind::Names => Kind::NamesGroup,
             Kind::Part | Kind::WholeGroup | Kind::NamesGroup | Kind::Subtree => return entry,
         };
-        let group = entry.ino / GROUP;
+        let group = group_of(entry.ino);
         let singles = self.singles.entry((kind, entry.dir, group)).or_default();
         *singles += 1;
         if *singles > SINGLES_MAX { Entry { kind, dir: entry.dir, ino: group, extent: 0 } } else { entry }
@@ -287,7 +294,7 @@ impl Activity {
 
     /// A new file: more of them will follow.
     pub fn new_file(&self, generation: u64, dir: u16, ino: u64) {
-        self.note(generation, Entry { kind: Kind::WholeGroup, dir, ino: ino / GROUP, extent: 0 });
+        self.note(generation, Entry { kind: Kind::WholeGroup, dir, ino: group_of(ino), extent: 0 });
     }
 
     /// The names in a directory.
@@ -321,11 +328,7 @@ impl Activity {
         self.count.fetch_add(1, Ordering::AcqRel);
         let Some(file) = &state.file else { return };
         let is_full = state.end >= (RECORD * (ENTRIES_MAX + 1)) as u64;
-        let written = if is_full {
-            Err(io::Error::other("it is full"))
-        } else {
-            file.write_all_at(&entry.encode(state.seq), state.end)
-        };
+        let written = if is_full { Err(io::Error::other("it is full")) } else { file.write_all_at(&entry.encode(state.seq), state.end) };
         match written {
             Ok(()) => state.end += RECORD as u64,
             Err(error) => {
@@ -358,7 +361,8 @@ impl Activity {
         state.seq += 1;
         let path = &files[(state.seq & 1) as usize];
         // Each write is on disk when it returns.
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(libc::O_DSYNC).mode(0o600).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(libc::O_DSYNC).mode(0o600).open(path)?;
         let length = (RECORD * (1 + ENTRIES_MAX)) as u64;
         if file.metadata()?.len() < length {
             // Room that is there already: an entry then needs no change of the file system's own records.
@@ -426,9 +430,9 @@ impl Found {
         let suspect = |ino: u64| {
             if has(Kind::Subtree, ino) {
                 Some(Suspect::Subtree)
-            } else if has(Kind::Whole, ino) || has(Kind::WholeGroup, ino / GROUP) {
+            } else if has(Kind::Whole, ino) || has(Kind::WholeGroup, group_of(ino)) {
                 Some(Suspect::Whole)
-            } else if has(Kind::Names, ino) || has(Kind::NamesGroup, ino / GROUP) {
+            } else if has(Kind::Names, ino) || has(Kind::NamesGroup, group_of(ino)) {
                 Some(Suspect::Names)
             } else {
                 parts.get(&ino).map(|extents| Suspect::Extents(extents.clone()))
@@ -450,9 +454,7 @@ impl Found {
                 }
                 full.extend_from_slice(&entry.name);
                 let is_dir = match entry.kind {
-                    libc::DT_UNKNOWN => {
-                        volume::kind(&volume::stat_at(dir.as_raw_fd(), &volume::cstr(&entry.name)?)?) == libc::S_IFDIR
-                    }
+                    libc::DT_UNKNOWN => volume::kind(&volume::stat_at(dir.as_raw_fd(), &volume::cstr(&entry.name)?)?) == libc::S_IFDIR,
                     kind => kind == libc::DT_DIR,
                 };
                 if is_dir {
@@ -555,7 +557,8 @@ mod tests {
         log.level(1, &home.roots);
         log.whole(0, 0, 20);
         let kept = [0, 1].map(|n| std::fs::read(home.dir.path().join(format!("activity.{n}"))).unwrap_or_default());
-        let put_back = || kept.iter().enumerate().for_each(|(n, b)| std::fs::write(home.dir.path().join(format!("activity.{n}")), b).unwrap());
+        let put_back =
+            || kept.iter().enumerate().for_each(|(n, b)| std::fs::write(home.dir.path().join(format!("activity.{n}")), b).unwrap());
         log.whole(0, 0, 200);
         assert_eq!(home.find().unwrap().count, 2);
         // The log's disk is set back: it has fewer entries than the peer was told of.

@@ -259,8 +259,10 @@ impl Follower {
         self.keep_talking(&joined.link, &live)?;
         let mut attempt = 0;
         let ended = loop {
-            let ended =
-                self.work_all(Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, logged: 0, ended: None }, &live);
+            let ended = self.work_all(
+                Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, logged: 0, ended: None },
+                &live,
+            );
             let Err(Failure::Line(cause)) = ended else { break ended };
             // A flush that failed ends the session, whatever it did to the connection.
             if !live.load(Ordering::Acquire) || applier.failure().is_some() {

@@ -132,7 +132,9 @@ impl SyncTarget {
                 }
                 return Ok(Reply::Live { base });
             }
-            SyncMsg::Need { .. } | SyncMsg::Flushed { .. } | SyncMsg::Suspects { .. } | SyncMsg::AllSuspects | SyncMsg::Want { .. } => bail!("the source sent an answer where it should ask"),
+            SyncMsg::Need { .. } | SyncMsg::Flushed { .. } | SyncMsg::Suspects { .. } | SyncMsg::AllSuspects | SyncMsg::Want { .. } => {
+                bail!("the source sent an answer where it should ask")
+            }
         }
         Ok(Reply::None)
     }

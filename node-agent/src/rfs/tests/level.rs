@@ -53,10 +53,8 @@ impl Deeds {
             19 => symlink(text.len().to_string(), &one),
             20 => fs::set_permissions(&one, fs::Permissions::from_mode(0o600 + (self.done as u32 & 0o77))),
             21 => {
-                if fs::symlink_metadata(&one).is_ok_and(|st| st.is_file()) {
-                    set_xattr(&one, c"user.n", self.done.to_string().as_bytes());
-                }
-                Ok(())
+                let path = volume::cstr(one.as_os_str().as_encoded_bytes()).and_then(|c| volume::open_path_at(libc::AT_FDCWD, &c));
+                path.and_then(|fd| volume::set_xattr(fd.as_raw_fd(), c"user.n", self.done.to_string().as_bytes(), 0))
             }
             22 => open(&one).and_then(|f| {
                 let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

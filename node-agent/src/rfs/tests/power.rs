@@ -102,7 +102,9 @@ fn whatever_is_done_before_and_after_a_power_failure_of_the_source_it_is_equal_w
     let rounds = std::env::var("TSUGI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let seed = std::env::var("TSUGI_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(rand::random::<u32>);
     println!("TSUGI_TEST_SEED={seed}");
-    let mut pair = Pair::over(CHECKPOINTS, &[], None, Duration::from_millis(100), |to| to);
+    // In a tree this small, groups would hide what was not noted.
+    let env = format!("{CHECKPOINTS} TSUGI_TEST_LOG_GROUP=1");
+    let mut pair = Pair::over(&env, &[], None, Duration::from_millis(100), |to| to);
     let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
     let mut deeds = Deeds { dir: pair.a.dir.clone(), random: StdRng::seed_from_u64(seed.into()), done: 0 };
     pair.serve_and_arm(1, 1);
@@ -125,7 +127,7 @@ fn whatever_is_done_before_and_after_a_power_failure_of_the_source_it_is_equal_w
         });
         std::thread::sleep(Duration::from_millis(deeds.random.random_range(0..40)));
         deeds.dir = pair.b.dir.clone();
-        fail_over(&mut pair, &mut disks, epoch, CHECKPOINTS, |_| {
+        fail_over(&mut pair, &mut disks, epoch, &env, |_| {
             worker.join().unwrap();
             deeds.some(many);
         });
