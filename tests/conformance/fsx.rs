@@ -46,6 +46,11 @@ fn begin(pair: &Files, name: &str, config: &str, count: u64, seed: u64) -> Child
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// Begins operations of every kind on a file, until it is ended.
+pub fn begin_everything(pair: &Files, name: &str, seed: u64) -> Child {
+    begin(pair, name, MIXES[0].1, 1_000_000_000, seed)
+}
+
 fn end(name: &str, child: Child) {
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned()).join("\n");

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // in a test it is the assertion
 
 mod copies;
+mod day;
 mod fsx;
 mod pjdfstest;
 mod posix;

@@ -383,7 +383,8 @@ impl Site {
         let ours = rates.remove(OURS).context("ours was not measured")?;
         let peers: BTreeMap<String, Vec<f64>> = rates.into_iter().map(|(name, runs)| (name.to_owned(), runs)).collect();
         let to_gluster = median(&ours) / median(peers.get(GLUSTER).context("the peer was not measured")?);
-        let mut row = Row::at_most(BENCH, work.row, work.unit, work.to_gluster, ours).beside(&peers);
+        let name = format!("{}, {}", work.row, if work.store == Store::Disk { "disk" } else { "memory" });
+        let mut row = Row::at_most(BENCH, &name, work.unit, work.to_gluster, ours).beside(&peers);
         row.better = "higher";
         row.worst = row.runs.iter().copied().fold(f64::NAN, f64::min);
         row.ratio = Some(to_gluster);

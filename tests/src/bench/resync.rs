@@ -28,6 +28,10 @@ const CHANGED: u64 = 100;
 const BYTES_BAR: f64 = 1.2;
 /// Rate of the application meanwhile, to its rate with both nodes.
 const RATE_BAR: f64 = 0.6;
+/// What is compared, and what is sent, after the loss of a primary that wrote to a twentieth of the files.
+const CRASH_BAR: f64 = 0.1;
+/// Rate at which everything is copied, to that of a plain copy between the two disks.
+const COPY_BAR: f64 = 0.8;
 /// Everything is flushed at the secondary: two checkpoints.
 const SETTLED: Duration = Duration::from_secs(25);
 /// Over which the application's rate is taken.
@@ -208,7 +212,78 @@ fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
     );
     rate.better = "higher";
     rate.holds = meanwhile / with_both >= RATE_BAR;
-    put(rate)
+    put(rate)?;
+    primary_lost(&pair, &names, size, &mut random, put)?;
+    copy_lost(&pair, put)
+}
+
+/// A number that the serving node's log says of its last resynchronisation.
+fn said(lab: &Lab, host: &str, what: &str) -> Result<f64> {
+    let log = std::fs::read_to_string(lab.places().host(host).join("agent.log"))?;
+    let line = log.lines().rfind(|line| line.contains("the peer is level")).context("the log does not speak of a resynchronisation")?;
+    // Written for a terminal: a colour begins with an escape and ends with an m.
+    let plain: String = line
+        .split('\x1b')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('m').map_or("", |(_, rest)| rest) })
+        .collect();
+    let (_, rest) = plain.split_once(&format!("{what}=")).with_context(|| format!("it does not say {what}: {plain}"))?;
+    rest.split(' ').next().and_then(|n| n.parse().ok()).with_context(|| format!("{what} is no number: {plain}"))
+}
+
+/// The primary loses its power under load; the other one takes over and goes on; the first one returns.
+fn primary_lost(pair: &Files, names: &[PathBuf], size: &Size, random: &mut Random, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+    say("the primary loses its power while a twentieth of the files is written to");
+    let hot = (names.len() / 20).max(1) as u64;
+    let mut dirty = |host: &str, seconds: u64| -> Result<()> {
+        let seen = pair.seen(host)?;
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            let (name, at) = (random.next() % hot, random.next() % (size.file_bytes / WRITE) * WRITE);
+            let file = OpenOptions::new().write(true).open(seen.join(format!("file{name}")))?;
+            file.write_all_at(&random.bytes(WRITE), at)?;
+        }
+        Ok(())
+    };
+    dirty("n1", SETTLED.as_secs())?;
+    pair.lab.kill("n1")?;
+    pair.wait_alone("n2")?;
+    dirty("n2", 5)?;
+    pair.lab.boot("n1")?;
+    pair.wait_roles("n2", "n1")?;
+    let total = (size.files * size.file_bytes) as f64;
+    let (compared, seconds) = (said(&pair.lab, "n2", "compared")?, seconds_of_last(&pair.lab, "n2")?);
+    let arrived = received(&pair.lab, "n1")?;
+    pair.wait_equal("n2", "n1")?;
+    let row = "after a power failure of the primary: share of the data that is compared";
+    put(Row::at_most(BENCH, row, "", CRASH_BAR, vec![compared / total]))?;
+    let row = "after a power failure of the primary: share of the data that is sent";
+    put(Row::at_most(BENCH, row, "", CRASH_BAR, vec![arrived / total]))?;
+    put(Row::at_most(BENCH, "after a power failure of the primary: seconds to be level again", "s", f64::INFINITY, vec![seconds]))
+}
+
+/// A node gets everything: its copy was lost. Beside a plain copy from the one host's disk to the other's.
+fn copy_lost(pair: &Files, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+    say("a copy is lost, and made anew");
+    let module = crate::files::MODULE;
+    pair.lab.sh("n1", &format!("tsugi stop {module} && tsugi rfs open -m {module} && rm -rf {DIR}/* && sync"))?;
+    pair.lab.sh("n1", &format!("tsugi start {module} --no-wait"))?;
+    pair.wait_roles("n2", "n1")?;
+    let seconds = seconds_of_last(&pair.lab, "n2")?;
+    let (from, to) = (pair.raw("n2")?, pair.native("n1")?.join("plain"));
+    std::fs::create_dir_all(&to)?;
+    std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let begin = Instant::now();
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(&to).status()?;
+    anyhow::ensure!(copied.success(), "the plain copy failed");
+    std::fs::File::open(&to)?.sync_all()?;
+    pair.lab.sh("n1", "sync -f /srv/host/native/plain")?;
+    let plain = begin.elapsed().as_secs_f64();
+    let mut row = Row::at_most(BENCH, "a lost copy: rate, to that of a plain copy", "", COPY_BAR, vec![plain / seconds]);
+    row.better = "higher";
+    row.holds = plain / seconds >= COPY_BAR;
+    put(row)?;
+    put(Row::at_most(BENCH, "a lost copy: seconds to be level again", "s", f64::INFINITY, vec![seconds]))
 }
 
 fn small_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
