@@ -63,11 +63,13 @@ impl Acks {
         self.link.session()
     }
 
-    /// For one who waits: what comes within this time is taken. False: nothing comes here any more. One at a time.
-    pub fn lead(&self, ship: &Ship, wait: Duration, busy: Busy) -> bool {
+    /// For one who waits, and still does: what comes within this time is taken. False: nothing comes here any more. One at a
+    /// time.
+    pub fn lead(&self, ship: &Ship, wait: Duration, busy: Busy, still: impl Fn() -> bool) -> bool {
         self.led.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.over.is_none() && (state.inbox.has_more() || state.inbox.wait(wait, busy)) {
+        // The connection's own thread may just have taken what is waited for.
+        if state.over.is_none() && still() && (state.inbox.has_more() || state.inbox.wait(wait, busy)) {
             self.take(&mut state, ship);
         }
         state.over.is_none()
@@ -103,6 +105,8 @@ impl Acks {
             if let Some(over) = state.over.take() {
                 // Whoever still waits must not read either.
                 state.over = Some(Over::Broken(anyhow!("the connection has ended")));
+                // Nor wait for an answer that will not come.
+                state.answers = None;
                 return over;
             }
         }
@@ -130,7 +134,9 @@ impl Acks {
                     Msg::Pong => {}
                     Msg::Sync(answer) => {
                         // A resynchronisation that has ended does not care; one that goes on must not miss one.
-                        if let Some(Err(TrySendError::Full(_))) = state.answers.as_ref().map(|answers| answers.try_send(answer)) {
+                        if let Some(answers) = &state.answers
+                            && let Err(TrySendError::Full(_)) = answers.try_send(answer)
+                        {
                             break Some(Over::Broken(anyhow!("the peer answers faster than its answers are looked at")));
                         }
                     }

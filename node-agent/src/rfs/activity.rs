@@ -27,6 +27,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Unit of contents.
 pub const EXTENT: u64 = 4 << 20;
@@ -46,6 +47,8 @@ const ENTRIES_MAX: usize = 16_384;
 const RECORD: usize = 32;
 /// First bytes of a head.
 const MAGIC: u32 = 0x5453_4c31;
+/// What was found is told at least this often, and be it nothing.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Paths told at a time.
 const BATCH: usize = 1000;
 
@@ -129,13 +132,16 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 struct Noted {
     entries: HashSet<Entry>,
     singles: HashMap<(Kind, u16, u64), u8>,
+    /// More than can be kept.
+    is_over: bool,
 }
 
 impl Noted {
     fn covers(&self, entry: &Entry) -> bool {
         let group = |kind| self.entries.contains(&Entry { kind, ino: group_of(entry.ino), extent: 0, ..*entry });
         let same = |kind| self.entries.contains(&Entry { kind, extent: 0, ..*entry });
-        self.entries.contains(entry)
+        self.is_over
+            || self.entries.contains(entry)
             || match entry.kind {
                 Kind::Part => same(Kind::Whole) || group(Kind::WholeGroup),
                 Kind::Whole => group(Kind::WholeGroup),
@@ -154,7 +160,7 @@ impl Noted {
         };
         let group = group_of(entry.ino);
         let singles = self.singles.entry((kind, entry.dir, group)).or_default();
-        *singles += 1;
+        *singles = singles.saturating_add(1);
         if *singles > SINGLES_MAX { Entry { kind, dir: entry.dir, ino: group, extent: 0 } } else { entry }
     }
 }
@@ -168,7 +174,19 @@ struct State {
     /// Which of the two files, and the number of this writing.
     seq: u64,
     base: u128,
+    /// The copies it speaks of.
+    roots: Vec<OwnedFd>,
     noted: [Noted; 2],
+}
+
+impl State {
+    /// What is on disk lacks something: it must not be found any more.
+    fn give_up(&mut self) {
+        self.file = None;
+        if let Err(error) = level::clear_log(&self.roots) {
+            tracing::warn!(%error, "the activity log cannot be marked as given up");
+        }
+    }
 }
 
 /// See the module.
@@ -211,7 +229,7 @@ impl Activity {
     pub fn beside(marks: Option<&Path>) -> Self {
         // Not a number that a file of an earlier process has.
         let seq = rand::random::<u64>() >> 1;
-        let state = State { is_on: false, file: None, end: 0, seq, base: 0, noted: Default::default() };
+        let state = State { is_on: false, file: None, end: 0, seq, base: 0, roots: Vec::new(), noted: Default::default() };
         Self { files: marks.map(files_beside), count: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -228,7 +246,7 @@ impl Activity {
     pub fn begin(&self) {
         let mut state = self.state();
         let seq = state.seq;
-        *state = State { is_on: self.files.is_some(), file: None, end: 0, seq, base: 0, noted: Default::default() };
+        *state = State { is_on: self.files.is_some(), file: None, end: 0, seq, base: 0, roots: Vec::new(), noted: Default::default() };
     }
 
     /// Notes nothing any more.
@@ -247,6 +265,11 @@ impl Activity {
         }
         self.count.store(0, Ordering::Release);
         state.base = base;
+        // Without them it could not be given up: then it is not begun.
+        state.roots = roots.iter().filter_map(|root| root.try_clone().ok()).collect();
+        if state.roots.len() != roots.len() {
+            return;
+        }
         self.write_anew(&mut state, roots);
     }
 
@@ -265,7 +288,9 @@ impl Activity {
         let mut state = self.state();
         let [even, odd] = &mut state.noted;
         let (this, other) = if into & 1 == 0 { (even, odd) } else { (odd, even) };
-        this.entries.extend(std::mem::take(other).entries);
+        let other = std::mem::take(other);
+        this.is_over |= other.is_over;
+        this.entries.extend(other.entries);
     }
 
     /// So much is noted that a checkpoint should not be waited for.
@@ -319,7 +344,12 @@ impl Activity {
             return;
         }
         let entry = this.widen(entry);
-        this.entries.insert(entry);
+        if this.entries.len() >= ENTRIES_MAX {
+            *this = Noted { is_over: true, ..Noted::default() };
+        } else {
+            this.entries.insert(entry);
+        }
+        let is_over = this.is_over;
         // On disk for the sake of an earlier generation: it stays for that of this one.
         if other.entries.contains(&entry) {
             return;
@@ -328,12 +358,13 @@ impl Activity {
         self.count.fetch_add(1, Ordering::AcqRel);
         let Some(file) = &state.file else { return };
         let is_full = state.end >= (RECORD * (ENTRIES_MAX + 1)) as u64;
-        let written = if is_full { Err(io::Error::other("it is full")) } else { file.write_all_at(&entry.encode(state.seq), state.end) };
+        let written =
+            if is_full || is_over { Err(io::Error::other("it is full")) } else { file.write_all_at(&entry.encode(state.seq), state.end) };
         match written {
             Ok(()) => state.end += RECORD as u64,
             Err(error) => {
                 tracing::warn!(%error, "the activity log cannot take more until the next checkpoint");
-                state.file = None;
+                state.give_up();
             }
         }
     }
@@ -342,8 +373,8 @@ impl Activity {
     fn write_anew(&self, state: &mut State, roots: &[OwnedFd]) {
         state.file = None;
         let entries: HashSet<Entry> = state.noted.iter().flat_map(|noted| noted.entries.iter().copied()).collect();
-        if entries.len() > ENTRIES_MAX {
-            return;
+        if entries.len() > ENTRIES_MAX || state.noted.iter().any(|noted| noted.is_over) {
+            return state.give_up();
         }
         match self.write_file(state, &entries, roots) {
             Ok(file) => {
@@ -352,14 +383,16 @@ impl Activity {
             }
             Err(error) => {
                 tracing::warn!(%error, "the activity log cannot be written: after a crash of this node everything will be compared");
+                state.give_up();
             }
         }
     }
 
     fn write_file(&self, state: &mut State, entries: &HashSet<Entry>, roots: &[OwnedFd]) -> io::Result<File> {
         let files = self.files.as_ref().ok_or_else(|| io::Error::other("it is not kept"))?;
-        state.seq += 1;
-        let path = &files[(state.seq & 1) as usize];
+        // Counts when it is written: the other file is the one that is good until then.
+        let seq = state.seq + 1;
+        let path = &files[(seq & 1) as usize];
         // Each write is on disk when it returns.
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(libc::O_DSYNC).mode(0o600).open(path)?;
@@ -375,18 +408,20 @@ impl Activity {
             }
         }
         // The head last: a file whose writing was cut off has an old one.
-        let body: Vec<u8> = entries.iter().flat_map(|entry| entry.encode(state.seq)).collect();
+        let body: Vec<u8> = entries.iter().flat_map(|entry| entry.encode(seq)).collect();
         file.write_all_at(&body, RECORD as u64)?;
         if entries.len() < ENTRIES_MAX {
             file.write_all_at(&[0; RECORD], (RECORD * (1 + entries.len())) as u64)?;
         }
         let mut head = [0; RECORD];
         head[4..8].copy_from_slice(&MAGIC.to_le_bytes());
-        head[8..16].copy_from_slice(&state.seq.to_le_bytes());
+        head[8..16].copy_from_slice(&seq.to_le_bytes());
         // Entries made before this writing; those in it that it began with do not count again.
         head[16..24].copy_from_slice(&(self.count().wrapping_sub(entries.len() as u64)).to_le_bytes());
+        head[24..32].copy_from_slice(&(entries.len() as u64).to_le_bytes());
         file.write_all_at(&seal(head), 0)?;
-        level::write_log(roots, state.base, state.seq)?;
+        level::write_log(roots, state.base, seq)?;
+        state.seq = seq;
         Ok(file)
     }
 }
@@ -400,11 +435,15 @@ pub fn find(marks: &Path, roots: &[OwnedFd]) -> Option<Found> {
     if !is_sealed(&record) || record[4..8] != MAGIC.to_le_bytes() || long(&record, 8) != seq {
         return None;
     }
-    let before = long(&record, 16);
+    let (before, least) = (long(&record, 16), long(&record, 24));
     let mut entries = Vec::new();
     while entries.len() < ENTRIES_MAX && file.read_exact_at(&mut record, (RECORD * (1 + entries.len())) as u64).is_ok() {
         let Some(entry) = Entry::decode(&record, seq) else { break };
         entries.push(entry);
+    }
+    // Those it began with were there when the head was written: one that cannot be read is damaged.
+    if (entries.len() as u64) < least {
+        return None;
     }
     Some(Found { base, count: before.wrapping_add(entries.len() as u64), entries })
 }
@@ -442,7 +481,13 @@ impl Found {
         batch.extend(suspect(ROOT).map(|how| (Vec::new(), how)));
         let device = volume::fstat(root.as_raw_fd())?.st_dev;
         let mut todo = vec![Vec::new()];
+        let mut told = Instant::now();
         while let Some(path) = todo.pop() {
+            // A large tree on a cold disk takes its time: whoever waits hears of it.
+            if told.elapsed() > TELL_EVERY {
+                told = Instant::now();
+                tell(std::mem::take(&mut batch))?;
+            }
             let dir = volume::open_beneath(root.as_raw_fd(), &path, libc::O_RDONLY | libc::O_DIRECTORY)?;
             if volume::fstat(dir.as_raw_fd())?.st_dev != device {
                 continue;
@@ -589,7 +634,7 @@ mod tests {
         let noted = home.find().unwrap().count;
         assert_eq!(noted, before);
         (0..ENTRIES_MAX as u64 + 10).for_each(|n| log.range(0, 0, 5000, n * EXTENT, 1));
-        assert!(home.find().unwrap().count < log.count(), "what has no room is missed");
+        assert!(home.find().is_none(), "what has no room is missed: also where the peer cannot be told");
         log.evict(0, &home.roots);
         assert_eq!(home.find().unwrap().count, log.count());
     }

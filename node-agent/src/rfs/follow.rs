@@ -15,10 +15,11 @@ use super::sync_target::{Reply, SyncTarget};
 use super::tls::Identity;
 use super::volume;
 use anyhow::{Context, bail};
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -88,15 +89,43 @@ enum End {
 }
 
 /// What the threads that apply have in turn.
-struct Turn<'a> {
-    joined: &'a mut Joined,
-    target: &'a mut SyncTarget,
-    applier: &'a mut Applier,
+struct Turn {
+    joined: Option<Joined>,
+    target: SyncTarget,
+    applier: Applier,
     /// Operations applied that the source has to hear of.
     unacked: u64,
     /// Length of the source's activity log that is noted.
     logged: u64,
+    /// Tries to continue the session so far.
+    attempt: u64,
     ended: Option<Result<End, Failure>>,
+}
+
+/// Flushes that nobody does yet, and how many are done.
+#[derive(Default)]
+struct Flushes {
+    waiting: Mutex<VecDeque<Flush>>,
+    under_way: AtomicUsize,
+    /// Threads beside the first.
+    threads: AtomicUsize,
+}
+
+impl Flushes {
+    fn add(&self, flush: Flush) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(flush);
+    }
+
+    /// One to do now, unless nobody would be left to receive. Whoever has done one asks again, so none is forgotten.
+    fn next(&self) -> Option<Flush> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.under_way.load(Ordering::SeqCst) >= self.threads.load(Ordering::SeqCst).max(1) {
+            return None;
+        }
+        let next = waiting.pop_front()?;
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        Some(next)
+    }
 }
 
 /// What a turn ends with.
@@ -249,34 +278,17 @@ impl Follower {
         let excluded = self.config.dirs.iter();
         let excluded = excluded.map(|d| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect()).collect();
         let mut target = SyncTarget::new(self.roots.clone(), excluded);
+        let in_memory = self.config.ack == Async::Second;
+        let applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
+        let live = Arc::new(AtomicBool::new(false));
+        self.keep_talking(&joined.link, &live)?;
         if let Some(log) = joined.suspects.take() {
             target.say_what_is_new();
             self.say_suspects(&joined.link, &log)?;
         }
-        let in_memory = self.config.ack == Async::Second;
-        let mut applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
-        let live = Arc::new(AtomicBool::new(false));
-        self.keep_talking(&joined.link, &live)?;
-        let mut attempt = 0;
-        let ended = loop {
-            let ended = self.work_all(
-                Turn { joined: &mut joined, target: &mut target, applier: &mut applier, unacked: 0, logged: 0, ended: None },
-                &live,
-            );
-            let Err(Failure::Line(cause)) = ended else { break ended };
-            // A flush that failed ends the session, whatever it did to the connection.
-            if !live.load(Ordering::Acquire) || applier.failure().is_some() {
-                break Err(Failure::Line(cause));
-            }
-            joined = match self.rejoin(joined, cause, &mut attempt) {
-                Ok(Some(again)) => again,
-                Ok(None) => break Ok(End::Stopped),
-                Err(e) => break Err(Failure::Session(e)),
-            };
-            if let Err(e) = applier.go_on_over(&joined.link, &joined.unflushed) {
-                tracing::debug!(error = %e, "the new connection broke at once");
-            }
-        };
+        let turn = Turn { joined: Some(joined), target, applier, unacked: 0, logged: 0, attempt: 0, ended: None };
+        let Turn { mut applier, ended, .. } = self.work_all(turn, &live);
+        let ended = ended.unwrap_or_else(|| Err(anyhow::anyhow!("the threads that apply have ended").into()));
         live.store(true, Ordering::Release);
         let ended = applier.settle().map_err(Failure::Apply).and(ended);
         let ended = match (ended, applier.failure()) {
@@ -328,44 +340,74 @@ impl Follower {
         Ok(())
     }
 
-    /// Receives and applies until the connection or the session ends, and every flush begun has ended.
-    fn work_all(&self, turn: Turn<'_>, live: &AtomicBool) -> Result<End, Failure> {
-        let turn = Mutex::new(turn);
+    /// Receives and applies until the session ends, and every flush begun has ended.
+    fn work_all(&self, turn: Turn, live: &AtomicBool) -> Turn {
+        let (turn, flushes) = (Mutex::new(turn), Flushes::default());
         std::thread::scope(|scope| {
             for n in 1..APPLY_THREADS {
                 let thread = std::thread::Builder::new().name(format!("apply-{n}"));
-                if let Err(error) = thread.spawn_scoped(scope, || self.work(&turn, live)) {
-                    tracing::warn!(%error, "fewer flushes at a time: a thread could not be started");
+                match thread.spawn_scoped(scope, || self.work(&turn, &flushes, live)) {
+                    Ok(_) => drop(flushes.threads.fetch_add(1, Ordering::SeqCst)),
+                    Err(error) => tracing::warn!(%error, "fewer flushes at a time: a thread could not be started"),
                 }
             }
-            self.work(&turn, live);
+            self.work(&turn, &flushes, live);
         });
-        let ended = turn.into_inner().unwrap_or_else(PoisonError::into_inner).ended;
-        ended.unwrap_or_else(|| Err(anyhow::anyhow!("the threads that apply have ended").into()))
+        turn.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One of the threads. The one that comes upon a flush does it itself, at once, and leaves the turn to another: nobody
-    /// is woken for it who would be waited for.
-    fn work(&self, turn: &Mutex<Turn<'_>>, live: &AtomicBool) {
+    /// is woken for it who would be waited for. One is left to receive, whatever the disk does.
+    fn work(&self, turn: &Mutex<Turn>, flushes: &Flushes, live: &AtomicBool) {
         loop {
+            while let Some(flush) = flushes.next() {
+                flush.run();
+                flushes.under_way.fetch_sub(1, Ordering::SeqCst);
+            }
             let mut mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
             if mine.ended.is_some() {
                 return;
             }
             match self.receive(&mut mine, live) {
-                Ok(Next::Flush(flush)) => {
-                    drop(mine);
-                    flush.run();
-                }
+                Ok(Next::Flush(flush)) => flushes.add(flush),
                 Ok(Next::End(end)) => mine.ended = Some(Ok(end)),
-                Err(failure) => mine.ended = Some(Err(failure)),
+                Err(failure) => {
+                    if let Err(failure) = self.go_on(&mut mine, failure, live) {
+                        mine.ended = Some(failure);
+                    }
+                }
             }
         }
     }
 
+    /// After a failure: over another connection, if that is possible. Flushes go on meanwhile.
+    fn go_on(&self, turn: &mut Turn, failure: Failure, live: &AtomicBool) -> Result<(), Result<End, Failure>> {
+        // Nothing that was applied is left to be done while nobody knows whose these directories will be.
+        turn.applier.settle().map_err(|e| Err(Failure::Apply(e)))?;
+        let cause = match failure {
+            // A flush that failed ends the session, whatever it did to the connection.
+            Failure::Line(cause) if live.load(Ordering::Acquire) && turn.applier.failure().is_none() => cause,
+            other => return Err(Err(other)),
+        };
+        let Some(broken) = turn.joined.take() else { return Err(Err(Failure::Line(cause))) };
+        match self.rejoin(broken, cause, &mut turn.attempt) {
+            Ok(Some(again)) => {
+                if let Err(e) = turn.applier.go_on_over(&again.link, &again.unflushed) {
+                    tracing::debug!(error = %e, "the new connection broke at once");
+                }
+                turn.joined = Some(again);
+                Ok(())
+            }
+            Ok(None) => Err(Ok(End::Stopped)),
+            Err(e) => Err(Err(Failure::Session(e))),
+        }
+    }
+
     /// Receives and applies until there is something to flush.
-    fn receive(&self, turn: &mut Turn<'_>, live: &AtomicBool) -> Result<Next, Failure> {
-        let Turn { joined: Joined { link, inbox, .. }, target, applier, unacked, logged: known, .. } = turn;
+    fn receive(&self, turn: &mut Turn, live: &AtomicBool) -> Result<Next, Failure> {
+        let Turn { joined: Some(Joined { link, inbox, .. }), target, applier, unacked, logged: known, .. } = turn else {
+            return Err(anyhow::anyhow!("there is no connection").into());
+        };
         loop {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(Next::End(End::Stopped));
@@ -408,7 +450,7 @@ impl Follower {
                 }
                 Msg::Sync(msg) => match target.handle(msg, frame.data).map_err(Failure::Apply)? {
                     Reply::None => {}
-                    Reply::Send(msg) => link.send(0, &Msg::Sync(msg), &[])?,
+                    Reply::Send(all) => all.into_iter().try_for_each(|msg| link.send(0, &Msg::Sync(msg), &[]))?,
                     Reply::Flush(number) => {
                         if !self.switches.no_fsync {
                             self.flush_all().map_err(Failure::Apply)?;
@@ -441,9 +483,13 @@ impl Follower {
             }
             if *unacked > 0 && (*unacked >= ACK_EVERY || !inbox.has_more()) {
                 *unacked = 0;
-                link.send(self.last.load(Ordering::Acquire), &Msg::Applied, &[])?;
+                let told = link.send(self.last.load(Ordering::Acquire), &Msg::Applied, &[]);
+                if to_flush.is_none() {
+                    told?;
+                }
             }
             if let Some(flush) = to_flush {
+                // Whatever became of the connection: it is asked for again over the next one.
                 return Ok(Next::Flush(flush));
             }
         }

@@ -85,6 +85,18 @@ pub fn write_log(roots: &[OwnedFd], base: u128, seq: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// No log speaks of the copies any more: on disk before this returns.
+pub fn clear_log(roots: &[OwnedFd]) -> io::Result<()> {
+    for root in roots {
+        match volume::remove_xattr(root.as_raw_fd(), LOG) {
+            Ok(()) => volume::fsync(root.as_raw_fd(), volume::Sync::All)?,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// Base and number of the log that speaks of all of these copies.
 pub fn read_log(roots: &[OwnedFd]) -> Option<(u128, u64)> {
     let one = |root: &OwnedFd| volume::get_xattr(root.as_raw_fd(), LOG).ok().as_deref().and_then(Level::parse);

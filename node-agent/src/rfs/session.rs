@@ -235,17 +235,17 @@ impl One {
     fn settle(&self, ended: anyhow::Result<()>) {
         let detail = ended.err().map_or_else(|| "the session ended".to_owned(), |e| format!("{e:#}"));
         self.shared.close(&detail);
-        // Before anything else may begin: what it still does counts for this session.
+        self.all.ship.lost(self.session);
+        *lock(&self.all.progress) = None;
+        if !self.shared.is_cancelled() {
+            self.all.agent.note(ReplicaNote::SessionLost { session: Session(self.session), detail });
+        }
+        // Before another session may begin: what it still does counts for this one. It may be in a flush of this node's disk.
         let checkpoints = lock(&self.checkpoints).take();
         if let Some((base, thread)) = checkpoints {
             let _ = thread.join();
             let last = lock(&self.shared.stream).as_ref().map_or(0, |stream| stream.last_lsn());
             self.all.ship.dirty.sent(base, last);
-        }
-        self.all.ship.lost(self.session);
-        *lock(&self.all.progress) = None;
-        if !self.shared.is_cancelled() {
-            self.all.agent.note(ReplicaNote::SessionLost { session: Session(self.session), detail });
         }
     }
 
@@ -300,6 +300,10 @@ impl One {
                     if wait(CHECKPOINT_POLL) {
                         return;
                     }
+                }
+                if ship.dirty.size().0 > 0 {
+                    // Of files that stay open: nothing will speak of them any more.
+                    volumes.iter().for_each(|v| v.send_times());
                 }
                 let Some(generation) = ship.dirty.begin_checkpoint() else {
                     if wait(DRAIN_POLL) {

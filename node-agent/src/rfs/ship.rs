@@ -369,7 +369,8 @@ impl Ship {
                     waits.leading = Some(id);
                     let busy = Busy { under_way: waits.since.len(), is_flushing: ticket.durable };
                     drop(waits);
-                    let goes_on = acks.lead(self, left, busy);
+                    let still = || matches!(self.verdict(&self.waits(), ticket), Verdict::Wait);
+                    let goes_on = acks.lead(self, left, busy, still);
                     waits = self.waits();
                     waits.leading = None;
                     if !goes_on {

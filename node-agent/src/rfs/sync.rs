@@ -4,7 +4,6 @@
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
 //! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
 
-use super::activity::{EXTENT, Suspect};
 use super::dirty::{BLOCK, Changed, Collected, Dirty, Names as ChangedNames, Parts};
 use super::frame::{Entry, Fill, HOLE, Meta, Msg, SyncMsg};
 use super::fs::Volume;
@@ -21,6 +20,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tsugi_core::state::Resync;
+
+mod suspects;
 
 /// Names per message: some hundred KB.
 const NAMES_PER_PIECE: usize = 2000;
@@ -442,6 +443,8 @@ impl<'a> Source<'a> {
             entries.push(entry);
         }
         self.send(&SyncMsg::Dir { dir, path: path.to_vec(), meta, entries, only, last: true }, &[])?;
+        // The peer may have something to say to each: its answers are not to pile up.
+        self.serve(PIECES_MAX)?;
         Ok(Some(found))
     }
 
@@ -742,59 +745,6 @@ impl<'a> Source<'a> {
                 Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
             }
         }
-    }
-
-    /// Takes what the peer's activity log has into the map.
-    fn suspects(&mut self) -> anyhow::Result<()> {
-        loop {
-            match self.answers.recv_timeout(ANSWER_MAX) {
-                Ok(SyncMsg::Suspects { dir, objects }) => {
-                    objects.into_iter().try_for_each(|(path, how)| self.suspect(dir, &path, &how))?;
-                }
-                Ok(SyncMsg::AllSuspects) => return Ok(()),
-                Ok(_) => bail!("an unexpected answer during the resynchronisation"),
-                Err(RecvTimeoutError::Timeout) => bail!("the peer did not say within {} s what it had changed", ANSWER_MAX.as_secs()),
-                Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
-            }
-        }
-    }
-
-    fn wanted(&mut self, dir: u16, paths: Vec<Vec<u8>>) -> anyhow::Result<()> {
-        paths.iter().try_for_each(|path| self.suspect(dir, path, &Suspect::Subtree))
-    }
-
-    /// Puts an object of the peer's tree into the map as if it had changed here. What is not here is in the names of its
-    /// directory.
-    fn suspect(&mut self, dir: u16, path: &[u8], how: &Suspect) -> anyhow::Result<()> {
-        let volume = self.volume(dir)?;
-        if volume.is_excluded(path) {
-            return Ok(());
-        }
-        let root = volume.table().root();
-        let inode = if path.is_empty() {
-            root.clone()
-        } else {
-            let fd = match volume::open_beneath(root.fd().as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW) {
-                Ok(fd) => fd,
-                Err(e) if gone(&e) => return Ok(()),
-                Err(e) => return Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
-            };
-            let st = volume::fstat(fd.as_raw_fd())?;
-            volume.table().peek(st.st_ino).unwrap_or_else(|| Inode::unlisted(&st, fd))
-        };
-        let turn = self.ship.dirty.enter();
-        let marks = self.ship.dirty.marks(&turn, dir);
-        match (inode.kind, how) {
-            (libc::S_IFDIR, Suspect::Subtree) => marks.subtree(&inode),
-            (libc::S_IFDIR, _) => marks.names(&inode),
-            (libc::S_IFREG, Suspect::Extents(extents)) => {
-                marks.attributes(&inode);
-                extents.iter().for_each(|extent| marks.range(&inode, extent.saturating_mul(EXTENT), EXTENT));
-            }
-            (libc::S_IFREG, _) => marks.whole(&inode),
-            _ => marks.linked(&inode),
-        }
-        Ok(())
     }
 
     /// One pass over what changed.

@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+/// Names of new objects in a message: far from filling a frame, however long they are.
+const PATHS_PER_MESSAGE: usize = 1000;
 /// Files open at the same time: the source's window plus some.
 const FILES_MAX: usize = 1024;
 
@@ -46,8 +48,8 @@ pub struct SyncTarget {
 pub enum Reply {
     /// Nothing.
     None,
-    /// A message.
-    Send(SyncMsg),
+    /// Messages.
+    Send(Vec<SyncMsg>),
     /// Flush, then answer.
     Flush(u64),
     /// The live stream begins, at this base.
@@ -105,8 +107,9 @@ impl SyncTarget {
                     let entries = std::mem::take(&mut self.pieces);
                     self.directory(dir, &path, &meta, &entries, only)?;
                     let paths = std::mem::take(&mut self.new);
-                    if self.says_new && !paths.is_empty() {
-                        return Ok(Reply::Send(SyncMsg::Want { dir, paths }));
+                    if !paths.is_empty() {
+                        let want = |paths: &[Vec<u8>]| SyncMsg::Want { dir, paths: paths.to_vec() };
+                        return Ok(Reply::Send(paths.chunks(PATHS_PER_MESSAGE).map(want).collect()));
                     }
                 }
             }
@@ -114,7 +117,7 @@ impl SyncTarget {
             SyncMsg::File { id, dir, path, ino, size } => self.begin(id, dir, &path, ino, size)?,
             SyncMsg::Hashes { id, blocks } => {
                 let blocks = self.compare(id, &blocks)?;
-                return Ok(Reply::Send(SyncMsg::Need { id, blocks }));
+                return Ok(Reply::Send(vec![SyncMsg::Need { id, blocks }]));
             }
             SyncMsg::Block { id, offset, fill } => self.block(id, offset, fill, data)?,
             SyncMsg::FileEnd { id, size, meta } => self.end(id, size, &meta)?,
@@ -194,9 +197,7 @@ impl SyncTarget {
                 let other = self.claimed.get(&(dir, st.st_ino)).is_some_and(|source| *source != entry.ino);
                 if entry.nlink == 1 || other {
                     // The copy has a name of its own until it is done. Should that stay, everything has to be looked at.
-                    if !std::mem::replace(&mut self.gave_up_level, true) {
-                        level::clear(&self.roots)?;
-                    }
+                    self.give_up_level()?;
                     here = Some(separate(parent, &name, fd)?);
                 }
             }
@@ -209,6 +210,8 @@ impl SyncTarget {
             Some(fd) => fd,
             None => {
                 if self.says_new && matches!(kind, libc::S_IFREG | libc::S_IFDIR) {
+                    // Should the source never hear of it, another session has to look at everything: it will not be new then.
+                    self.give_up_level()?;
                     self.new.push(if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() });
                 }
                 super::apply::create(parent, &entry.name, entry.meta.mode, entry.rdev, &entry.target, entry.meta.uid, entry.meta.gid)?
@@ -220,6 +223,13 @@ impl SyncTarget {
         set_meta(fd.as_raw_fd(), &entry.meta)?;
         if kind != libc::S_IFREG && kind != libc::S_IFDIR {
             volume::set_times(fd.as_raw_fd(), None, Some(entry.meta.mtime))?;
+        }
+        Ok(())
+    }
+
+    fn give_up_level(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.gave_up_level, true) {
+            level::clear(&self.roots)?;
         }
         Ok(())
     }
