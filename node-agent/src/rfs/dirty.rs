@@ -512,6 +512,11 @@ impl Dirty {
         (objects().count(), bytes.sum())
     }
 
+    /// Whether nothing is noted.
+    pub fn is_empty(&self) -> bool {
+        self.map().marks.iter().all(Marked::is_empty)
+    }
+
     /// So much is noted that a checkpoint should not be waited for.
     pub fn is_filling(&self) -> bool {
         let map = self.map();

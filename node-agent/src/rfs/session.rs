@@ -301,7 +301,7 @@ impl One {
                         return;
                     }
                 }
-                if ship.dirty.size().0 > 0 {
+                if !ship.dirty.is_empty() {
                     // Of files that stay open: nothing will speak of them any more.
                     volumes.iter().for_each(|v| v.send_times());
                 }

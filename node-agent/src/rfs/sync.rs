@@ -275,14 +275,14 @@ impl<'a> Source<'a> {
         self.flush(2)?;
         // What the peer had to make anew in this last pass.
         for _ in 0..NAME_ROUNDS_MAX {
-            if dirty.size().0 == 0 {
+            if dirty.is_empty() {
                 break;
             }
             let wanted = self.take(dirty);
             self.collected(wanted)?;
             self.flush(2)?;
         }
-        if dirty.size().0 > 0 || !self.again.is_empty() {
+        if !dirty.is_empty() || !self.again.is_empty() {
             bail!("what the peer makes anew does not end");
         }
         let roots = self.volumes.iter().map(|v| v.open_root()).collect::<io::Result<Vec<_>>>()?;
