@@ -46,9 +46,11 @@ fn begin(pair: &Files, name: &str, config: &str, count: u64, seed: u64) -> Child
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Begins operations of every kind on a file, until it is ended.
-pub fn begin_everything(pair: &Files, name: &str, seed: u64) -> Child {
-    begin(pair, name, MIXES[0].1, 1_000_000_000, seed)
+/// A line that does so many operations of every kind on a file.
+pub fn everything(pair: &Files, name: &str, count: &str, seed: &str) -> String {
+    let place = pair.lab.path_in("n1", "/srv/host").unwrap();
+    std::fs::write(place.join(format!("{name}.toml")), MIXES[0].1).unwrap();
+    format!("{} -f /srv/host/{name}.toml -N {count} -S {seed} -P /srv/host {DIR}/{name}", tool("fsx").display())
 }
 
 fn end(name: &str, child: Child) {

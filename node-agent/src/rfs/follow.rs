@@ -284,7 +284,15 @@ impl Follower {
         self.keep_talking(&joined.link, &live)?;
         if let Some(log) = joined.suspects.take() {
             target.say_what_is_new();
-            self.say_suspects(&joined.link, &log)?;
+            if let Err(e) = self.say_suspects(&joined.link, &log) {
+                if !joined.link.is_broken() {
+                    // It would fail again: the next session compares everything.
+                    level::clear(&self.roots).context("cannot give up what this copy was level with")?;
+                }
+                live.store(true, Ordering::Release);
+                joined.link.close();
+                return Err(e.into());
+            }
         }
         let turn = Turn { joined: Some(joined), target, applier, unacked: 0, logged: 0, attempt: 0, ended: None };
         let Turn { mut applier, ended, .. } = self.work_all(turn, &live);
