@@ -69,10 +69,22 @@ impl Acks {
         self.led.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // The connection's own thread may just have taken what is waited for.
+        let mut is_asked = false;
         if state.over.is_none() && still() && (state.inbox.has_more() || state.inbox.wait(wait, busy)) {
-            self.take(&mut state, ship);
+            is_asked = self.take(&mut state, ship);
         }
-        state.over.is_none()
+        let goes_on = state.over.is_none();
+        drop(state);
+        self.answer(is_asked);
+        goes_on
+    }
+
+    /// That this node is there. It may have to wait for room in the connection: nobody is kept from reading meanwhile. One
+    /// that breaks over it is noticed by whoever reads next.
+    fn answer(&self, is_asked: bool) {
+        if is_asked && let Err(error) = self.link.send(0, &Msg::Pong, &[]) {
+            tracing::debug!(%error, "the connection broke while the peer was answered");
+        }
     }
 
     /// The connection's own thread, until the end.
@@ -92,7 +104,11 @@ impl Acks {
                 continue;
             };
             if is_readable || state.inbox.has_more() {
-                self.take(&mut state, ship);
+                if self.take(&mut state, ship) {
+                    drop(state);
+                    self.answer(true);
+                    state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                }
             } else if state.over.is_none() {
                 drop(state);
                 // It may have to wait for room in the connection.
@@ -112,9 +128,9 @@ impl Acks {
         }
     }
 
-    /// Takes what is here.
-    fn take(&self, state: &mut State, ship: &Ship) {
-        let mut applied = 0;
+    /// Takes what is here; true if the peer asks whether this node is there.
+    fn take(&self, state: &mut State, ship: &Ship) -> bool {
+        let (mut applied, mut is_asked) = (0, false);
         let ended = loop {
             match state.inbox.receive_now() {
                 Ok(None) => break None,
@@ -126,11 +142,7 @@ impl Acks {
                         applied = applied.max(frame.lsn);
                         state.durable.push(frame.lsn);
                     }
-                    Msg::Ping => {
-                        if let Err(e) = self.link.send(0, &Msg::Pong, &[]) {
-                            break Some(Over::Broken(e.into()));
-                        }
-                    }
+                    Msg::Ping => is_asked = true,
                     Msg::Pong => {}
                     Msg::Sync(answer) => {
                         // A resynchronisation that has ended does not care; one that goes on must not miss one.
@@ -163,5 +175,6 @@ impl Acks {
             // Wakes the connection's own thread.
             self.link.close();
         }
+        is_asked
     }
 }

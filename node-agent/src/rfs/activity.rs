@@ -264,23 +264,42 @@ impl Activity {
             return;
         }
         self.count.store(0, Ordering::Release);
-        state.base = base;
-        // Without them it could not be given up: then it is not begun.
-        state.roots = roots.iter().filter_map(|root| root.try_clone().ok()).collect();
-        if state.roots.len() != roots.len() {
-            return;
+        match roots.iter().map(OwnedFd::try_clone).collect() {
+            Ok(roots) => (state.base, state.roots) = (base, roots),
+            // Without them it could not be given up: then it is not begun.
+            Err(error) => {
+                tracing::warn!(%error, "no activity log is kept: after a crash of this node everything will be compared");
+                return;
+            }
         }
-        self.write_anew(&mut state, roots);
+        self.write_anew(&mut state);
+    }
+
+    /// Makes room for it: takes some flushes, and is done before anybody has to wait for them.
+    pub fn prepare(&self) -> io::Result<()> {
+        let length = (RECORD * (1 + ENTRIES_MAX)) as u64;
+        for path in self.files.iter().flatten() {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            if file.metadata()?.len() < length {
+                // Room that is there already: an entry then needs no change of the file system's own records.
+                file.write_all_at(&vec![0; RECORD * (1 + ENTRIES_MAX)], 0)?;
+                file.sync_all()?;
+                if let Some(dir) = path.parent() {
+                    File::open(dir)?.sync_all()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Everything noted in the generation of this parity, and in the one before, is flushed on both nodes.
-    pub fn evict(&self, generation: u64, roots: &[OwnedFd]) {
+    pub fn evict(&self, generation: u64) {
         let mut state = self.state();
         if !state.is_on || state.base == 0 {
             return;
         }
         state.noted[(generation & 1) as usize] = Noted::default();
-        self.write_anew(&mut state, roots);
+        self.write_anew(&mut state);
     }
 
     /// What an earlier generation noted and no checkpoint ended goes with this one.
@@ -370,13 +389,13 @@ impl Activity {
     }
 
     /// Writes everything that is noted into the file whose turn it is, and then its number on the copies.
-    fn write_anew(&self, state: &mut State, roots: &[OwnedFd]) {
+    fn write_anew(&self, state: &mut State) {
         state.file = None;
         let entries: HashSet<Entry> = state.noted.iter().flat_map(|noted| noted.entries.iter().copied()).collect();
         if entries.len() > ENTRIES_MAX || state.noted.iter().any(|noted| noted.is_over) {
             return state.give_up();
         }
-        match self.write_file(state, &entries, roots) {
+        match self.write_file(state, &entries) {
             Ok(file) => {
                 state.end = (RECORD * (1 + entries.len())) as u64;
                 state.file = Some(file);
@@ -388,7 +407,7 @@ impl Activity {
         }
     }
 
-    fn write_file(&self, state: &mut State, entries: &HashSet<Entry>, roots: &[OwnedFd]) -> io::Result<File> {
+    fn write_file(&self, state: &mut State, entries: &HashSet<Entry>) -> io::Result<File> {
         let files = self.files.as_ref().ok_or_else(|| io::Error::other("it is not kept"))?;
         // Counts when it is written: the other file is the one that is good until then.
         let seq = state.seq + 1;
@@ -396,17 +415,6 @@ impl Activity {
         // Each write is on disk when it returns.
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(libc::O_DSYNC).mode(0o600).open(path)?;
-        let length = (RECORD * (1 + ENTRIES_MAX)) as u64;
-        if file.metadata()?.len() < length {
-            // Room that is there already: an entry then needs no change of the file system's own records.
-            for at in (0..length).step_by(1 << 16) {
-                file.write_all_at(&vec![0; usize::try_from((length - at).min(1 << 16)).unwrap_or(0)], at)?;
-            }
-            file.sync_all()?;
-            if let Some(dir) = path.parent() {
-                File::open(dir)?.sync_all()?;
-            }
-        }
         // The head last: a file whose writing was cut off has an old one.
         let body: Vec<u8> = entries.iter().flat_map(|entry| entry.encode(seq)).collect();
         file.write_all_at(&body, RECORD as u64)?;
@@ -420,7 +428,7 @@ impl Activity {
         head[16..24].copy_from_slice(&(self.count().wrapping_sub(entries.len() as u64)).to_le_bytes());
         head[24..32].copy_from_slice(&(entries.len() as u64).to_le_bytes());
         file.write_all_at(&seal(head), 0)?;
-        level::write_log(roots, state.base, seq)?;
+        level::write_log(&state.roots, state.base, seq)?;
         state.seq = seq;
         Ok(file)
     }
@@ -466,19 +474,20 @@ impl Found {
             }
         }
         let has = |kind, ino| mine.contains(&Entry { kind, dir: index, ino, extent: 0 });
-        let suspect = |ino: u64| {
-            if has(Kind::Subtree, ino) {
-                Some(Suspect::Subtree)
+        // A group is of files or of directories; objects of the other sort among its numbers are no matter. A number that was
+        // noted as one sort and is the other now was given away since: what has it is in the names of its directory.
+        let suspect = |ino: u64, is_dir: bool| {
+            if is_dir {
+                let names = has(Kind::Names, ino) || has(Kind::NamesGroup, group_of(ino));
+                if has(Kind::Subtree, ino) { Some(Suspect::Subtree) } else { names.then_some(Suspect::Names) }
             } else if has(Kind::Whole, ino) || has(Kind::WholeGroup, group_of(ino)) {
                 Some(Suspect::Whole)
-            } else if has(Kind::Names, ino) || has(Kind::NamesGroup, group_of(ino)) {
-                Some(Suspect::Names)
             } else {
                 parts.get(&ino).map(|extents| Suspect::Extents(extents.clone()))
             }
         };
         let mut batch = Vec::new();
-        batch.extend(suspect(ROOT).map(|how| (Vec::new(), how)));
+        batch.extend(suspect(ROOT, true).map(|how| (Vec::new(), how)));
         let device = volume::fstat(root.as_raw_fd())?.st_dev;
         let mut todo = vec![Vec::new()];
         let mut told = Instant::now();
@@ -493,11 +502,7 @@ impl Found {
                 continue;
             }
             for entry in volume::list_dir(dir.as_raw_fd())? {
-                let mut full = path.clone();
-                if !full.is_empty() {
-                    full.push(b'/');
-                }
-                full.extend_from_slice(&entry.name);
+                let full = volume::join(&path, &entry.name);
                 let is_dir = match entry.kind {
                     libc::DT_UNKNOWN => volume::kind(&volume::stat_at(dir.as_raw_fd(), &volume::cstr(&entry.name)?)?) == libc::S_IFDIR,
                     kind => kind == libc::DT_DIR,
@@ -505,12 +510,7 @@ impl Found {
                 if is_dir {
                     todo.push(full.clone());
                 }
-                // A group of directories has names; of files, contents: one number may be in a group of each.
-                let how = match suspect(entry.ino) {
-                    Some(Suspect::Whole) if is_dir => Some(Suspect::Names),
-                    how => how,
-                };
-                batch.extend(how.map(|how| (full, how)));
+                batch.extend(suspect(entry.ino, is_dir).map(|how| (full, how)));
                 if batch.len() >= BATCH {
                     tell(std::mem::take(&mut batch))?;
                 }
@@ -587,7 +587,7 @@ mod tests {
             extents.sort_unstable();
         }
         assert_eq!(resolved, wanted(Suspect::Extents(vec![1, 2])));
-        log.evict(0, &home.roots);
+        log.evict(0);
         assert_eq!(home.resolved(), [("a".to_owned(), Suspect::Extents(vec![1])), ("b".to_owned(), Suspect::Extents(vec![]))]);
         assert_eq!((home.find().unwrap().count, log.count()), (2, 2));
         log.whole(1, 0, ino("c"));
@@ -599,6 +599,7 @@ mod tests {
         let home = Home::new();
         let log = home.log();
         log.begin();
+        log.prepare().unwrap();
         log.level(1, &home.roots);
         log.whole(0, 0, 20);
         let kept = [0, 1].map(|n| std::fs::read(home.dir.path().join(format!("activity.{n}"))).unwrap_or_default());
@@ -609,12 +610,12 @@ mod tests {
         // The log's disk is set back: it has fewer entries than the peer was told of.
         put_back();
         assert_eq!((home.find().unwrap().count, log.count()), (1, 2));
-        log.evict(0, &home.roots);
+        log.evict(0);
         assert!(home.find().is_some());
-        log.evict(1, &home.roots);
+        log.evict(1);
         put_back();
         assert!(home.find().is_none(), "the copy carries a later number");
-        log.evict(0, &home.roots);
+        log.evict(0);
         level::clear(&home.roots).unwrap();
         assert!(home.find().is_none(), "the copy went its own way");
     }
@@ -624,6 +625,7 @@ mod tests {
         let home = Home::new();
         let log = home.log();
         log.begin();
+        log.prepare().unwrap();
         log.level(1, &home.roots);
         (640..700).for_each(|ino| log.whole(0, 0, ino));
         assert!(log.count() < 12, "{} entries for one group", log.count());
@@ -635,8 +637,21 @@ mod tests {
         assert_eq!(noted, before);
         (0..ENTRIES_MAX as u64 + 10).for_each(|n| log.range(0, 0, 5000, n * EXTENT, 1));
         assert!(home.find().is_none(), "what has no room is missed: also where the peer cannot be told");
-        log.evict(0, &home.roots);
+        log.evict(0);
         assert_eq!(home.find().unwrap().count, log.count());
+    }
+
+    #[test]
+    fn a_log_whose_beginning_is_damaged_is_none() {
+        let home = Home::new();
+        let log = home.log();
+        log.begin();
+        (0..5).for_each(|n| log.subtree(0, 0, 1000 * n));
+        log.level(1, &home.roots);
+        assert!(home.find().is_some());
+        let path = files_beside(&home.marks())[(log.state().seq & 1) as usize].clone();
+        OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[0xff], (RECORD * 3 + 9) as u64).unwrap();
+        assert!(home.find().is_none(), "{} entries have been made since, and as many would be enough", log.count());
     }
 
     #[test]
@@ -644,6 +659,7 @@ mod tests {
         let home = Home::new();
         let log = home.log();
         log.begin();
+        log.prepare().unwrap();
         log.level(1, &home.roots);
         (0..3).for_each(|n| log.subtree(0, 0, 1000 * n));
         let path = files_beside(&home.marks())[(log.state().seq & 1) as usize].clone();

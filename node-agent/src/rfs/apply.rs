@@ -34,7 +34,6 @@ pub struct Applier {
     no_fsync: bool,
     ack_in_memory: bool,
     base: Option<u128>,
-    logged: u64,
     outlet: Arc<Outlet>,
 }
 
@@ -122,7 +121,6 @@ impl Applier {
             no_fsync,
             ack_in_memory,
             base: None,
-            logged: 0,
             outlet: Outlet::new(link),
         }
     }
@@ -143,16 +141,6 @@ impl Applier {
     /// The live stream begins at this base.
     pub fn begin(&mut self, base: u128) {
         self.base = Some(base);
-    }
-
-    /// Where the live stream began.
-    pub fn base(&self) -> Option<u128> {
-        self.base
-    }
-
-    /// Length of the source's activity log.
-    pub fn logged(&self) -> u64 {
-        self.logged
     }
 
     /// Flushes under way.
@@ -258,7 +246,8 @@ impl Applier {
                 result => result.context("cannot remove an extended attribute")?,
             },
             Op::Fsync { fid, sync, mtime } => return self.fsync(lsn, fid, sync, mtime),
-            Op::Logged { count } => self.logged = self.logged.max(count),
+            // It changes nothing here; whoever receives it keeps it.
+            Op::Logged { .. } => {}
             Op::Checkpoint => {
                 self.settle()?;
                 let base = self.base.ok_or_else(|| anyhow!("a checkpoint outside the live stream"))?;

@@ -550,14 +550,14 @@ impl Dirty {
 
     /// Both nodes have flushed everything that was noted in this generation, up to operation `flushed` of a session that began
     /// at this base.
-    pub fn end_checkpoint(&self, generation: u64, base: u128, flushed: u64, roots: &[OwnedFd]) {
+    pub fn end_checkpoint(&self, generation: u64, base: u128, flushed: u64) {
         {
             let mut map = self.map();
             let Some(of) = map.base.as_mut().filter(|of| of.id == base) else { return };
             of.flushed = of.flushed.max(flushed);
             map.marks[(generation & 1) as usize] = Marked::default();
         }
-        self.log.evict(generation, roots);
+        self.log.evict(generation);
     }
 }
 

@@ -6,7 +6,7 @@
 use super::activity;
 use super::apply::{Applier, Flush};
 use super::control::Agent;
-use super::frame::{Again, Hello, Msg, SyncMsg, VERSION};
+use super::frame::{Again, Hello, Msg, Op, SyncMsg, VERSION};
 use super::handle::DataConfig;
 use super::level::{self, Level};
 use super::link::{Busy, HANDSHAKE_MAX, Inbox, Link, TICK};
@@ -95,29 +95,30 @@ struct Turn {
     applier: Applier,
     /// Operations applied that the source has to hear of.
     unacked: u64,
-    /// Length of the source's activity log that is noted.
-    logged: u64,
     /// Tries to continue the session so far.
     attempt: u64,
     ended: Option<Result<End, Failure>>,
 }
 
-/// Flushes that nobody does yet, and how many are done.
-#[derive(Default)]
-struct Flushes {
-    waiting: Mutex<VecDeque<Flush>>,
+/// Flushes that nobody does yet, and how many are being done.
+struct Flushes<T> {
+    waiting: Mutex<VecDeque<T>>,
     under_way: AtomicUsize,
     /// Threads beside the first.
     threads: AtomicUsize,
 }
 
-impl Flushes {
-    fn add(&self, flush: Flush) {
+impl<T> Flushes<T> {
+    fn new() -> Self {
+        Self { waiting: Mutex::default(), under_way: AtomicUsize::new(0), threads: AtomicUsize::new(0) }
+    }
+
+    fn add(&self, flush: T) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(flush);
     }
 
     /// One to do now, unless nobody would be left to receive. Whoever has done one asks again, so none is forgotten.
-    fn next(&self) -> Option<Flush> {
+    fn next(&self) -> Option<T> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.under_way.load(Ordering::SeqCst) >= self.threads.load(Ordering::SeqCst).max(1) {
             return None;
@@ -125,6 +126,11 @@ impl Flushes {
         let next = waiting.pop_front()?;
         self.under_way.fetch_add(1, Ordering::SeqCst);
         Some(next)
+    }
+
+    /// One that was taken is done.
+    fn done(&self) {
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -294,7 +300,7 @@ impl Follower {
                 return Err(e.into());
             }
         }
-        let turn = Turn { joined: Some(joined), target, applier, unacked: 0, logged: 0, attempt: 0, ended: None };
+        let turn = Turn { joined: Some(joined), target, applier, unacked: 0, attempt: 0, ended: None };
         let Turn { mut applier, ended, .. } = self.work_all(turn, &live);
         let ended = ended.unwrap_or_else(|| Err(anyhow::anyhow!("the threads that apply have ended").into()));
         live.store(true, Ordering::Release);
@@ -350,7 +356,7 @@ impl Follower {
 
     /// Receives and applies until the session ends, and every flush begun has ended.
     fn work_all(&self, turn: Turn, live: &AtomicBool) -> Turn {
-        let (turn, flushes) = (Mutex::new(turn), Flushes::default());
+        let (turn, flushes) = (Mutex::new(turn), Flushes::new());
         std::thread::scope(|scope| {
             for n in 1..APPLY_THREADS {
                 let thread = std::thread::Builder::new().name(format!("apply-{n}"));
@@ -366,11 +372,11 @@ impl Follower {
 
     /// One of the threads. The one that comes upon a flush does it itself, at once, and leaves the turn to another: nobody
     /// is woken for it who would be waited for. One is left to receive, whatever the disk does.
-    fn work(&self, turn: &Mutex<Turn>, flushes: &Flushes, live: &AtomicBool) {
+    fn work(&self, turn: &Mutex<Turn>, flushes: &Flushes<Flush>, live: &AtomicBool) {
         loop {
             while let Some(flush) = flushes.next() {
                 flush.run();
-                flushes.under_way.fetch_sub(1, Ordering::SeqCst);
+                flushes.done();
             }
             let mut mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
             if mine.ended.is_some() {
@@ -413,7 +419,7 @@ impl Follower {
 
     /// Receives and applies until there is something to flush.
     fn receive(&self, turn: &mut Turn, live: &AtomicBool) -> Result<Next, Failure> {
-        let Turn { joined: Some(Joined { link, inbox, .. }), target, applier, unacked, logged: known, .. } = turn else {
+        let Turn { joined: Some(Joined { link, inbox, .. }), target, applier, unacked, .. } = turn else {
             return Err(anyhow::anyhow!("there is no connection").into());
         };
         loop {
@@ -444,13 +450,12 @@ impl Follower {
                     if !live.load(Ordering::Acquire) || lsn != last + 1 {
                         return Err(anyhow::anyhow!("operation {lsn} came after {last}").into());
                     }
-                    to_flush = applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
-                    let logged = applier.logged();
-                    if logged != *known {
-                        *known = logged;
+                    if let Op::Logged { count } = op {
                         if let Some(left) = &mut *self.left() {
-                            left.logged = Some(logged);
+                            left.logged = left.logged.max(Some(count));
                         }
+                    } else {
+                        to_flush = applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
                     }
                     self.last.store(lsn, Ordering::Release);
                     // That it is flushed will say that it was applied.
@@ -599,7 +604,8 @@ impl Follower {
         let dirs = u16::try_from(self.config.dirs.len()).context("more than 65535 replicated directories")?;
         let module = self.config.module.as_str().to_owned();
         let level = level::read(&self.roots);
-        let found = activity::find(&self.config.marks, &self.roots);
+        // What it speaks of is asked for at the beginning of a session.
+        let found = if how.again.is_none() { activity::find(&self.config.marks, &self.roots) } else { None };
         let log = found.as_ref().map(|log| (log.base, log.count));
         let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level, log };
         link.send(0, &Msg::Hello(hello), &[])?;
@@ -634,5 +640,28 @@ impl From<anyhow::Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
         Self::Line(e.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // in a test it is the assertion
+    use super::*;
+
+    #[test]
+    fn one_thread_is_left_to_receive_and_no_flush_is_forgotten() {
+        let flushes = Flushes::new();
+        flushes.threads.store(2, Ordering::SeqCst);
+        (1..=4).for_each(|n| flushes.add(n));
+        assert_eq!((flushes.next(), flushes.next(), flushes.next()), (Some(1), Some(2), None));
+        flushes.done();
+        assert_eq!((flushes.next(), flushes.next()), (Some(3), None));
+        flushes.done();
+        flushes.done();
+        assert_eq!((flushes.next(), flushes.next()), (Some(4), None));
+        // Without any other thread the one that receives has to do it.
+        let alone = Flushes::new();
+        alone.add(1);
+        assert_eq!(alone.next(), Some(1));
     }
 }

@@ -183,12 +183,7 @@ impl Volume {
         if parent.local || self.excluded.is_empty() {
             return Ok(parent.local);
         }
-        let mut path = parent.path(self.table.root())?;
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.to_bytes());
-        Ok(self.excluded.contains(&path))
+        Ok(self.excluded.contains(&volume::join(&parent.path(self.table.root())?, name.to_bytes())))
     }
 
     fn carrier<'a>(&self, mode: &'a Mode, inode: &Inode) -> Carrier<'a> {

@@ -289,7 +289,6 @@ impl One {
     fn checkpoints(&self, stream: &Arc<Stream>) -> io::Result<Sender<()>> {
         let (over, is_over) = channel::<()>();
         let (ship, stream, volumes) = (self.all.ship.clone(), stream.clone(), self.all.volumes.clone());
-        let roots = volumes.iter().map(|v| v.open_root()).collect::<io::Result<Vec<_>>>()?;
         let Some(base) = ship.dirty.base() else { return Ok(over) };
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             // Whether the session is over; otherwise a moment has passed.
@@ -333,7 +332,7 @@ impl One {
                 ship.forget_durable(lsn);
                 // This node's own disk as well: the log is of what may be missing on it. A failure is told by `sync_all`.
                 if volumes.iter().all(|v| v.sync_all().is_ok()) {
-                    ship.dirty.end_checkpoint(generation, base.id, lsn, &roots);
+                    ship.dirty.end_checkpoint(generation, base.id, lsn);
                 }
             }
         })?;

@@ -11,7 +11,7 @@ use super::link::Link;
 use super::ship::{Phase, Ship};
 use super::stream::Stream;
 use super::table::Inode;
-use super::volume::{self, Stat, mtime};
+use super::volume::{self, Stat, join, mtime};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -147,15 +147,6 @@ fn gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
 }
 
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut full = path.to_vec();
-    if !full.is_empty() {
-        full.push(b'/');
-    }
-    full.extend_from_slice(name);
-    full
-}
-
 fn depth(path: &[u8]) -> usize {
     if path.is_empty() { 0 } else { 1 + path.iter().filter(|b| **b == b'/').count() }
 }
@@ -225,6 +216,9 @@ impl<'a> Source<'a> {
                 dirty.begin(None);
             }
             dirty.log.begin();
+        }
+        if let Err(error) = dirty.log.prepare() {
+            tracing::warn!(%error, "there is no room for the activity log");
         }
         // What this copy has by now is no matter for the log.
         for volume in self.volumes {

@@ -144,12 +144,7 @@ impl SyncTarget {
 
     fn is_excluded(&self, dir: u16, path: &[u8], name: &[u8]) -> bool {
         let Some(excluded) = self.excluded.get(usize::from(dir)).filter(|e| !e.is_empty()) else { return false };
-        let mut full = path.to_vec();
-        if !full.is_empty() {
-            full.push(b'/');
-        }
-        full.extend_from_slice(name);
-        excluded.contains(&full)
+        excluded.contains(&volume::join(path, name))
     }
 
     fn directory(&mut self, dir: u16, path: &[u8], meta: &Meta, entries: &[Entry], only: Option<BTreeSet<Vec<u8>>>) -> anyhow::Result<()> {
@@ -212,7 +207,7 @@ impl SyncTarget {
                 if self.says_new && matches!(kind, libc::S_IFREG | libc::S_IFDIR) {
                     // Should the source never hear of it, another session has to look at everything: it will not be new then.
                     self.give_up_level()?;
-                    self.new.push(if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() });
+                    self.new.push(volume::join(path, &entry.name));
                 }
                 super::apply::create(parent, &entry.name, entry.meta.mode, entry.rdev, &entry.target, entry.meta.uid, entry.meta.gid)?
             }

@@ -459,6 +459,11 @@ fn read_dir_raw(fd: RawFd, position: i64) -> io::Result<Vec<DirName>> {
     Ok(names)
 }
 
+/// A path with one more name.
+pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
 /// All names of a directory but `.` and `..`, sorted. `dir` may be `O_PATH`.
 pub fn list_dir(dir: RawFd) -> io::Result<Vec<DirName>> {
     let open = match openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0) {

@@ -77,7 +77,7 @@ impl Deeds {
 impl Pair {
     /// What was done until now is flushed at the peer, and the source knows: two checkpoints have ended since, and a third
     /// one has begun.
-    fn await_checkpoints(&self) {
+    pub(super) fn await_checkpoints(&self) {
         let (mut flushed, mut seen, begun) = (self.b_flushed(), 0, Instant::now());
         while seen < 3 {
             fs::write(self.a.dir.join("tick"), begun.elapsed().as_nanos().to_string()).unwrap();
@@ -317,6 +317,21 @@ fn a_name_removed_of_a_file_that_has_others_outside_the_tree_keeps_nobody_from_b
     assert_eq!(fs::read(outside.with_extension("two")).unwrap(), b"two");
     assert!(!pair.b.dir.join("one").exists());
     assert_eq!(fs::read(pair.b.dir.join("two")).unwrap(), b"new");
+}
+
+#[test]
+fn the_peer_hears_soon_of_what_nobody_waits_for() {
+    let mut pair = Pair::new();
+    pair.serve_and_arm(1, 1);
+    // The last thing that is done is a close: no later operation takes its time along.
+    fs::write(pair.a.dir.join("file"), "text").unwrap();
+    let time = |dir: &Path| fs::metadata(dir.join("file")).unwrap().modified().unwrap();
+    let (wanted, begun) = (time(&pair.a.dir), Instant::now());
+    while time(&pair.b.dir) != wanted {
+        // Well before the next checkpoint, which would send it too.
+        assert!(begun.elapsed() < Duration::from_secs(5), "the peer was not told");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -202,6 +202,24 @@ fn after_a_power_failure_of_the_source_what_nobody_touched_is_not_compared() {
 }
 
 #[test]
+fn a_file_that_stays_open_over_a_checkpoint_has_one_time() {
+    let mut pair = Pair::over(CHECKPOINTS, &[], None, Duration::from_millis(100), |to| to);
+    let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
+    pair.serve_and_arm(1, 1);
+    let open = fs::File::create(pair.a.dir.join("open")).unwrap();
+    open.write_all_at(b"text", 0).unwrap();
+    // Nothing of it is noted any more, and it is neither closed nor flushed by who wrote it.
+    pair.await_checkpoints();
+    fail_over(&mut pair, &mut disks, 2, CHECKPOINTS, |_| {}, None);
+    assert_eq!(reach(&pair), "Logged");
+    let time = |pair: &Pair, who: Who| {
+        fs::metadata(if who == Who::A { &pair.a.dir } else { &pair.b.dir }.join("open")).unwrap().modified().unwrap()
+    };
+    assert_eq!(time(&pair, Who::A), time(&pair, Who::B));
+    drop(open);
+}
+
+#[test]
 fn a_log_or_a_disk_that_was_set_back_is_not_believed() {
     for what in ["log", "disk"] {
         let mut pair = Pair::over("", &[], None, Duration::from_millis(100), |to| to);
