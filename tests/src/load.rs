@@ -5,15 +5,18 @@
 
 use crate::lab::ns;
 use crate::ledger::{Entry, NewEntry};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -35,6 +38,8 @@ impl Patience {
     pub const GREAT: Patience = Patience { connect: Duration::from_secs(20), answer: Duration::from_secs(60) };
 }
 
+/// Between two flushes of the file beside a load: it is there to look, not to take the disk.
+const BESIDE_PAUSE: Duration = Duration::from_millis(20);
 /// Between attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Entries asked for at the end are asked for this long.
@@ -101,6 +106,26 @@ impl Load {
         Ok(Load { stop, acked, begin: Instant::now(), thread: Some(thread) })
     }
 
+    /// Writes and flushes a small file of its own in `dir`, every few milliseconds: what the disk there and this
+    /// machine's processors have to spare, whoever else uses them. A pause of a client can be told from one of the
+    /// machine by it.
+    pub fn beside(dir: &Path) -> Result<Load> {
+        let path = dir.join("beside");
+        Load::start_with(move |stop, acked| {
+            let mut file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+            let mut seq = 0;
+            while !stop.load(Ordering::Relaxed) {
+                seq += 1;
+                file.write_all(b"written and flushed beside the load\n")?;
+                file.sync_all()?;
+                let entry = NewEntry { text: String::new(), client: "beside".into(), seq };
+                acked.lock().map_err(|_| anyhow!("the list of what is flushed"))?.push(Acked { entry, at: Instant::now() });
+                std::thread::sleep(BESIDE_PAUSE);
+            }
+            Ok(())
+        })
+    }
+
     /// Acknowledged so far.
     pub fn count(&self) -> usize {
         self.acked.lock().map_or(0, |a| a.len())
@@ -126,6 +151,17 @@ impl Load {
             last = at;
         }
         longest
+    }
+
+    /// That no client noticed anything since `since`: none waited longer than `allowed` and what a plain file of this
+    /// machine waited meanwhile, which ends with this ([`Load::beside`]). Says the pause.
+    pub fn unnoticed(&self, since: Instant, allowed: Duration, beside: Load) -> Result<Gap> {
+        let (gap, machine) = (self.longest_gap_since(since), beside.longest_gap_since(since));
+        beside.stop()?;
+        if gap.seconds > allowed.as_secs_f64() + machine.seconds {
+            bail!("the client waited {gap:?}, more than {allowed:?}; a plain file on this machine's disk {machine:?}");
+        }
+        Ok(gap)
     }
 
     /// Waits until `count` entries more than now are acknowledged.

@@ -146,6 +146,11 @@ fn keep_copy(pair: &Files) -> Result<()> {
     pair.lab.sh("n2", "mkdir -p /srv/host/native/copy && cp -a /srv/host/data/files/. /srv/host/native/copy/ && sync").map(drop)
 }
 
+/// A row without a bar.
+fn only_said(row: &str, unit: &'static str, value: f64) -> Row {
+    Row { bar: None, ..Row::at_most(BENCH, row, unit, f64::INFINITY, vec![value]) }
+}
+
 /// A row beside rsync's; without a bar it only says.
 fn one(row: &str, unit: &'static str, bar: Option<f64>, value: f64, rsync: f64) -> Row {
     let peers = BTreeMap::from([("rsync".to_owned(), vec![rsync])]);
@@ -259,7 +264,7 @@ fn primary_lost(pair: &Files, names: &[PathBuf], size: &Size, random: &mut Rando
     put(Row::at_most(BENCH, row, "", CRASH_BAR, vec![compared / total]))?;
     let row = "after a power failure of the primary: share of the data that is sent";
     put(Row::at_most(BENCH, row, "", CRASH_BAR, vec![arrived / total]))?;
-    put(Row::at_most(BENCH, "after a power failure of the primary: seconds to be level again", "s", f64::INFINITY, vec![seconds]))
+    put(only_said("after a power failure of the primary: seconds to be level again", "s", seconds))
 }
 
 /// A node gets everything: its copy was lost. Beside a plain copy from the one host's disk to the other's.
@@ -283,7 +288,7 @@ fn copy_lost(pair: &Files, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()>
     row.better = "higher";
     row.holds = plain / seconds >= COPY_BAR;
     put(row)?;
-    put(Row::at_most(BENCH, "a lost copy: seconds to be level again", "s", f64::INFINITY, vec![seconds]))
+    put(only_said("a lost copy: seconds to be level again", "s", seconds))
 }
 
 fn small_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
