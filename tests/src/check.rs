@@ -45,10 +45,34 @@ const NEGATIVE_DELAY_MS: f64 = 300.0;
 /// What the module protects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum App {
-    /// The built-in ledger.
+    /// The built-in ledger: SQLite with a write-ahead log.
     Ledger,
+    /// The same with a rollback journal.
+    LedgerJournal,
+    /// The same as a plain file with an fsync per entry.
+    LedgerRaw,
     /// A real PostgreSQL.
     Postgresql,
+}
+
+impl App {
+    /// The shipped module.
+    pub fn module(self) -> &'static str {
+        match self {
+            App::Ledger | App::LedgerJournal | App::LedgerRaw => "ledger",
+            App::Postgresql => "postgresql",
+        }
+    }
+
+    /// `LEDGER_STORE` of the module `ledger`.
+    fn store(self) -> Option<&'static str> {
+        match self {
+            App::Ledger => Some("wal"),
+            App::LedgerJournal => Some("journal"),
+            App::LedgerRaw => Some("raw"),
+            App::Postgresql => None,
+        }
+    }
 }
 
 /// What is switched off.
@@ -152,7 +176,7 @@ pub fn modules_dir() -> PathBuf {
 /// The promise of the profile that the shipped modules have, plus what may come on top.
 pub fn interruption_bar(app: App) -> Duration {
     let recovery = match app {
-        App::Ledger => Duration::ZERO,
+        App::Ledger | App::LedgerJournal | App::LedgerRaw => Duration::ZERO,
         App::Postgresql => DATABASE_RECOVERY,
     };
     Timing::of(Profile::Normal).keep + BEYOND_PROMISE + recovery
@@ -186,10 +210,7 @@ impl Pair {
         say("three hosts and the console's host are up, each with a disk and two networks of its own");
         let api = setup::set_up(&lab)?;
         say("console set up; three agents enrolled and approved");
-        let module = match app {
-            App::Ledger => "ledger",
-            App::Postgresql => "postgresql",
-        };
+        let module = app.module();
         let (net, watch) = (lab.client_net()?, Some(VipWatch::start(&lab)?));
         let mut pair = Pair { net, lab, api, module: module.to_owned(), app, begin, quiet, watch, is_up: false };
         for host in ["n1", "n2"] {
@@ -202,6 +223,11 @@ impl Pair {
             macros.push(("AUTH", "trust"));
         }
         let mut files = setup::read_module(&modules_dir().join(module), &macros)?;
+        if let Some(store) = app.store() {
+            let var = |value: &str| format!("name=\"LEDGER_STORE\" value=\"{value}\"");
+            ensure!(files.userconfig.contains(&var("wal")), "the module ledger has no LEDGER_STORE");
+            files.userconfig = files.userconfig.replace(&var("wal"), &var(store));
+        }
         prepare(&pair.lab, &pair.api, &mut files)?;
         setup::apply_module(&pair.api, module, &["n1", "n2"], &files)?;
         pair.say(&format!("module {module} uploaded and applied on n1 and n2"));
@@ -225,7 +251,7 @@ impl Pair {
     /// The replicated directory.
     pub fn data_dir(&self) -> &'static str {
         match self.app {
-            App::Ledger => "/srv/data/ledger",
+            App::Ledger | App::LedgerJournal | App::LedgerRaw => "/srv/data/ledger",
             App::Postgresql => "/srv/data/postgresql",
         }
     }
@@ -233,7 +259,7 @@ impl Pair {
     /// Where the application listens.
     pub fn address(&self) -> SocketAddr {
         match self.app {
-            App::Ledger => SocketAddr::from((VIP, LEDGER_PORT)),
+            App::Ledger | App::LedgerJournal | App::LedgerRaw => SocketAddr::from((VIP, LEDGER_PORT)),
             App::Postgresql => SocketAddr::from((VIP, sql::PORT)),
         }
     }
@@ -251,7 +277,7 @@ impl Pair {
     /// Starts a client.
     pub fn load(&self) -> Result<Load> {
         match self.app {
-            App::Ledger => Load::start(&self.net, self.address(), CONNECTIONS),
+            App::Ledger | App::LedgerJournal | App::LedgerRaw => Load::start(&self.net, self.address(), CONNECTIONS),
             App::Postgresql => sql::start_load(&self.net, VIP, CONNECTIONS),
         }
     }
@@ -259,7 +285,7 @@ impl Pair {
     /// Every entry, read through the virtual address.
     pub fn read_all(&self) -> Result<Vec<Entry>> {
         match self.app {
-            App::Ledger => load::read_all(&self.net, self.address()),
+            App::Ledger | App::LedgerJournal | App::LedgerRaw => load::read_all(&self.net, self.address()),
             App::Postgresql => sql::read_all(&self.lab, VIP),
         }
     }
@@ -301,7 +327,7 @@ impl Pair {
     /// entry that is missing or changed in any of these places, the first place named.
     pub fn verify(&self, acked: &[Acked], hosts: &[&str]) -> Vec<String> {
         let mut places = vec![(format!("over {VIP}"), self.read_all())];
-        if self.app == App::Ledger {
+        if self.app.module() == "ledger" {
             places.extend(hosts.iter().map(|host| (format!("in the file on {host}"), self.read_file(host))));
         }
         let mut lost = BTreeMap::new();

@@ -343,7 +343,9 @@ fn demo(app: App) -> Result<()> {
     println!("sign in    {}  one-time code (password of this demo only): {}", note("user"), note("password"));
     println!("           the browser warns of the certificate: the console signs its own; its CA is {}", note("ca_file"));
     match app {
-        App::Ledger => println!("ledger     http://127.0.0.1:{port}/   (virtual address {})", pair.address()),
+        App::Ledger | App::LedgerJournal | App::LedgerRaw => {
+            println!("ledger     http://127.0.0.1:{port}/   (virtual address {})", pair.address())
+        }
         App::Postgresql => println!("PostgreSQL psql -h 127.0.0.1 -p {port} -U postgres   (virtual address {})", pair.address()),
     }
     println!("switch     TSUGI_LAB_NAME={} ./dev lab kill n1   (and boot, pause, cut, …: ./dev lab --help)", info.name);

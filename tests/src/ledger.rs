@@ -1,7 +1,7 @@
-//! The demo application: a ledger over HTTP that commits each entry to SQLite before it answers.
+//! The demo application: a ledger over HTTP that commits each entry to disk before it answers.
 //!
-//! `POST /entries {client, seq, text}` answers 201 only after a commit with `synchronous=FULL`: an entry that was
-//! answered is on disk. The same (client, seq) again is answered with the id it has, so a client that lost the
+//! `POST /entries {client, seq, text}` answers 201 only after a commit of SQLite with `synchronous=FULL`, or after an
+//! fsync of a plain file ([`Store`]): an entry that was answered is on disk. The same (client, seq) again is answered with the id it has, so a client that lost the
 //! answer may simply ask again.
 
 use anyhow::{Context, Result, bail};
@@ -15,9 +15,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Row, SqliteConnection};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+mod raw;
+
+use raw::Raw;
 
 /// A virtual address may appear a moment after the application is started.
 const BIND_BOUND: Duration = Duration::from_secs(5);
@@ -75,22 +79,70 @@ impl IntoResponse for Failed {
     }
 }
 
+/// How the entries are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Store {
+    /// SQLite with a write-ahead log.
+    Wal,
+    /// SQLite with a rollback journal, which is made and deleted for each entry.
+    Journal,
+    /// A plain file, a line and an fsync per entry.
+    Raw,
+}
+
 type Waiting = (NewEntry, oneshot::Sender<Result<i64, String>>);
 
 struct App {
-    pool: SqlitePool,
+    kept: Kept,
     writer: mpsc::Sender<Waiting>,
 }
 
+/// What is kept, for those who read.
+#[derive(Clone)]
+enum Kept {
+    Sql(SqlitePool),
+    Raw(Arc<Mutex<Raw>>),
+}
+
+/// And for the one that writes.
+enum Writer {
+    Sql(SqliteConnection),
+    Raw(Arc<Mutex<Raw>>),
+}
+
+impl Writer {
+    async fn write(&mut self, entry: NewEntry) -> Result<i64> {
+        match self {
+            Writer::Sql(connection) => write(connection, &entry).await,
+            Writer::Raw(raw) => {
+                let raw = raw.clone();
+                tokio::task::spawn_blocking(move || lock(&raw).write(&entry)).await?
+            }
+        }
+    }
+}
+
+fn lock(raw: &Mutex<Raw>) -> MutexGuard<'_, Raw> {
+    raw.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Opens the ledger in `dir`, which must exist: an empty directory made here would hide that the data is missing.
-async fn open(dir: &Path) -> Result<SqlitePool> {
+async fn open(dir: &Path, store: Store) -> Result<(Kept, Writer)> {
     if !dir.is_dir() {
         bail!("{} is missing: it is the directory to protect, so it is not made here; create it on both nodes", dir.display());
     }
+    let mode = match store {
+        Store::Wal => SqliteJournalMode::Wal,
+        Store::Journal => SqliteJournalMode::Delete,
+        Store::Raw => {
+            let raw = Arc::new(Mutex::new(Raw::open(dir)?));
+            return Ok((Kept::Raw(raw.clone()), Writer::Raw(raw)));
+        }
+    };
     let options = SqliteConnectOptions::new()
         .filename(dir.join("ledger.db"))
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
+        .journal_mode(mode)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(10));
     let pool = SqlitePoolOptions::new().max_connections(5).connect_with(options).await.context("the ledger's file cannot be opened")?;
@@ -100,16 +152,16 @@ async fn open(dir: &Path) -> Result<SqlitePool> {
     )
     .execute(&pool)
     .await?;
-    Ok(pool)
+    let connection = pool.acquire().await?.detach();
+    Ok((Kept::Sql(pool), Writer::Sql(connection)))
 }
 
 /// Runs the ledger until it is told to stop (SIGTERM, SIGINT).
-pub async fn serve(dir: &Path, listen: SocketAddr) -> Result<()> {
-    let pool = open(dir).await?;
+pub async fn serve(dir: &Path, listen: SocketAddr, store: Store) -> Result<()> {
+    let (kept, disk) = open(dir, store).await?;
     let (writer, orders) = mpsc::channel(WAITING_MAX);
-    let connection = pool.acquire().await?.detach();
-    let writing = tokio::spawn(write_all(connection, orders));
-    let app = Arc::new(App { pool: pool.clone(), writer });
+    let writing = tokio::spawn(write_all(disk, orders));
+    let app = Arc::new(App { kept: kept.clone(), writer });
     let router = Router::new()
         .route("/", get(page))
         .route("/entries", post(add).get(list))
@@ -131,7 +183,9 @@ pub async fn serve(dir: &Path, listen: SocketAddr) -> Result<()> {
     // Idle keep-alive connections of clients would hold the stop up for ever.
     let _ = tokio::time::timeout(STOP_BOUND, server).await;
     let _ = tokio::time::timeout(STOP_BOUND, writing).await;
-    pool.close().await;
+    if let Kept::Sql(pool) = kept {
+        pool.close().await;
+    }
     Ok(())
 }
 
@@ -157,9 +211,9 @@ async fn bind(listen: SocketAddr) -> Result<tokio::net::TcpListener> {
 
 /// The one writer. One transaction, one sync, one answer per entry: an application that is as hard on
 /// replication as can be.
-async fn write_all(mut connection: SqliteConnection, mut orders: mpsc::Receiver<Waiting>) {
+async fn write_all(mut disk: Writer, mut orders: mpsc::Receiver<Waiting>) {
     while let Some((entry, answer)) = orders.recv().await {
-        let result = write(&mut connection, &entry).await.map_err(|error| format!("{error:#}"));
+        let result = disk.write(entry).await.map_err(|error| format!("{error:#}"));
         let _ = answer.send(result);
     }
 }
@@ -199,9 +253,37 @@ impl App {
     }
 
     async fn last(&self, count: i64) -> Result<Vec<Entry>, Failed> {
-        let rows =
-            sqlx::query("SELECT id, client, seq, text FROM entry ORDER BY id DESC LIMIT ?").bind(count).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(entry_of).collect())
+        match &self.kept {
+            Kept::Sql(pool) => {
+                let query = sqlx::query("SELECT id, client, seq, text FROM entry ORDER BY id DESC LIMIT ?").bind(count);
+                Ok(query.fetch_all(pool).await?.iter().map(entry_of).collect())
+            }
+            Kept::Raw(raw) => Ok(lock(raw).entries().iter().rev().take(usize::try_from(count)?).cloned().collect()),
+        }
+    }
+
+    async fn count(&self) -> Result<i64, Failed> {
+        match &self.kept {
+            Kept::Sql(pool) => Ok(sqlx::query("SELECT count(*) FROM entry").fetch_one(pool).await?.get(0)),
+            Kept::Raw(raw) => Ok(i64::try_from(lock(raw).entries().len())?),
+        }
+    }
+
+    async fn after(&self, range: Range) -> Result<Vec<Entry>, Failed> {
+        match &self.kept {
+            Kept::Sql(pool) => {
+                let query = "SELECT id, client, seq, text FROM entry WHERE id > ?1 AND (?2 IS NULL OR client = ?2) ORDER BY id LIMIT ?3";
+                let rows = sqlx::query(query).bind(range.after).bind(&range.client).bind(PAGE_MAX).fetch_all(pool).await?;
+                Ok(rows.iter().map(entry_of).collect())
+            }
+            Kept::Raw(raw) => {
+                let is_wanted = |e: &&Entry| range.client.as_ref().is_none_or(|c| *c == e.client);
+                let raw = lock(raw);
+                // Their numbers are their places.
+                let behind = raw.entries().iter().skip(usize::try_from(range.after).unwrap_or(0));
+                Ok(behind.filter(is_wanted).take(usize::try_from(PAGE_MAX)?).cloned().collect())
+            }
+        }
     }
 }
 
@@ -223,18 +305,11 @@ struct Range {
 
 /// Entries after id `after`, oldest first, of one client or of all, at most [`PAGE_MAX`].
 async fn list(State(app): State<Arc<App>>, Query(range): Query<Range>) -> Result<Json<Vec<Entry>>, Failed> {
-    let rows = sqlx::query("SELECT id, client, seq, text FROM entry WHERE id > ?1 AND (?2 IS NULL OR client = ?2) ORDER BY id LIMIT ?3")
-        .bind(range.after)
-        .bind(&range.client)
-        .bind(PAGE_MAX)
-        .fetch_all(&app.pool)
-        .await?;
-    Ok(Json(rows.iter().map(entry_of).collect()))
+    Ok(Json(app.after(range).await?))
 }
 
 async fn count(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Failed> {
-    let row = sqlx::query("SELECT count(*) FROM entry").fetch_one(&app.pool).await?;
-    Ok(Json(serde_json::json!({ "count": row.get::<i64, _>(0), "host": host_name() })))
+    Ok(Json(serde_json::json!({ "count": app.count().await?, "host": host_name() })))
 }
 
 #[derive(Debug, Deserialize)]
@@ -243,21 +318,21 @@ struct Written {
 }
 
 async fn add_by_form(State(app): State<Arc<App>>, Form(written): Form<Written>) -> Result<Response, Failed> {
-    let row = sqlx::query("SELECT coalesce(max(seq), 0) + 1 FROM entry WHERE client = 'browser'").fetch_one(&app.pool).await?;
+    // Only its difference from earlier ones matters.
+    let seq = app.count().await? + 1;
     let text = written.text.chars().take(TEXT_CHARS_MAX).collect();
-    app.commit(NewEntry { client: "browser".into(), seq: row.get(0), text }).await?;
+    app.commit(NewEntry { client: "browser".into(), seq, text }).await?;
     Ok(Redirect::to("/").into_response())
 }
 
 async fn page(State(app): State<Arc<App>>) -> Result<Response, Failed> {
-    let row = sqlx::query("SELECT count(*) FROM entry").fetch_one(&app.pool).await?;
     let mut rows = String::new();
     for entry in app.last(SHOWN).await? {
         rows.push_str(&format!("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", entry.id, escape(&entry.client), escape(&entry.text)));
     }
     let html = include_str!("ledger.html")
         .replace("{host}", &escape(&host_name()))
-        .replace("{count}", &row.get::<i64, _>(0).to_string())
+        .replace("{count}", &app.count().await?.to_string())
         .replace("{rows}", &rows);
     Ok(([(header::CACHE_CONTROL, "no-store")], Html(html)).into_response())
 }
@@ -270,8 +345,11 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// Every entry of a copy of a ledger's directory (file and log), as SQLite recovers it.
+/// Every entry of a copy of a ledger's directory (file and log or journal), as SQLite recovers it.
 pub async fn read_copy(dir: &Path) -> Result<Vec<Entry>> {
+    if dir.join(raw::FILE).exists() {
+        return raw::read_copy(dir);
+    }
     let options = SqliteConnectOptions::new().filename(dir.join("ledger.db"));
     let pool =
         SqlitePoolOptions::new().max_connections(1).connect_with(options).await.context("the copy of the ledger cannot be opened")?;
@@ -296,22 +374,32 @@ mod tests {
     async fn a_missing_directory_is_refused_and_not_made() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        let error = open(&missing).await.unwrap_err().to_string();
+        let error = open(&missing, Store::Wal).await.err().unwrap().to_string();
         assert!(error.contains("is missing"), "{error}");
         assert!(!missing.exists());
     }
 
     #[tokio::test]
     async fn the_same_entry_again_keeps_its_id_and_another_text_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let pool = open(dir.path()).await.unwrap();
-        let mut connection = pool.acquire().await.unwrap();
-        let first = write(&mut connection, &entry(1, "a")).await.unwrap();
-        assert_eq!(write(&mut connection, &entry(1, "a")).await.unwrap(), first);
-        assert!(write(&mut connection, &entry(1, "b")).await.is_err());
-        let second = write(&mut connection, &entry(2, "b")).await.unwrap();
-        assert!(second > first);
-        let all = read_copy(dir.path()).await.unwrap();
-        assert_eq!(all.iter().map(|e| (e.seq, e.text.as_str())).collect::<Vec<_>>(), [(1, "a"), (2, "b")]);
+        for store in [Store::Wal, Store::Journal, Store::Raw] {
+            let dir = tempfile::tempdir().unwrap();
+            let (kept, mut disk) = open(dir.path(), store).await.unwrap();
+            let first = disk.write(entry(1, "a")).await.unwrap();
+            assert_eq!(disk.write(entry(1, "a")).await.unwrap(), first);
+            assert!(disk.write(entry(1, "b")).await.is_err());
+            let second = disk.write(entry(2, "b")).await.unwrap();
+            assert!(second > first);
+            let texts = |all: &[Entry]| all.iter().map(|e| (e.seq, e.text.clone())).collect::<Vec<_>>();
+            let both = [(1, "a".to_owned()), (2, "b".to_owned())];
+            assert_eq!(texts(&read_copy(dir.path()).await.unwrap()), both, "{store:?}");
+            let app = App { kept, writer: mpsc::channel(1).0 };
+            let all = app.after(Range { client: Some("t".into()), after: 0 }).await.unwrap_or_default();
+            assert_eq!(texts(&all), both, "{store:?}");
+            let behind = app.after(Range { client: None, after: first }).await.unwrap_or_default();
+            assert_eq!(texts(&behind), both[1..], "{store:?}");
+            assert_eq!(app.count().await.unwrap_or_default(), 2);
+            let last = app.last(1).await.unwrap_or_default();
+            assert_eq!(texts(&last), both[1..], "{store:?}");
+        }
     }
 }

@@ -138,6 +138,20 @@ impl Drop for Session {
     }
 }
 
+/// Has PostgreSQL check its tables and indexes, each row against its index (`pg_amcheck`).
+///
+/// # Errors
+/// What it found, in its words.
+pub fn check(lab: &Lab, host: Ipv4Addr) -> Result<()> {
+    // With the server in Debian, and not in anybody's path.
+    let line = "exec /usr/lib/postgresql/*/bin/pg_amcheck --install-missing --heapallindexed -h \"$1\" -p \"$2\" -U postgres postgres";
+    let output = lab.exec(CLIENT, &["sh", "-c", line, "sh", &host.to_string(), &PORT.to_string()])?;
+    if !output.status.success() {
+        bail!("pg_amcheck: {}{}", String::from_utf8_lossy(&output.stdout).trim(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 /// Every entry, in order.
 pub fn read_all(lab: &Lab, host: Ipv4Addr) -> Result<Vec<Entry>> {
     let output = lab.exec(CLIENT, &["psql", &address(host), "-XAt", "-c", "SELECT id, client, seq, text FROM entry ORDER BY id"])?;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Shared by the scripts of this module: finds, starts and ends the ledger of this module. Read with `.`, never run.
 #
-# Values: LEDGER_DIR and LEDGER_LISTEN (userconfig.xml), TSUGI_MODULE and TSUGI_RUN (agent).
+# Values: LEDGER_DIR, LEDGER_LISTEN and LEDGER_STORE (userconfig.xml), TSUGI_MODULE and TSUGI_RUN (agent).
 
 set -u
 : "${LEDGER_DIR:?is set in userconfig.xml}" "${LEDGER_LISTEN:?is set in userconfig.xml}"

@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use tsugi_tests::ledger::Store;
 
 /// A ledger over HTTP that commits each entry to disk before it answers.
 #[derive(Debug, Parser)]
@@ -14,6 +15,9 @@ struct Cli {
     /// Address and port to listen on, for example the module's virtual address.
     #[arg(long)]
     listen: SocketAddr,
+    /// How the entries are kept.
+    #[arg(long, value_enum, default_value = "wal")]
+    store: Store,
 }
 
 fn main() -> std::process::ExitCode {
@@ -23,7 +27,7 @@ fn main() -> std::process::ExitCode {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(tsugi_tests::ledger::serve(&cli.dir, cli.listen)));
+        .and_then(|runtime| runtime.block_on(tsugi_tests::ledger::serve(&cli.dir, cli.listen, cli.store)));
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
