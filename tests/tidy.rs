@@ -121,7 +121,7 @@ const LAYERS: &[Layers] = &[
             &["module", "cluster"],
             &["rules"],
             &["markup"],
-            &["ids"],
+            &["copies", "ids"],
         ],
         // One vocabulary in several files: an event speaks of states, a state of refusals, the wire of all of them.
         sideways: &[

@@ -27,6 +27,8 @@ pub enum Verb {
     Resolve { keep: NodeName },
     /// No automatic action for so many minutes; 0 ends it. Ends by itself, and with the agent.
     Maintenance { minutes: u32 },
+    /// Compare the two copies while the application goes on; what differs is copied again from the serving node.
+    Verify,
 }
 
 impl Verb {
@@ -43,6 +45,7 @@ impl Verb {
             Verb::Second { .. } => "second",
             Verb::Resolve { .. } => "resolve",
             Verb::Maintenance { .. } => "maintenance",
+            Verb::Verify => "verify",
         }
     }
     /// Runs the application anew: given by a checker or script, it counts in `maxloop`.
@@ -50,7 +53,7 @@ impl Verb {
         matches!(self, Verb::Restart | Verb::StopStart)
     }
     /// One of each, for tables of what is possible.
-    pub fn each() -> [Verb; 8] {
+    pub fn each() -> [Verb; 9] {
         [
             Verb::Start,
             Verb::Stop,
@@ -60,6 +63,7 @@ impl Verb {
             Verb::Prim { accept_loss: false },
             Verb::PrimForce,
             Verb::Second { full_sync: false },
+            Verb::Verify,
         ]
     }
 }

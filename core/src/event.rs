@@ -1,6 +1,7 @@
 //! What happened to a module, typed. Worded only in `tsugi-web`.
 
 use crate::command::{Refusal, Verb, checker_of};
+use crate::copies::{Difference, VerifyEnd, Verifying};
 use crate::ids::{Epoch, ModuleName, NodeName, Session};
 use crate::module::ScriptName;
 use crate::state::{Health, Readiness, Reason, State};
@@ -87,6 +88,10 @@ pub enum Event {
     ResyncStarted { session: Session },
     /// Resynchronisation ended.
     ResyncDone { session: Session, bytes_copied: u64, files: u64, millis: u64 },
+    /// The two copies were compared. `first`: of what differs, in order of the comparison.
+    Verified { done: Verifying, millis: u64, first: Vec<Difference>, end: VerifyEnd },
+    /// Somebody may write to the replicated directories of the stopped module until it is started.
+    Opened { by: String },
     /// A resource changed.
     Resource { name: String, health: Health, detail: String },
     /// A rule's action begins that no single checker stands for.
@@ -150,6 +155,9 @@ impl Event {
             | Event::Maintenance { .. }
             | Event::Hosting { .. } => Level::Warning,
             Event::Unkillable { .. } | Event::SetBack { .. } => Level::Critical,
+            Event::Verified { done, .. } if done.differences > 0 => Level::Critical,
+            Event::Verified { end: VerifyEnd::Failed { .. }, .. } | Event::Opened { .. } => Level::Warning,
+            Event::Verified { .. } => Level::Notice,
             Event::ScriptDone { code: Some(0), .. } => Level::Info,
             Event::ScriptDone { .. } => Level::Warning,
             Event::Resource { health: Health::Down, .. } | Event::CheckAction { .. } => Level::Warning,

@@ -11,15 +11,17 @@
 //! | [`cluster`] | which nodes, on which networks |
 //! | [`module`] | what a module is; `userconfig.xml` → definition and every problem with line and column |
 //! | [`state`] [`event`] [`command`] [`rehearsal`] | what a node says of a module, what happened, what may be ordered, what an order would do |
+//! | [`copies`] | the two copies of the data compared: how much, how far, and what came of it |
 //! | [`health`] | one word for a module over all its nodes |
 //! | [`wire`] | messages between agents, and between agent and console |
 //! | [`engine`] | the state machines: `Engine::step(input, effects)` |
 //! | [`replica`] | orders and notes between engine and data process; the stream's format |
 //!
-//! Order of imports, top may import below: engine, replica → command, event, rehearsal, state, wire → module → cluster → rules → markup → ids.
+//! Order of imports, top may import below: engine, replica → command, event, rehearsal, state, wire → module → cluster → rules → markup → copies, ids.
 
 pub mod cluster;
 pub mod command;
+pub mod copies;
 pub mod engine;
 pub mod event;
 pub mod health;

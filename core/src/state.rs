@@ -3,7 +3,8 @@
 //! A [`Snapshot`] is absolute: a reader who missed any number of them is right again after the next one.
 
 use crate::command::{Refusal, Verb};
-use crate::ids::{ArbiterName, Epoch, Gen, ModuleName, NodeName, Session};
+use crate::copies::{Reach, Verified, Verifying};
+use crate::ids::{ArbiterName, Epoch, Gen, Lsn, ModuleName, NodeName, Session};
 use crate::module::{Authority, ScriptName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -220,6 +221,46 @@ pub struct Resync {
     pub rate: u64,
 }
 
+/// Figures of the data process, polled by the agent about once a second for the snapshot. Never input to the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReplicaFigures {
+    /// Resynchronisation in progress.
+    pub resync: Option<Resync>,
+    /// Last sequence sent or applied.
+    pub last: Lsn,
+    /// Bytes sent or received in the session.
+    pub bytes: u64,
+    /// Writes waiting for the peer now, and the age of the oldest in milliseconds.
+    pub waiting: u64,
+    /// See `waiting`.
+    pub waiting_ms: u64,
+    /// What the resynchronisation compares, or the last one of this process did.
+    #[serde(default)]
+    pub reach: Option<Reach>,
+    /// A verification in progress.
+    #[serde(default)]
+    pub verifying: Option<Verifying>,
+}
+
+/// Comparison of the two copies while the application goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Verification {
+    /// One in progress.
+    pub running: Option<Verifying>,
+    /// The last one of this node, as long as it serves or has served.
+    pub last: Option<LastVerification>,
+}
+
+/// See [`Verification`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LastVerification {
+    /// When it ended, by this node's wall clock; for people, and for the next one that is due.
+    pub at_unix_ms: u64,
+    /// How.
+    #[serde(flatten)]
+    pub verified: Verified,
+}
+
 /// Health of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -334,6 +375,9 @@ pub struct Snapshot {
     pub replication: Replication,
     /// Resynchronisation in progress.
     pub resync: Option<Resync>,
+    /// Comparison of the two copies.
+    #[serde(default)]
+    pub verification: Verification,
     /// The other node.
     pub peer: PeerView,
     /// Whether the arbiter (the reference address, the fencing device) answers.

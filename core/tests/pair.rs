@@ -384,6 +384,24 @@ fn the_fourth_automatic_action_in_the_interval_stops_the_module_with_the_reason(
 }
 
 #[test]
+fn the_copies_are_compared_where_the_module_serves_and_that_forgets_no_action() {
+    let mut pair = Pair::formed(Authority::Arbiter);
+    for _ in 0..3 {
+        pair.health(0, "tcp.web", Health::Down, Action::Restart, false);
+        pair.health(0, "tcp.web", Health::Up, Action::Restart, false);
+    }
+    assert_eq!(pair.order(1, Verb::Verify), Some(Refusal::NotServing));
+    assert_eq!(pair.order(0, Verb::Verify), None);
+    assert_eq!((pair.nodes[0].verified, pair.nodes[1].verified), (1, 0));
+    pair.settle();
+    assert_eq!(pair.states(), [State::Prim, State::Second], "{}", pair.describe());
+    pair.health(0, "tcp.web", Health::Down, Action::Restart, false);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Stop, State::Alone], "the fourth automatic action, as without the comparison");
+    assert_eq!(pair.order(1, Verb::Verify), Some(Refusal::NotProtected), "there is nothing to compare with");
+}
+
+#[test]
 fn an_action_older_than_the_interval_counts_no_more() {
     let mut pair = Pair::formed(Authority::Arbiter);
     for _ in 0..3 {

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tsugi_core::command::{Command, Refusal};
+use tsugi_core::command::{BY_AGENT, Command, Refusal};
 use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved};
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
@@ -276,7 +276,7 @@ impl Agent {
                 )];
             }
             // Nobody has a reason any more to keep anybody from the directories. A module that replicates nothing says so.
-            let _ = runner.ask(Request::Open { module: module.clone() }).await;
+            let _ = runner.ask(Request::Open { module: module.clone(), by: BY_AGENT.to_owned() }).await;
             runner.end(false).await;
             runner.ended().await;
             self.runners.remove(module);
@@ -539,7 +539,9 @@ impl Agent {
             | Request::Loops { ref module, .. }
             | Request::Watched { ref module }
             | Request::Adopt { ref module, .. }
-            | Request::Open { ref module }
+            | Request::Open { ref module, .. }
+            | Request::Rfs { ref module }
+            | Request::Noted { ref module }
             | Request::Rules { ref module } => {
                 let Some(runner) = self.runners.get(module).cloned() else {
                     let reply = self.no_module(module);

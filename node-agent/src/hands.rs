@@ -27,7 +27,8 @@ use tokio::task::AbortHandle;
 use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
 use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
-use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::ReplicaFigures;
 use tsugi_core::state::{ArbiterView, AuthorityView, NetworkView, Reason};
 use tsugi_core::wire::arbiter::ArbiterRequest;
 use tsugi_core::wire::peer::Status;
@@ -162,11 +163,12 @@ impl Hands {
         let to_runner = inbox.clone();
         tokio::spawn(async move {
             while let Some(event) = data_rx.recv().await {
-                let input = match event {
-                    DataEvent::Answer(job, answer) => Input::Done(job, Outcome::Replica(answer)),
-                    DataEvent::Note(note) => Input::Replica(note),
+                let message = match event {
+                    DataEvent::Answer(job, answer) => Inbox::Input(Input::Done(job, Outcome::Replica(answer))),
+                    DataEvent::Note(note) => Inbox::Input(Input::Replica(note)),
+                    DataEvent::Verified(what) => Inbox::Verified(what),
                 };
-                if to_runner.send(Inbox::Input(input)).await.is_err() {
+                if to_runner.send(message).await.is_err() {
                     return;
                 }
             }
@@ -517,6 +519,16 @@ impl Hands {
             Some(data) => DataProcess::open(data).await,
             None => Ok(()),
         }
+    }
+
+    /// Has the data process compare the two copies. False: there is none.
+    pub fn verify(&self) -> bool {
+        self.data.as_ref().map(DataProcess::verify).is_some()
+    }
+
+    /// See [`DataProcess::noted`]; `None` as well where no data process runs.
+    pub fn noted(&self) -> Option<oneshot::Receiver<Option<Vec<String>>>> {
+        self.data.as_ref().and_then(DataProcess::noted)
     }
 
     /// Figures of the data process.

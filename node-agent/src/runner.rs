@@ -3,6 +3,7 @@
 mod checks;
 mod facts;
 mod take_up;
+mod verify;
 
 use crate::checker::{Board, CheckerEvent};
 use crate::clock::boottime_ns;
@@ -17,14 +18,17 @@ use std::time::{Duration, Instant};
 use take_up::Ends;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
+use tsugi_core::copies::Verified;
 use tsugi_core::engine::{Effect, Engine, Input, Outcome, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
 use tsugi_core::rehearsal::Rehearsal;
-use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
-use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::ReplicaFigures;
+use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State, Verification};
 use tsugi_core::wire::local::{Reply, Request};
+use verify::Verifications;
 
 pub use take_up::Candidate;
 
@@ -61,6 +65,8 @@ pub enum Inbox {
         /// The line.
         text: String,
     },
+    /// A comparison of the two copies ended.
+    Verified(Verified),
     /// Whether the replicated directories can be used, and why not.
     Usable(Result<(), String>),
     /// A checker's result.
@@ -203,6 +209,7 @@ pub struct Runner {
     /// What rules look at and no checker tests, as last told.
     facts: BTreeMap<String, (Health, String)>,
     usable: facts::Usable,
+    verifications: Verifications,
 }
 
 impl Runner {
@@ -211,6 +218,7 @@ impl Runner {
         let Ends { to_inbox, inbox, snapshot } = ends;
         let around = Runner::surroundings(&hands, reports.board.clone());
         let switches = hands.setting().log_dir.with_file_name("switches.json");
+        let verifications = Verifications::load(hands.setting().log_dir.with_file_name("verified.json"));
         let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
         Runner {
             engine,
@@ -233,6 +241,7 @@ impl Runner {
             serving: None,
             facts: BTreeMap::new(),
             usable: Default::default(),
+            verifications,
         }
     }
 
@@ -329,8 +338,10 @@ impl Runner {
                     self.report(Event::ScriptSaid { script, text });
                 }
             }
+            Inbox::Verified(what) => self.on_verified(what),
             Inbox::Usable(found) => self.on_usable(found).await,
             Inbox::Checked(event) => self.on_checked(event).await,
+            Inbox::Ask(Request::Noted { .. }, answer) => self.noted(answer),
             Inbox::Ask(request, answer) => {
                 let reply = self.on_ask(request).await;
                 let _ = answer.send(reply);
@@ -433,6 +444,7 @@ impl Runner {
                     }
                     self.hands.replica(job, order).await;
                 }
+                Effect::Verify => self.verify(),
                 Effect::Ask(job, request) => self.hands.ask(job, request),
                 Effect::Report(event) => self.report(event),
             }
@@ -487,6 +499,7 @@ impl Runner {
         if let Ok(figures) = tokio::time::timeout(FIGURES_MAX, self.hands.figures()).await {
             self.figures = figures;
         }
+        self.verify_if_due().await;
         self.publish();
     }
 
@@ -522,6 +535,10 @@ impl Runner {
             vips_held: self.vips_held.clone(),
             replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
             resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
+            verification: Verification {
+                running: self.figures.as_ref().and_then(|f| f.verifying.clone()),
+                last: self.verifications.last.clone(),
+            },
             peer: PeerView { node: setting.peer.clone(), in_contact: is_contact, state: peer.map(|p| p.state), networks },
             arbiter: self.hands.arbiter_view(self.engine.arbiter()),
             authority: self.hands.authority(),

@@ -249,6 +249,8 @@ phrases! {
     SPEED = "Speed", "速度";
     FILES_CHECKED = "Files compared", "照合済みファイル";
     TO_NODE = "To", "コピー先";
+    VERIFYING = "Copies being compared", "コピーを照合中";
+    VERIFIED = "Copies last compared", "前回のコピーの照合";
     REPLICATED_DIR = "Replicated directory", "複製するディレクトリ";
     CONFIRMS = "A write is confirmed", "書き込みの完了";
     ACK_DISKS = "when it is on both disks", "両ノードのディスクに書いた時点";

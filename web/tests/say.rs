@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::copies::{Difference, DifferenceKind, VerifyEnd, Verifying};
 use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
@@ -20,6 +21,20 @@ fn n1() -> NodeName {
 }
 fn n2() -> NodeName {
     NodeName::new("n2").unwrap()
+}
+
+/// A comparison of the two copies with so many differences, of every kind.
+fn verified(differences: u64, end: VerifyEnd) -> Event {
+    let kinds = [
+        DifferenceKind::Contents { bytes: 65_536 },
+        DifferenceKind::Attributes,
+        DifferenceKind::Missing,
+        DifferenceKind::Extra,
+        DifferenceKind::Unreadable { detail: "Input/output error (os error 5)".to_owned() },
+    ];
+    let first = kinds.map(|kind| Difference { path: "/srv/ledger/file".to_owned(), kind });
+    let first = if differences == 0 { Vec::new() } else { first.to_vec() };
+    Event::Verified { done: Verifying { files: 12, bytes: 65_536, held: 1, differences }, millis: 1200, first, end }
 }
 
 fn is_japanese(text: &str) -> bool {
@@ -145,6 +160,12 @@ fn events() -> Vec<Event> {
         Event::VipFailed { detail: why() },
         Event::ResyncStarted { session: Session(7) },
         Event::ResyncDone { session: Session(7), bytes_copied: 12_000_000, files: 12, millis: 65_000 },
+        Event::Opened { by: "root".to_owned() },
+        verified(0, VerifyEnd::Whole),
+        verified(3, VerifyEnd::Whole),
+        verified(3, VerifyEnd::Early),
+        verified(0, VerifyEnd::Failed { detail: why() }),
+        verified(3, VerifyEnd::Failed { detail: why() }),
         Event::Resource { name: "tcp.web".to_owned(), health: Health::Down, detail: String::new() },
         Event::CheckAction { resource: "tcp.web".to_owned(), action: Action::Restart },
         Event::DataFailed { detail: why() },

@@ -149,7 +149,9 @@ impl Light {
             Verb::StopStart => is_busy.then_some(Refusal::Busy),
             Verb::Restart if self.state != State::Up => Some(Refusal::NotServing),
             Verb::Restart => (is_busy || self.readiness != Readiness::Ready).then_some(Refusal::Busy),
-            Verb::Swap | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } => Some(Refusal::NoSuchRole),
+            Verb::Swap | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Verify => {
+                Some(Refusal::NoSuchRole)
+            }
             Verb::Maintenance { minutes } => (*minutes > MAINTENANCE_MINUTES_MAX).then_some(Refusal::BadDuration { minutes: *minutes }),
         }
     }
@@ -189,7 +191,7 @@ impl Light {
                 out.push(Effect::SetTimer(Timer::Maintenance, Duration::from_secs(u64::from(minutes) * 60)));
             }
             // Refused above.
-            Verb::Swap | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } => {}
+            Verb::Swap | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Verify => {}
         }
     }
 

@@ -317,6 +317,8 @@ pub enum Effect {
     Vip(JobId, VipPlan),
     /// Order the data process.
     Replica(JobId, ReplicaOrder),
+    /// Have the data process compare the two copies; how that ended is told to the world, and nothing follows here.
+    Verify,
     /// Ask the arbiter.
     Ask(JobId, ArbiterRequest),
     /// Tell the world.

@@ -227,6 +227,9 @@ pub struct Rfs {
     pub ack: Async,
     /// Cap on resynchronisation in KB/s.
     pub resync_kb_per_s_max: Option<u64>,
+    /// The copies are compared by themselves so long after the last time; absent = only when somebody orders it.
+    #[serde(default)]
+    pub verify_every: Option<Duration>,
     /// Trees.
     pub replicated: Vec<Replicated>,
 }

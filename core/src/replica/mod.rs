@@ -9,7 +9,6 @@
 pub mod rejoin;
 
 use crate::ids::{Epoch, Lsn, Session};
-use crate::state::Resync;
 use serde::{Deserialize, Serialize};
 
 /// From the agent to the data process. Each is answered by one [`ReplicaAnswer`].
@@ -67,19 +66,4 @@ pub enum ReplicaNote {
     },
     /// The process ended or cannot be reached any more.
     Died { detail: String },
-}
-
-/// Figures of the data process, polled by the agent about once a second for the snapshot. Never input to the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ReplicaFigures {
-    /// Resynchronisation in progress.
-    pub resync: Option<Resync>,
-    /// Last sequence sent or applied.
-    pub last: Lsn,
-    /// Bytes sent or received in the session.
-    pub bytes: u64,
-    /// Writes waiting for the peer now, and the age of the oldest in milliseconds.
-    pub waiting: u64,
-    /// See `waiting`.
-    pub waiting_ms: u64,
 }

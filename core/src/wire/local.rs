@@ -8,7 +8,7 @@ use crate::ids::{ModuleName, NodeName};
 use crate::module::When;
 use crate::rehearsal::Rehearsal;
 use crate::rules::{Rule, Value};
-use crate::state::{Health, Snapshot};
+use crate::state::{Health, ReplicaFigures, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -35,7 +35,11 @@ pub enum Request {
     /// What is in the replicated directories was replaced on purpose: take it as an older copy. `by`: who says so.
     Adopt { module: ModuleName, by: String },
     /// Let others write to the replicated directories of this stopped module, until it is started.
-    Open { module: ModuleName },
+    Open { module: ModuleName, by: String },
+    /// How replication stands.
+    Rfs { module: ModuleName },
+    /// Which files are noted as changed since the other copy was level.
+    Noted { module: ModuleName },
     /// What is watched.
     Watched { module: ModuleName },
     /// How many automatic actions count; with `change`, after it.
@@ -64,6 +68,10 @@ pub enum Reply {
     Events { events: Vec<EventRecord> },
     /// To `About`.
     About { node: NodeName, version: String, console: Option<String>, is_console_connected: bool, cluster: Option<String> },
+    /// To `Rfs`.
+    Rfs { view: Box<RfsView> },
+    /// To `Noted`: paths; absent = everything counts as changed, or nothing is known.
+    Noted { paths: Option<Vec<String>> },
     /// To `Set`, `Errd`, `Checkers`: it is so now.
     Done,
     /// To `Watched`.
@@ -76,6 +84,17 @@ pub enum Reply {
     ScriptLog { files: Vec<String>, text: Option<String> },
     /// The request cannot be answered. English.
     Error { message: String },
+}
+
+/// How the replication of a module stands on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RfsView {
+    /// State, copy, progress, verification.
+    pub snapshot: Snapshot,
+    /// Replicated directories.
+    pub dirs: Vec<String>,
+    /// Figures of the data process; absent = it does not run, or does not answer.
+    pub figures: Option<ReplicaFigures>,
 }
 
 /// A checker as it stands now.

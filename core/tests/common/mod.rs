@@ -31,6 +31,8 @@ pub struct Node {
     pub is_unkillable: bool,
     /// Its data process hangs: orders are not answered.
     pub is_data_mute: bool,
+    /// Comparisons of the copies that were begun here.
+    pub verified: u32,
     beats: u64,
     heard: Option<u64>,
     outbox: Option<Box<tsugi_core::wire::peer::Status>>,
@@ -87,6 +89,7 @@ impl Pair {
                 failing: BTreeSet::new(),
                 is_unkillable: false,
                 is_data_mute: false,
+                verified: 0,
                 beats: 0,
                 heard: None,
                 outbox: None,
@@ -234,6 +237,7 @@ impl Pair {
             Effect::StopTimer(timer) => {
                 n.timers.remove(&timer);
             }
+            Effect::Verify => n.verified += 1,
             Effect::Run(job, run) => {
                 let code = i32::from(n.failing.contains(&run.script));
                 n.scripts.push(run);

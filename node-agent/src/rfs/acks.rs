@@ -152,6 +152,7 @@ impl Acks {
                             break Some(Over::Broken(anyhow!("the peer answers faster than its answers are looked at")));
                         }
                     }
+                    Msg::Seen(seen) => ship.verification.seen(seen),
                     Msg::Failed { detail } => break Some(Over::Ended(anyhow!("the peer could not apply an operation: {detail}"))),
                     Msg::Bye => break Some(Over::Ended(anyhow!("the peer closed the session"))),
                     other => break Some(Over::Ended(anyhow!("an unexpected message from the peer: {other:?}"))),

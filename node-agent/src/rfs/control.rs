@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use tsugi_core::copies::Verified;
 use tsugi_core::ids::JobId;
-use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::ReplicaFigures;
 
 /// Environment variable with the number of the inherited socket.
 pub const CONTROL_FD: &str = "TSUGI_DATA_CONTROL_FD";
@@ -22,6 +24,10 @@ pub enum ToData {
     Order { job: JobId, what: ReplicaOrder },
     /// Tell the figures.
     Figures,
+    /// Verify; the end is said.
+    Verify,
+    /// Tell what is noted as changed.
+    Noted,
 }
 
 /// From the data process.
@@ -34,6 +40,11 @@ pub enum ToAgent {
     Note { what: ReplicaNote },
     /// Asked for.
     Figures { what: ReplicaFigures },
+    /// A verification ended, or could not begin.
+    Verified { what: Verified },
+    /// Asked for: paths of what is noted as changed since the peer was level, at most so many; `None`: everything counts as
+    /// changed, or nothing is known.
+    Noted { what: Option<Vec<String>> },
 }
 
 /// The way to the agent; clones share it.

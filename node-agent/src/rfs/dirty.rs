@@ -254,6 +254,9 @@ pub enum Collected {
     Everything,
 }
 
+/// What is noted of an object: the index of its directory, and the names of it that changed, if it is one.
+pub type Noted = (u16, Arc<Inode>, Vec<Vec<u8>>);
+
 /// One operation inside the gate.
 pub struct Turn<'a> {
     of: &'a Dirty,
@@ -510,6 +513,20 @@ impl Dirty {
             Some(Parts::Whole) => volume::fstat(c.inode.raw()).map_or(0, |st| u64::try_from(st.st_size).unwrap_or(0)),
         });
         (objects().count(), bytes.sum())
+    }
+
+    /// What is noted: index of directory, object, and the names of a directory; `None`: everything, or nothing is known.
+    pub fn noted(&self) -> Option<Vec<Noted>> {
+        let map = self.map();
+        if map.base.is_none() || map.marks.iter().any(|marked| marked.everything) {
+            return None;
+        }
+        let all = map.marks.iter().flat_map(|marked| marked.objects.values());
+        let names = |changed: &Changed| match &changed.names {
+            Some(Names::Some(names)) => names.iter().cloned().collect(),
+            Some(Names::All) | None => Vec::new(),
+        };
+        Some(all.map(|changed| (changed.dir, changed.inode.clone(), names(changed))).collect())
     }
 
     /// Whether nothing is noted.

@@ -10,6 +10,7 @@ use super::frame::{Again, Hello, Msg, Op, SyncMsg, VERSION};
 use super::handle::DataConfig;
 use super::level::{self, Level};
 use super::link::{Busy, HANDSHAKE_MAX, Inbox, Link, TICK};
+use super::look::{self, Found, Look, Seen};
 use super::ship::TestSwitches;
 use super::sync_target::{Reply, SyncTarget};
 use super::tls::Identity;
@@ -20,11 +21,12 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tsugi_core::ids::{LifeId, Session};
-use tsugi_core::module::Async;
+use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::ReplicaNote;
 
 /// Between two tries to connect: the source may not have its offer yet.
@@ -42,6 +44,8 @@ const REJOIN_TRIPS: u32 = 5;
 const RELEASED_GRACE: Duration = Duration::from_secs(2);
 /// Operations applied before the source hears of it while more are here already.
 const ACK_EVERY: u64 = 32;
+/// Questions of a verification that wait: the source has one answered before it asks the next, but for a new connection.
+const LOOKS_MAX: usize = 16;
 /// Threads that take turns: all but one may be flushing. The kernel merges flushes in its journal.
 const APPLY_THREADS: usize = 8;
 
@@ -81,12 +85,17 @@ struct Follower {
     left: Arc<Mutex<Option<Left>>>,
     roots: Arc<Vec<OwnedFd>>,
     switches: TestSwitches,
+    /// Questions of a verification; the thread that looks ends with this.
+    looks: Mutex<Option<SyncSender<ToLook>>>,
 }
 
 enum End {
     Stopped,
     Released,
 }
+
+/// A question, and where its answer goes.
+type ToLook = (Arc<Link>, Look);
 
 /// What the threads that apply have in turn.
 struct Turn {
@@ -202,6 +211,7 @@ impl Following {
             left: Arc::clone(&left),
             roots: roots.clone(),
             switches,
+            looks: Mutex::default(),
         };
         let thread = std::thread::Builder::new().name("apply".into()).spawn(move || follower.run())?;
         Ok(Self { stop, link: slot, last, left, thread: Some(thread), roots, session, no_fsync: switches.no_fsync })
@@ -281,9 +291,8 @@ impl Follower {
     fn follow(&self) -> Result<End, Failure> {
         let Some(mut joined) = self.connect() else { return Ok(End::Stopped) };
         tracing::info!(session = self.session, "connected to the serving node; being brought level");
-        let excluded = self.config.dirs.iter();
-        let excluded = excluded.map(|d| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect()).collect();
-        let mut target = SyncTarget::new(self.roots.clone(), excluded);
+        let excluded = self.excluded();
+        let mut target = SyncTarget::new(self.roots.clone(), excluded.into_iter().map(|paths| paths.into_iter().collect()).collect());
         let in_memory = self.config.ack == Async::Second;
         let applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
         let live = Arc::new(AtomicBool::new(false));
@@ -317,6 +326,36 @@ impl Follower {
             link.close();
         }
         ended
+    }
+
+    /// What is not replicated, of each directory.
+    fn excluded(&self) -> Vec<Vec<Vec<u8>>> {
+        let of = |d: &Replicated| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect();
+        self.config.dirs.iter().map(of).collect()
+    }
+
+    /// Answers a question of a verification, on a thread of its own: what it reads may take the disk for a while.
+    fn look(&self, link: &Arc<Link>, look: Look) -> io::Result<()> {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.is_none() {
+            let (ask, asked) = sync_channel::<ToLook>(LOOKS_MAX);
+            let (roots, excluded) = (self.roots.clone(), self.excluded());
+            std::thread::Builder::new().name("look".into()).spawn(move || {
+                for (link, Look { number, dir, path, what }) in asked {
+                    let at = usize::from(dir);
+                    let found = match (roots.get(at), excluded.get(at)) {
+                        (Some(root), Some(excluded)) => look::look(root.as_raw_fd(), excluded, &path, &what),
+                        _ => Found::Gone,
+                    };
+                    // A connection that broke is asked over again.
+                    let _ = link.send(0, &Msg::Seen(Seen { number, found }), &[]);
+                }
+            })?;
+            *looks = Some(ask);
+        }
+        // More than it asks at once is not asked by an honest source.
+        let _ = looks.as_ref().map(|ask| ask.try_send((link.clone(), look)));
+        Ok(())
     }
 
     fn left(&self) -> std::sync::MutexGuard<'_, Option<Left>> {
@@ -481,6 +520,7 @@ impl Follower {
                         self.agent.note(ReplicaNote::Level { session: Session(self.session) });
                     }
                 },
+                Msg::Look(look) => self.look(link, look)?,
                 Msg::Ping => link.send(0, &Msg::Pong, &[])?,
                 Msg::Pong => {}
                 Msg::Bye => {

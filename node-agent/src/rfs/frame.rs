@@ -5,6 +5,7 @@
 
 use super::activity::Suspect;
 use super::level::Level;
+use super::look::{Look, Seen};
 use super::volume::{Sync, Time, Xattr};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::io;
 use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
@@ -232,6 +233,10 @@ pub enum Msg {
     Failed { detail: String },
     /// Resynchronisation.
     Sync(SyncMsg),
+    /// Source to target: what does this look like at your side? Answered by `Seen`, in the order asked.
+    Look(Look),
+    /// Target to source.
+    Seen(Seen),
     /// An orderly end: from the source, nothing more will come; from the target, it does not follow any more.
     Bye,
 }

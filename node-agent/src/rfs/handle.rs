@@ -14,9 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
+use tsugi_core::copies::Verified;
 use tsugi_core::ids::{JobId, ModuleName, NodeName};
 use tsugi_core::module::{Async, Replicated};
-use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaNote, ReplicaOrder};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
+use tsugi_core::state::ReplicaFigures;
 
 /// Orders on their way: the engine has one or two outstanding at a time.
 const ORDERS_MAX: usize = 64;
@@ -70,6 +72,8 @@ pub enum DataEvent {
     Answer(JobId, ReplicaAnswer),
     /// Unasked.
     Note(ReplicaNote),
+    /// A verification ended.
+    Verified(Verified),
 }
 
 /// Who waits for figures.
@@ -79,6 +83,8 @@ struct Waiting {
     /// The process was asked and has not answered: it is not asked again. A process that hangs must not have the queue
     /// full of it when an order comes.
     is_asked: bool,
+    /// Who waits for the paths of what is noted as changed.
+    noted: Vec<oneshot::Sender<Option<Vec<String>>>>,
 }
 
 type Asked = Arc<Mutex<Waiting>>;
@@ -209,6 +215,22 @@ impl DataProcess {
         tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
     }
 
+    /// Begins a verification; its end comes as an event.
+    pub fn verify(&self) {
+        if let Err(error) = self.orders.try_send(ToData::Verify) {
+            tracing::error!(module.name = %self.config.module, %error, "a verification could not be begun");
+        }
+    }
+
+    /// Asks for the paths of what is noted as changed since the peer was level; the answer `None`: everything counts as
+    /// changed, or nothing is known. `None`: the process takes no orders.
+    pub fn noted(&self) -> Option<oneshot::Receiver<Option<Vec<String>>>> {
+        let (tx, rx) = oneshot::channel();
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).noted.push(tx);
+        self.orders.try_send(ToData::Noted).ok()?;
+        Some(rx)
+    }
+
     /// Kills the process. Its mounts stay, dead, until [`DataProcess::hold`].
     pub fn end(&mut self) {
         if self.killed {
@@ -255,6 +277,14 @@ async fn read_events(reader: tokio::net::unix::OwnedReadHalf, events: &mpsc::Sen
         let event = match serde_json::from_str::<ToAgent>(&line) {
             Ok(ToAgent::Answer { job, what }) => DataEvent::Answer(job, what),
             Ok(ToAgent::Note { what }) => DataEvent::Note(what),
+            Ok(ToAgent::Verified { what }) => DataEvent::Verified(what),
+            Ok(ToAgent::Noted { what }) => {
+                let waiting = std::mem::take(&mut asked.lock().unwrap_or_else(PoisonError::into_inner).noted);
+                for one in waiting {
+                    let _ = one.send(what.clone());
+                }
+                continue;
+            }
             Ok(ToAgent::Figures { what }) => {
                 let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
                 asked.is_asked = false;

@@ -24,6 +24,7 @@ pub mod hold;
 pub mod identity;
 pub mod level;
 pub mod link;
+pub mod look;
 pub mod mounts;
 pub mod process;
 pub mod serve;
@@ -34,6 +35,7 @@ pub mod sync;
 pub mod sync_target;
 pub mod table;
 pub mod tls;
+pub mod verify;
 pub mod volume;
 
 pub use handle::{DataConfig, DataEvent, DataProcess};

@@ -17,8 +17,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use tsugi_core::copies::{Verified, VerifyEnd, Verifying};
 use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn};
-use tsugi_core::replica::{ReplicaAnswer, ReplicaFigures, ReplicaOrder};
+use tsugi_core::replica::{ReplicaAnswer, ReplicaOrder};
+use tsugi_core::state::ReplicaFigures;
 
 /// Descriptors: one per file the kernel remembers. The hard limit of Linux by default.
 const OPEN_FILES: u64 = 1 << 20;
@@ -53,6 +55,8 @@ pub fn data_main() -> anyhow::Result<()> {
         match serde_json::from_str(&line) {
             Ok(ToData::Order { job, what }) => process.order(job, &what),
             Ok(ToData::Figures) => process.agent.say(&ToAgent::Figures { what: process.figures() }),
+            Ok(ToData::Verify) => process.verify(),
+            Ok(ToData::Noted) => process.agent.say(&ToAgent::Noted { what: process.noted() }),
             Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
         }
     }
@@ -318,6 +322,26 @@ impl Process {
         Ok(())
     }
 
+    fn verify(&self) {
+        if matches!(&self.role, Role::Serving(serving) if serving.ship().verification.progress().is_some()) {
+            // The end of the one under way answers both.
+            return;
+        }
+        let begun = self.serving().and_then(|serving| serving.sessions().verify());
+        if let Err(e) = begun {
+            let end = VerifyEnd::Failed { detail: format!("{e:#}") };
+            let what = Verified { done: Verifying::default(), millis: 0, listed: Vec::new(), end };
+            self.agent.say(&ToAgent::Verified { what });
+        }
+    }
+
+    fn noted(&self) -> Option<Vec<String>> {
+        match &self.role {
+            Role::Serving(serving) => serving.noted(),
+            Role::Idle | Role::Following(_) => None,
+        }
+    }
+
     fn figures(&self) -> ReplicaFigures {
         match &self.role {
             Role::Idle => ReplicaFigures::default(),
@@ -330,6 +354,8 @@ impl Process {
                     bytes,
                     waiting,
                     waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
+                    reach: serving.sessions().reach(),
+                    verifying: serving.ship().verification.progress(),
                 }
             }
             Role::Following(following) => {

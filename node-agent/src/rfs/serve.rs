@@ -145,6 +145,24 @@ impl Serving {
         &self.sessions
     }
 
+    /// Paths of what is noted as changed since the peer was level, as far as they are known; `None`: everything counts as changed.
+    pub fn noted(&self) -> Option<Vec<String>> {
+        let mut paths = Vec::new();
+        for (dir, inode, names) in self.ship.dirty.noted()? {
+            let Some(volume) = self.volumes.get(usize::from(dir)) else { continue };
+            // Without a name it is gone, and noted in its directory.
+            let Ok(path) = inode.path(volume.table().root()) else { continue };
+            let at = |path: &[u8]| format!("{}/{}", volume.name().trim_end_matches('/'), String::from_utf8_lossy(path));
+            paths.extend(names.iter().map(|name| at(&volume::join(&path, name))));
+            if names.is_empty() {
+                paths.push(at(&path));
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        Some(paths)
+    }
+
     /// The peer is excluded: whatever waits for it goes on. The last number sent.
     pub fn go_alone(&self) -> u64 {
         let (last, _) = self.sessions.traffic();

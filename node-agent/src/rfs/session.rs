@@ -16,7 +16,7 @@ use super::level::Level;
 use super::link::{HANDSHAKE_MAX, Inbox, Link};
 use super::ship::Ship;
 use super::stream::{Durability, Lives, NotRejoined, Stream};
-use super::sync::{How, Progress, Reach, Source};
+use super::sync::{How, Progress, Source};
 use super::tls::Identity;
 use anyhow::{Context, anyhow, bail};
 use std::collections::HashMap;
@@ -27,6 +27,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tsugi_core::copies::Reach;
 use tsugi_core::ids::{Epoch, LifeId, Lsn, Session};
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::replica::rejoin::{Asks, Refusal};
@@ -56,6 +57,7 @@ pub struct Sessions {
     progress: Progress,
     life: LifeId,
     offer: Mutex<Option<Offer>>,
+    reach: Mutex<Option<Reach>>,
 }
 
 struct Offer {
@@ -125,7 +127,16 @@ impl Shared {
 impl Sessions {
     /// None yet.
     pub fn new(config: Arc<DataConfig>, agent: Agent, ship: Arc<Ship>, volumes: Arc<Vec<Arc<Volume>>>, life: LifeId) -> Arc<Self> {
-        Arc::new(Self { config, agent, ship, volumes, progress: Progress::default(), life, offer: Mutex::new(None) })
+        Arc::new(Self {
+            config,
+            agent,
+            ship,
+            volumes,
+            progress: Progress::default(),
+            life,
+            offer: Mutex::default(),
+            reach: Mutex::default(),
+        })
     }
 
     /// Progress of a resynchronisation.
@@ -140,6 +151,21 @@ impl Sessions {
             return (stream.last_lsn(), stream.bytes());
         }
         (0, lock(&shared.link).as_ref().map_or(0, |l| l.bytes()))
+    }
+
+    /// Begins a verification.
+    ///
+    /// # Errors
+    /// The peer is not level, one is under way, or no thread can be started.
+    pub fn verify(&self) -> anyhow::Result<()> {
+        let stream = self.shared().and_then(|shared| lock(&shared.stream).clone()).filter(|_| self.ship.is_armed());
+        let Some(stream) = stream else { bail!("the peer is not level") };
+        self.ship.verification.start(&self.ship, &self.volumes, stream, self.agent.clone())
+    }
+
+    /// What the resynchronisation compares, or the last one did.
+    pub fn reach(&self) -> Option<Reach> {
+        *lock(&self.reach)
     }
 
     fn shared(&self) -> Option<Arc<Shared>> {
@@ -240,6 +266,7 @@ impl One {
         if !self.shared.is_cancelled() {
             self.all.agent.note(ReplicaNote::SessionLost { session: Session(self.session), detail });
         }
+        self.all.ship.verification.end();
         // Before another session may begin: what it still does counts for this one. It may be in a flush of this node's disk.
         let checkpoints = lock(&self.checkpoints).take();
         if let Some((base, thread)) = checkpoints {
@@ -259,9 +286,11 @@ impl One {
             return Ok(());
         }
         let reach = reach(self.all.ship.dirty.base(), hello.level, hello.log);
+        *lock(&self.all.reach) = Some(reach);
         let (whole, suspects) = (reach == Reach::Whole, reach == Reach::Logged);
         link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole, suspects }, &[])?;
         tracing::info!(session = self.session, ?reach, "the peer is connected; resynchronisation begins");
+        self.all.ship.verification.note_found(&self.all.volumes, &self.all.ship.dirty)?;
         let (answers, from_peer) = sync_channel(ANSWERS_MAX);
         let reader = self.receive_from(inbox, &stream, Some(answers))?;
         let rate = self.all.config.resync_kb_per_s_max.map(|kb| kb * 1024);

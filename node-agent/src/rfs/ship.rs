@@ -16,6 +16,7 @@ use super::dirty::{Dirty, Marks, Turn};
 use super::frame::Op;
 use super::link::Busy;
 use super::stream::{Durability, Stream};
+use super::verify::Verification;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 const INLINE_WAIT: Duration = Duration::from_millis(20);
 /// How often a passed deadline is looked at while answers wait for a new one.
 const DEADLINE_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked whether the peer has applied everything: nobody is woken for it.
+const APPLIED_POLL: Duration = Duration::from_millis(1);
 /// How often the figures' age and stalls are looked at otherwise.
 const IDLE_POLL: Duration = Duration::from_millis(250);
 /// A peer whose oldest acknowledgement is overdue this long, all of it over one connection, is stuck: its session is
@@ -194,6 +197,8 @@ pub struct Ship {
     pub dirty: Dirty,
     /// Test-only behaviour.
     pub switches: TestSwitches,
+    /// Whether the peer's copy is what it should be.
+    pub verification: Verification,
 }
 
 impl Ship {
@@ -226,6 +231,7 @@ impl Ship {
             operations: AtomicU64::new(0),
             dirty,
             switches,
+            verification: Verification::default(),
         });
         let weak = Arc::downgrade(&ship);
         std::thread::Builder::new()
@@ -527,6 +533,23 @@ impl Ship {
             waits = self.wake.wait_timeout(waits, DEADLINE_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
         (!waits.ended).then_some(last)
+    }
+
+    /// Waits until the peer has applied everything that was sent in this session; the caller holds the gate alone. False: not
+    /// within this time, or it is not the session any more.
+    pub fn wait_applied(&self, stream: &Stream, patience: Duration) -> bool {
+        stream.flush();
+        let (last, begun) = (stream.last_lsn(), Instant::now());
+        let mut waits = self.waits();
+        loop {
+            if waits.ended || waits.session != stream.session() || begun.elapsed() > patience {
+                return false;
+            }
+            if waits.applied >= last {
+                return true;
+            }
+            waits = self.wake.wait_timeout(waits, APPLIED_POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Does something that no operation may come after which is not answered for, unless new operations are held.

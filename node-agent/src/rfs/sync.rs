@@ -19,9 +19,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tsugi_core::copies::Reach;
 use tsugi_core::state::Resync;
 
-mod suspects;
+pub(super) mod suspects;
 
 /// Names per message: some hundred KB.
 const NAMES_PER_PIECE: usize = 2000;
@@ -51,17 +52,6 @@ const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
 const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
 /// How often a capped resynchronisation looks whether it is still wanted.
 const CAP_POLL: Duration = Duration::from_millis(50);
-
-/// What has to be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Everything: nothing is known of the peer's copy.
-    Whole,
-    /// What was noted as changed: but for that the peer's copy is this one.
-    Noted,
-    /// That, and what the peer has in its activity log.
-    Logged,
-}
 
 /// How to go about it.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use super::handle::{DataConfig, DataEvent, DataProcess};
 use super::link::{Inbox, Link};
 use super::ship::{Ship, TestSwitches};
 use super::stream::{Lives, Stream};
-use super::sync::{How, Reach, Source};
+use super::sync::{How, Source};
 use super::volume;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tsugi_core::copies::Reach;
 use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
 use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
@@ -29,6 +30,7 @@ mod power;
 mod prefix;
 mod rejoin;
 mod users;
+mod verify;
 
 /// No step of a test takes longer, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);

@@ -165,7 +165,8 @@ impl Runner {
             }
             Request::Watched { .. } => self.watched(),
             Request::Adopt { by, .. } => self.adopt(by).await,
-            Request::Open { .. } => self.open().await,
+            Request::Open { by, .. } => self.open(by).await,
+            Request::Rfs { .. } => self.rfs_view(),
             Request::Rules { .. } => self.rules(),
             _ => Reply::Error { message: "this is not asked of a module".to_owned() },
         }

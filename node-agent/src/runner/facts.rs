@@ -4,7 +4,9 @@
 use super::{Inbox, Runner};
 use crate::rfs::identity;
 use std::collections::BTreeMap;
+use tsugi_core::command::BY_AGENT;
 use tsugi_core::engine::Input;
+use tsugi_core::event::Event;
 use tsugi_core::module::{Action, Authority};
 use tsugi_core::replica::ReplicaNote;
 use tsugi_core::rules::{Ident, Ruleset};
@@ -130,7 +132,7 @@ impl Runner {
     }
 
     /// Somebody has something to do in the directories.
-    pub(super) async fn open(&mut self) -> Reply {
+    pub(super) async fn open(&mut self, by: String) -> Reply {
         let error = |message: String| Reply::Error { message };
         if self.hands.setting().data.is_none() {
             return error("this module replicates nothing".to_owned());
@@ -139,7 +141,13 @@ impl Runner {
             return error("the module is not stopped; stop it on this node first".to_owned());
         }
         match self.hands.open_directories().await {
-            Ok(()) => Reply::Done,
+            Ok(()) => {
+                // The agent's own, before the module goes, concerns nobody.
+                if by != BY_AGENT {
+                    self.report(Event::Opened { by });
+                }
+                Reply::Done
+            }
             Err(e) => error(format!("{e:#}")),
         }
     }

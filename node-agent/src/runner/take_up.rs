@@ -126,6 +126,7 @@ impl Candidate {
                     | Inbox::Heard(_)
                     | Inbox::ScriptSaid { .. }
                     | Inbox::Usable(_)
+                    | Inbox::Verified(_)
                     | Inbox::Checked(_)
                     | Inbox::Print { .. },
                 ) => {}
@@ -146,6 +147,7 @@ impl Candidate {
             reason: Some(reason),
             since_unix_ms: unix_ms(),
             maintenance_until_unix_ms: None,
+            verification: Default::default(),
             flag: saved.flag,
             is_up_to_date: false,
             epoch: saved.epoch,

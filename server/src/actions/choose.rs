@@ -55,6 +55,7 @@ pub fn verb_of(word: &str, options: Options) -> Result<Verb, NoVerb> {
         "primforce" => Verb::PrimForce,
         "second" => Verb::Second { full_sync },
         "resolve" => Verb::Resolve { keep: keep.ok_or(NoVerb::KeepMissing)? },
+        "verify" => Verb::Verify,
         "maintenance" => Verb::Maintenance { minutes: minutes.unwrap_or(MAINTENANCE_MINUTES) },
         _ => return Err(NoVerb::Unknown),
     };
@@ -190,6 +191,8 @@ pub fn observe(verb: &Verb, before: Option<&Snapshot>, node: &NodeName, reports:
         Verb::Resolve { keep } if *keep == *node => serves,
         Verb::Resolve { .. } => follows,
         Verb::Maintenance { .. } => true,
+        // That it has begun: it may take hours.
+        Verb::Verify => now.verification.running.is_some() || before.is_some_and(|b| b.verification.last != now.verification.last),
         Verb::Swap => {
             let other_serves = reports
                 .iter()
@@ -243,6 +246,7 @@ mod tests {
             reason: None,
             since_unix_ms: 1,
             maintenance_until_unix_ms: None,
+            verification: Default::default(),
             flag: Flag::UpToDate,
             is_up_to_date: true,
             epoch: Epoch(1),

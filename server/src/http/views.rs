@@ -172,7 +172,13 @@ const MEASURED_MAX: usize = 5;
 /// Expected interruption of an order: as measured the last times, else by the configured time-outs.
 pub async fn interruption(app: &App, verb: &Verb, state: &ModuleState) -> Result<Interruption> {
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Resolve { .. } | Verb::Maintenance { .. } => {
+        Verb::Start
+        | Verb::Prim { .. }
+        | Verb::PrimForce
+        | Verb::Second { .. }
+        | Verb::Resolve { .. }
+        | Verb::Maintenance { .. }
+        | Verb::Verify => {
             return Ok(Interruption::None);
         }
         Verb::Stop => return Ok(Interruption::UntilStarted),

@@ -495,6 +495,8 @@ impl World {
                 self.after(time, Event::Continue { m, s, life });
             }
             Effect::Replica(job, order) => self.order_data(m, s, job, order),
+            // What differs on a disk is no matter of the rules.
+            Effect::Verify => {}
             Effect::Ask(job, request) => {
                 self.modules[m].units[s].asks.insert(job);
                 self.ask_arbiter(m, s, job, request);

@@ -208,6 +208,8 @@ impl World {
                     inputs.push(Input::Done(job, outcome));
                 }
             }
+            // It changes nothing.
+            Effect::Verify => {}
             Effect::Ask(_, request) => {
                 for asked in self.asked.iter_mut().filter(|a| a.from == node) {
                     asked.is_current = false;

@@ -12,6 +12,7 @@ use crate::view::{Chrome, ModulePageView, VersionView};
 use crate::{both, fmt};
 use askama::Template;
 use tsugi_core::command::{Refusal, Verb};
+use tsugi_core::copies::VerifyEnd;
 use tsugi_core::ids::{ClusterName, ModuleName};
 use tsugi_core::module::{Async, Authority, Mode};
 use tsugi_core::state::{ArbiterView, Readiness, State};
@@ -231,6 +232,14 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
             fact(c.t(p::REPLICATED_DIR), dir.to_owned(), None);
         }
     }
+    let verifications = || m.cells.iter().filter_map(NodeCell::now).map(|s| &s.verification);
+    if let Some(running) = verifications().find_map(|v| v.running.as_ref()) {
+        let tone = (running.differences > 0).then_some("c-warn");
+        fact(c.t(p::VERIFYING), say::compared(lang, running), tone);
+    } else if let Some(last) = verifications().filter_map(|v| v.last.as_ref()).max_by_key(|l| l.at_unix_ms) {
+        let is_good = last.verified.end == VerifyEnd::Whole && last.verified.done.differences == 0;
+        fact(c.t(p::VERIFIED), say::last_verification(lang, last, c.now_unix_ms), Some(if is_good { "c-ready" } else { "c-warn" }));
+    }
     if let Some(rfs) = m.def.as_ref().and_then(|d| d.rfs.as_ref()) {
         let ack = if rfs.ack == Async::None { p::ACK_DISKS } else { p::ACK_MEMORY };
         fact(c.t(p::CONFIRMS), c.t(ack).to_owned(), None);
@@ -282,6 +291,9 @@ fn node_row(c: &Chrome, m: &ModuleView, cell: &NodeCell) -> NodeRow {
     };
     let is_mirror = m.mode() == Mode::Mirror;
     let mut more = vec![Verb::StopStart];
+    if !m.dirs().is_empty() {
+        more.push(Verb::Verify);
+    }
     if is_mirror {
         more.extend([
             Verb::Prim { accept_loss: false },

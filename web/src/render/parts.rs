@@ -75,6 +75,7 @@ pub(crate) fn verb_icon(verb: &Verb) -> &'static str {
         Verb::Resolve { .. } => "i-right",
         Verb::Maintenance { .. } => "i-gear",
         Verb::Swap => "i-swap",
+        Verb::Verify => "i-search",
     }
 }
 

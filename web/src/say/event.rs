@@ -4,6 +4,7 @@ use super::{Mark, Said, action, gloss, reason, refusal, resource_health, script,
 use crate::both;
 use crate::fmt;
 use crate::text::{Lang, Text};
+use tsugi_core::copies::VerifyEnd;
 use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::state::{Health, Readiness, State};
@@ -227,6 +228,13 @@ pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) ->
                 "{node} で {module} の再同期が {took}で完了しました（コピー {bytes}、照合 {files} ファイル）。"
             ))
         }
+        Event::Opened { by } => Said::only(both!(
+            lang,
+            "{by} opened the replicated directories of {module} on {node} for changes until it is started.",
+            "{by} が {node} の {module} の複製ディレクトリーを、次の起動まで書き込み可能にしました。"
+        ))
+        .then(both!(lang, "The other copy is then compared as a whole.", "次の再同期では、相手のコピー全体を照合します。")),
+        Event::Verified { done, millis, first, end } => super::verified(lang, (module, node), done, *millis, first, end),
         Event::Resource { name, health, detail } => {
             let (_, word) = resource_health(lang, *health);
             let said = Said::only(both!(
@@ -323,6 +331,7 @@ pub fn event_mark(event: &Event) -> Mark {
         Event::Entered { readiness: Readiness::NotReady, to: State::Stop, .. } if event.level() < Level::Critical => Mark::Stopped,
         Event::Entered { readiness: Readiness::Ready, to: State::Alone, .. } => Mark::Warning,
         Event::Entered { readiness: Readiness::Ready, .. } | Event::Grown { .. } | Event::ResyncDone { .. } => Mark::Ready,
+        Event::Verified { done, end: VerifyEnd::Whole, .. } if done.differences == 0 => Mark::Ready,
         Event::Resource { health: Health::Up, .. } => Mark::Ready,
         Event::Entered { readiness: Readiness::Transient, .. } | Event::ResyncStarted { .. } => Mark::Transient,
         other => match other.level() {

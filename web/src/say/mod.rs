@@ -15,6 +15,7 @@ mod rehearsal;
 mod state;
 mod steps;
 mod verb;
+mod verify;
 
 pub use authority::{authority, authority_warnings};
 pub use detail::{detail, lost_session};
@@ -26,6 +27,7 @@ pub use reason::{reason, reason_of, reason_short};
 pub use rehearsal::{not_rehearsed, rehearsed};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
+pub use verify::{compared, difference, last as last_verification, verified};
 
 use crate::both;
 use crate::text::Lang;

@@ -109,7 +109,7 @@ pub struct Plan {
 fn grade(verb: &Verb, node: Option<&NodeCell>) -> Grade {
     let is_current = node.and_then(NodeCell::now).is_some_and(|s| s.is_up_to_date);
     match verb {
-        Verb::Start => Grade::Simple,
+        Verb::Start | Verb::Verify => Grade::Simple,
         Verb::Maintenance { minutes: 0 } => Grade::Simple,
         Verb::Maintenance { .. } => Grade::Impact,
         Verb::Resolve { .. } => Grade::Danger,
@@ -174,6 +174,9 @@ pub fn plan(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, interrupti
             "Switch automatic actions of {module} on {on} off for {minutes} min?",
             "{on} の {module} の自動処理を {minutes} 分間止めますか？"
         ),
+        (Verb::Verify, _) => {
+            both!(lang, "Compare the two copies of {module} while it runs?", "{module} の 2 つのコピーを、稼働したまま照合しますか？")
+        }
         (Verb::Second { .. }, _) => {
             both!(lang, "Force {module} to start as secondary on {on}?", "{on} の {module} をセカンダリとして強制起動しますか？")
         }
@@ -252,7 +255,7 @@ fn join(lang: Lang, a: &str, b: &str) -> String {
 fn interrupts(m: &ModuleView, verb: &Verb, target: &Target, node: Option<&NodeCell>) -> bool {
     let serves = node.is_some_and(NodeCell::is_serving);
     match verb {
-        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Maintenance { .. } => false,
+        Verb::Start | Verb::Prim { .. } | Verb::PrimForce | Verb::Second { .. } | Verb::Maintenance { .. } | Verb::Verify => false,
         Verb::Resolve { keep } => m.serving().is_some_and(|c| c.node != *keep),
         Verb::Swap => true,
         Verb::Stop if *target == Target::Module => m.serving().is_some(),

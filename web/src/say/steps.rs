@@ -152,6 +152,18 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
             let text = both!(lang, "{on} keeps its role; nothing is taken over", "{on} の役割は変わらず、引き継ぎは起こらない");
             s.push(StepMark::Good, text);
         }
+        Verb::Verify => {
+            let text = both!(lang, "{on} compares every file with its peer", "{on} が相手ノードとすべてのファイルを照合");
+            s.push(StepMark::Move, text);
+            let text = both!(lang, "The application goes on; nothing is taken over", "アプリケーションは稼働を続け、引き継ぎは起こらない");
+            s.push(StepMark::Good, text);
+            let text = both!(
+                lang,
+                "If anything differs, the secondary is brought level again from {on}: no backup for that moment",
+                "違いがあれば {on} のデータで再同期する（その間は予備なし）"
+            );
+            s.push(StepMark::Warn, text);
+        }
         Verb::StopStart => {
             if serves {
                 s.stop_application(on);

@@ -28,6 +28,7 @@ pub fn verb_name(lang: Lang, verb: &Verb) -> &'static str {
         Verb::Resolve { .. } => Text { en: "Resolve split brain", ja: "スプリットブレインの解決" },
         Verb::Maintenance { minutes: 0 } => Text { en: "End maintenance", ja: "保守モードの終了" },
         Verb::Maintenance { .. } => Text { en: "Maintenance", ja: "保守モード" },
+        Verb::Verify => Text { en: "Verify", ja: "データの照合" },
     };
     text.in_(lang)
 }
@@ -68,13 +69,13 @@ pub fn refusal(lang: Lang, refusal: &Refusal, module: &ModuleName, node: &NodeNa
             .remedy(both!(lang, "Give this order to the node that serves.", "サービスが動いているノードに対して実行してください。")),
         Refusal::NotProtected => Said::only(both!(
             lang,
-            "{module} has no secondary that is up to date, so the roles cannot be exchanged.",
-            "{module} には最新データを持つセカンダリがないため、切り替えできません。"
+            "{module} has no secondary that is up to date.",
+            "{module} には最新データを持つセカンダリがありません。"
         ))
         .then(both!(
             lang,
             "It becomes possible when the secondary is running and its resync has finished.",
-            "セカンダリが動いていて再同期が終わると、切り替えできます。"
+            "セカンダリが動いていて再同期が終わると、実行できます。"
         )),
         Refusal::PeerServes { peer } => {
             Said::only(both!(lang, "{peer} is already serving {module}.", "{module} のサービスはすでに {peer} で動いています。"))

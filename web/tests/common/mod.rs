@@ -73,6 +73,7 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
         },
         vips: vec![Vip { addr: ip(vip), prefix: None, interface: None, is_checked: true }],
         rfs: dir.map(|dir| Rfs {
+            verify_every: None,
             ack: Async::None,
             resync_kb_per_s_max: None,
             replicated: vec![Replicated { dir: dir.to_owned(), not_replicated: vec![], to_check: vec![] }],
@@ -112,6 +113,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
         reason: None,
         since_unix_ms: NOW - 24 * MIN,
         maintenance_until_unix_ms: None,
+        verification: Default::default(),
         flag: Flag::UpToDate,
         is_up_to_date: true,
         epoch: Epoch(12),

@@ -6,7 +6,7 @@ use crate::command::{BY_BOOT, BY_SHUTDOWN, Command, MAINTENANCE_MINUTES_MAX, Ref
 use crate::engine::{Effect, Timer};
 use crate::event::Event;
 use crate::ids::Epoch;
-use crate::state::{Flag, Readiness, Reason, State};
+use crate::state::{Flag, Readiness, Reason, Replication, State};
 use std::time::Duration;
 
 impl Mirror {
@@ -58,6 +58,8 @@ impl Mirror {
             Verb::Resolve { keep } if *keep != self.cfg.me && *keep != self.cfg.peer => Some(Refusal::NoSuchNode { node: keep.clone() }),
             Verb::Resolve { .. } => (!self.is_split()).then_some(Refusal::NoSplitBrain),
             Verb::Maintenance { minutes } => (*minutes > MAINTENANCE_MINUTES_MAX).then_some(Refusal::BadDuration { minutes: *minutes }),
+            Verb::Verify if !self.state.is_serving() => Some(Refusal::NotServing),
+            Verb::Verify => (self.replication() != Replication::Synchronous).then_some(Refusal::NotProtected),
         }
     }
 
@@ -75,7 +77,7 @@ impl Mirror {
             if verb.is_repair() && !self.count_loop(out) {
                 return;
             }
-        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) {
+        } else if !matches!(&*by, BY_BOOT | BY_SHUTDOWN) && verb != Verb::Verify {
             self.forget_loops(out);
         }
         match verb {
@@ -87,6 +89,7 @@ impl Mirror {
                 self.is_handed_over = true;
             }
             Verb::StopStart => self.stop_start(out),
+            Verb::Verify => out.push(Effect::Verify),
             Verb::Prim { accept_loss } => {
                 self.force = Some(Force { by, accepts_loss: accept_loss, overrides_flag: false, is_resolving: false });
                 self.start(out);

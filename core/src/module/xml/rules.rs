@@ -129,6 +129,7 @@ static RFS: Rule = Rule {
     attributes: &[
         read("async", Kind::OneOf(&["none", "second"])),
         read("reiallowedbw", Kind::Number(0, 1 << 40)),
+        read("verify", Kind::Time(Unit::H, 0)),
         unused("packetsize", COUNT, CHOSEN),
         unused("reipacketsize", COUNT, CHOSEN),
         unused("ruzone_blocksize", COUNT, CHOSEN),

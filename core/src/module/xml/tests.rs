@@ -67,7 +67,7 @@ const WHOLE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
       <heartbeat name="default"/>
       <heartbeat name="repl" ident="flow"/>
     </heart>
-    <rfs async="second" reiallowedbw="2048">
+    <rfs async="second" reiallowedbw="2048" verify="168">
       <replicated dir="/srv/data/"><notreplicated path="tmp/cache/"/><tocheck path=".here"/></replicated>
       <replicated dir="/srv/with blank"/>
     </rfs>
@@ -130,6 +130,7 @@ fn everything_a_module_can_say_is_read() {
         rfs: Some(Rfs {
             ack: Async::Second,
             resync_kb_per_s_max: Some(2048),
+            verify_every: Some(Duration::from_secs(7 * 24 * 3600)),
             replicated: vec![
                 Replicated {
                     dir: "/srv/data".to_owned(),

@@ -2,6 +2,7 @@
 
 mod files;
 mod order;
+mod rfs;
 mod show;
 mod watched;
 mod words;
@@ -81,6 +82,8 @@ enum What {
     Swap(OrderArgs),
     /// Stops the module whole, then starts it.
     Stopstart(OrderArgs),
+    /// Compares the two copies while the application goes on, on the node that serves; what differs is copied again.
+    Verify(OrderArgs),
     /// Starts as primary although the protocol would not choose so.
     Prim {
         /// This node's copy may be older than the other's: what is only there is discarded.
@@ -174,7 +177,7 @@ enum What {
     /// The count of automatic actions, for scripts that act by themselves: exit code 1 when the limit is reached.
     Loop(watched::LoopArgs),
     /// The replicated directories of a module.
-    Rfs(watched::RfsArgs),
+    Rfs(rfs::RfsArgs),
     /// Shows the rules of a module, how their resources stand, and which of them fire.
     Rules(watched::RulesArgs),
     /// Shows who this node is and whether its console is connected.
@@ -284,6 +287,7 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Restart(args) => return order(Verb::Restart, args).await,
         What::Swap(args) => return order(Verb::Swap, args).await,
         What::Stopstart(args) => return order(Verb::StopStart, args).await,
+        What::Verify(args) => return order(Verb::Verify, args).await,
         What::Prim { accept_loss, order: args } => return order(Verb::Prim { accept_loss }, args).await,
         What::Primforce(args) => return order(Verb::PrimForce, args).await,
         What::Second { full_sync, order: args } => return order(Verb::Second { full_sync }, args).await,
@@ -307,7 +311,7 @@ async fn run(what: What, lang: Lang, agent: &Agent) -> Result<u8, Stop> {
         What::Errd(args) => return watched::errd(agent, args).await,
         What::Checker(args) => return watched::checker(agent, args).await,
         What::Loop(args) => return watched::loops(agent, args).await,
-        What::Rfs(args) => return watched::rfs(agent, args).await,
+        What::Rfs(args) => return rfs::rfs(agent, args).await,
         What::Rules(args) => return watched::rules(agent, args).await,
         What::WaitState { module, states, seconds } => {
             return order::wait_state(agent, &module, &states, Duration::from_secs(seconds)).await;

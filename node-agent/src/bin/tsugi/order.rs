@@ -144,6 +144,8 @@ fn is_reached(verb: &Verb, before: &Snapshot, now: &Snapshot) -> bool {
         Verb::Prim { .. } | Verb::PrimForce => now.state.is_serving() && is_ready,
         Verb::Resolve { .. } => now.state != State::Stop && is_ready,
         Verb::Maintenance { .. } => true,
+        // That it has begun: it may take hours.
+        Verb::Verify => now.verification.running.is_some() || now.verification.last != before.verification.last,
     }
 }
 
@@ -163,16 +165,16 @@ fn not_reached(agent: &Agent, verb: &Verb, before: &Snapshot, last: Option<&Snap
 }
 
 /// One line on the terminal that is overwritten; nothing when the output goes elsewhere.
-struct Progress {
+pub struct Progress {
     is_terminal: bool,
     is_shown: bool,
 }
 
 impl Progress {
-    fn new() -> Progress {
+    pub fn new() -> Progress {
         Progress { is_terminal: std::io::stderr().is_terminal(), is_shown: false }
     }
-    fn show(&mut self, line: &str, begin: Instant) {
+    pub fn show(&mut self, line: &str, begin: Instant) {
         if self.is_terminal {
             // Progress is for the eye: a terminal that has gone away must not end the wait.
             let _ = write!(std::io::stderr(), "\r\x1b[K{line} … {} s", begin.elapsed().as_secs());
@@ -180,7 +182,7 @@ impl Progress {
             self.is_shown = true;
         }
     }
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         if std::mem::take(&mut self.is_shown) {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }

@@ -4,10 +4,12 @@ use crate::words;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
+use tsugi_core::copies::Reach;
 use tsugi_core::event::EventRecord;
 use tsugi_core::ids::NodeName;
 use tsugi_core::module::Authority;
 use tsugi_core::state::{Flag, Health, Readiness, Replication, Snapshot};
+use tsugi_core::wire::local::RfsView;
 use tsugi_web::say::{self, Mark};
 use tsugi_web::text::{Lang, Text};
 use tsugi_web::{both, fmt};
@@ -99,6 +101,52 @@ fn details(out: &mut String, lang: Lang, s: &Snapshot) {
         &format!("epoch {}, in sync {{{}}}, session {}, gen {}", s.epoch, in_sync.join(" "), s.session, s.gen_id),
     );
     row(out, words::CONFIGURATION.in_(lang), &s.config_generation.to_string());
+}
+
+/// How replication stands.
+pub fn rfs(lang: Lang, view: &RfsView) -> String {
+    let (s, mut out) = (&view.snapshot, String::new());
+    let _ = writeln!(out, "{}", line(lang, s));
+    for dir in &view.dirs {
+        row(&mut out, words::DIRECTORY.in_(lang), dir);
+    }
+    row(&mut out, words::DATA.in_(lang), say::flag(lang, s.flag));
+    row(&mut out, words::REPLICATION.in_(lang), say::replication(lang, s.replication));
+    if let Some(text) = resync(lang, s) {
+        row(&mut out, words::RESYNC.in_(lang), &text);
+    }
+    if let Some(figures) = &view.figures {
+        let reach = figures.reach.map(|reach| match reach {
+            Reach::Whole => words::REACH_WHOLE,
+            Reach::Noted => words::REACH_NOTED,
+            Reach::Logged => words::REACH_LOGGED,
+        });
+        if let Some(reach) = reach {
+            row(&mut out, words::REACH.in_(lang), reach.in_(lang));
+        }
+        if s.replication != Replication::Off {
+            let (last, bytes) = (fmt::count(figures.last.0), fmt::bytes(figures.bytes));
+            row(&mut out, words::STREAM.in_(lang), &format!("{last} ({bytes})"));
+            let (n, ms) = (fmt::count(figures.waiting), figures.waiting_ms);
+            row(&mut out, words::WAITING.in_(lang), &both!(lang, "{n}, the oldest for {ms} ms", "{n} 件、最長 {ms} ミリ秒"));
+        }
+    }
+    let comparison = match (&s.verification.running, &s.verification.last) {
+        (Some(running), _) => {
+            let compared = say::compared(lang, running);
+            both!(lang, "under way: {compared}", "照合中：{compared}")
+        }
+        (None, Some(last)) => {
+            let now = Timestamp::now().as_millisecond().try_into().unwrap_or(0);
+            format!("{} ({})", say::last_verification(lang, last, now), say::compared(lang, &last.verified.done))
+        }
+        (None, None) => words::NEVER_COMPARED.in_(lang).to_owned(),
+    };
+    row(&mut out, words::COMPARISON.in_(lang), &comparison);
+    for difference in s.verification.last.iter().flat_map(|last| &last.verified.listed) {
+        row(&mut out, words::DIFFERS.in_(lang), &say::difference(lang, difference));
+    }
+    out
 }
 
 /// A resource in one line; `more` behind it.

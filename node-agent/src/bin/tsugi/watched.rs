@@ -13,7 +13,7 @@ use tsugi_web::text::Text;
 pub struct Of {
     /// Which module; in scripts and checkers their own.
     #[arg(short = 'm', long = "module", env = "TSUGI_MODULE", value_name = "MODULE")]
-    module: ModuleName,
+    pub module: ModuleName,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -124,22 +124,6 @@ struct LoopOf {
 }
 
 #[derive(Debug, Args)]
-pub struct RfsArgs {
-    #[command(subcommand)]
-    what: Rfs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Rfs {
-    /// What is in the directories of this stopped module was replaced on purpose (a new disk, a restored backup): take
-    /// it, as an older copy. It serves only by `prim --accept-loss`, or once it has been brought level.
-    Adopt(Of),
-    /// Let others write to the directories of this stopped module until it is started: to fill them, to restore a backup. The
-    /// other node's copy is then compared as a whole.
-    Open(Of),
-}
-
-#[derive(Debug, Args)]
 pub struct RulesArgs {
     /// For programs.
     #[arg(long)]
@@ -148,7 +132,7 @@ pub struct RulesArgs {
     of: Of,
 }
 
-async fn done(agent: &Agent, request: Request) -> Result<u8, Stop> {
+pub async fn done(agent: &Agent, request: Request) -> Result<u8, Stop> {
     match agent.ask(&request).await? {
         Reply::Done => Ok(0),
         other => Err(agent.unexpected(&other)),
@@ -239,14 +223,6 @@ pub async fn loops(agent: &Agent, args: LoopArgs) -> Result<u8, Stop> {
         }
         other => Err(agent.unexpected(&other)),
     }
-}
-
-pub async fn rfs(agent: &Agent, args: RfsArgs) -> Result<u8, Stop> {
-    let request = match args.what {
-        Rfs::Adopt(of) => Request::Adopt { module: of.module, by: "root".to_owned() },
-        Rfs::Open(of) => Request::Open { module: of.module },
-    };
-    done(agent, request).await
 }
 
 pub async fn rules(agent: &Agent, args: RulesArgs) -> Result<u8, Stop> {

@@ -8,6 +8,27 @@ pub const MAINTENANCE: Text = Text { en: "maintenance to", ja: "保守の終了"
 pub const PEER: Text = Text { en: "other node", ja: "相手ノード" };
 pub const REPLICATION: Text = Text { en: "replication", ja: "複製" };
 pub const RESYNC: Text = Text { en: "resync", ja: "再同期" };
+pub const DIRECTORY: Text = Text { en: "directory", ja: "ディレクトリ" };
+pub const REACH: Text = Text { en: "last resync", ja: "前回の再同期" };
+pub const REACH_WHOLE: Text = Text { en: "compared everything", ja: "すべてを照合" };
+pub const REACH_NOTED: Text = Text { en: "compared what was noted as changed", ja: "変更の記録があるものだけを照合" };
+pub const REACH_LOGGED: Text = Text {
+    en: "compared what either node had noted or logged as changed",
+    ja: "両ノードで変更の記録があるものだけを照合",
+};
+pub const STREAM: Text = Text { en: "operations", ja: "操作" };
+pub const WAITING: Text = Text { en: "waiting", ja: "応答待ち" };
+pub const COMPARISON: Text = Text { en: "comparison", ja: "照合" };
+pub const DIFFERS: Text = Text { en: "differed", ja: "違い" };
+pub const NEVER_COMPARED: Text = Text { en: "never", ja: "未実施" };
+pub const LEVEL_NOT_COMPARED: Text = Text {
+    en: "Both copies are level by the record; they were not compared from this node yet (tsugi rfs verify).",
+    ja: "記録上は両方のコピーが一致しています。このノードからの照合はまだ行っていません（tsugi rfs verify）。",
+};
+pub const EVERYTHING_COMPARED: Text = Text {
+    en: "It is not known what differs: everything will be compared when the other node returns.",
+    ja: "違いは分かりません。相手ノードが戻ったときに、すべてを照合します。",
+};
 pub const VIP: Text = Text { en: "address", ja: "仮想 IP" };
 pub const ARBITER: Text = Text { en: "arbiter", ja: "アービター" };
 pub const GOES_ON_BY: Text = Text { en: "goes on by", ja: "続行の条件" };

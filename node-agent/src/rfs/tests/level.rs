@@ -110,9 +110,8 @@ impl Pair {
     }
 
     fn reach(&self) -> String {
-        let logs = fs::read_to_string(self.tmp.path().join("n1.log")).unwrap();
-        let last = logs.lines().rfind(|line| line.contains("resynchronisation begins")).unwrap().to_owned();
-        last.rsplit_once("reach=").unwrap().1.trim().to_owned()
+        let figures = self.runtime.block_on(self.a.process.figures()).unwrap();
+        format!("{:?}", figures.reach.unwrap())
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn read(service: &At<'_>, heart: Heart, ctx: &ParseContext<'_>, probl
     let read = Rfs {
         ack: if rfs.text("async") == Some("second") { Async::Second } else { Async::None },
         resync_kb_per_s_max: rfs.number("reiallowedbw").filter(|kb: &u64| *kb > 0),
+        verify_every: rfs.time("verify").filter(|every| !every.is_zero()),
         replicated: trees(&rfs, problems),
     };
     (Some(read), heart)

@@ -1,0 +1,137 @@
+//! Replicated directories: how they stand, what differs, comparing the two copies.
+
+use crate::watched::{Of, done};
+use crate::{Agent, OrderArgs, Stop, exit, order, show, to_json, words};
+use clap::{Args, Subcommand};
+use tsugi_core::command::Verb;
+use tsugi_core::copies::{Difference, VerifyEnd};
+use tsugi_core::ids::{ModuleName, NodeName};
+use tsugi_core::state::{LastVerification, Replication, Snapshot};
+use tsugi_core::wire::local::{Reply, Request, RfsView};
+use tsugi_web::{both, say};
+
+#[derive(Debug, Args)]
+pub struct RfsArgs {
+    #[command(subcommand)]
+    what: Rfs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Rfs {
+    /// How replication stands: what a resynchronisation compares, what waits for the other node, how the last comparison
+    /// of the copies ended.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Files that are not the same on the two nodes, as far as that is known: while the other node is away, what changed
+    /// since; while both are level, what the last comparison found. Exit code 1: there are any.
+    Diff(Of),
+    /// Compares the two copies while the application goes on, and waits for the end. On the node that serves. What differs
+    /// is copied again from there. Exit code 1: something differs, or not everything could be compared.
+    Verify(Of),
+    /// What is in the directories of this stopped module was replaced on purpose (a new disk, a restored backup): take
+    /// it, as an older copy. It serves only by `prim --accept-loss`, or once it has been brought level.
+    Adopt(Of),
+    /// Let others write to the directories of this stopped module until it is started: to fill them, to restore a backup. The
+    /// other node's copy is then compared as a whole.
+    Open(Of),
+}
+
+pub async fn rfs(agent: &Agent, args: RfsArgs) -> Result<u8, Stop> {
+    let by = "root".to_owned();
+    match args.what {
+        Rfs::Status { json, of } => status(agent, of.module, json).await,
+        Rfs::Diff(of) => diff(agent, of.module).await,
+        Rfs::Verify(of) => verify(agent, of.module).await,
+        Rfs::Adopt(of) => done(agent, Request::Adopt { module: of.module, by }).await,
+        Rfs::Open(of) => done(agent, Request::Open { module: of.module, by }).await,
+    }
+}
+
+async fn view(agent: &Agent, module: ModuleName) -> Result<RfsView, Stop> {
+    match agent.ask(&Request::Rfs { module }).await? {
+        Reply::Rfs { view } => Ok(*view),
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+async fn status(agent: &Agent, module: ModuleName, json: bool) -> Result<u8, Stop> {
+    let view = view(agent, module).await?;
+    if json {
+        println!("{}", to_json(&view, true)?);
+    } else {
+        print!("{}", show::rfs(agent.lang, &view));
+    }
+    Ok(0)
+}
+
+async fn diff(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
+    let lang = agent.lang;
+    let RfsView { snapshot, .. } = view(agent, module.clone()).await?;
+    if snapshot.replication == Replication::Synchronous {
+        let Some(last) = &snapshot.verification.last else {
+            eprintln!("{}", words::LEVEL_NOT_COMPARED.in_(lang));
+            return Ok(0);
+        };
+        print_differences(agent, &last.verified.listed);
+        return Ok(if last.verified.done.differences > 0 { exit::REFUSED } else { 0 });
+    }
+    match agent.ask(&Request::Noted { module }).await? {
+        Reply::Noted { paths: Some(paths) } => {
+            paths.iter().for_each(|path| println!("{path}"));
+            Ok(if paths.is_empty() { 0 } else { exit::REFUSED })
+        }
+        Reply::Noted { paths: None } => {
+            eprintln!("{}", words::EVERYTHING_COMPARED.in_(lang));
+            Ok(exit::REFUSED)
+        }
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+fn print_differences(agent: &Agent, differences: &[Difference]) {
+    differences.iter().for_each(|d| println!("{}", say::difference(agent.lang, d)));
+}
+
+async fn verify(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
+    let before = agent.state(Some(&module)).await?.swap_remove(0);
+    let args = OrderArgs { module: module.clone(), wait: 0, dry_run: false, no_wait: true, reason: None, by: None };
+    order::run(agent, Verb::Verify, args).await?;
+    let mut client = agent.connect(&Request::Watch { module: Some(module.clone()) }).await?;
+    let mut progress = order::Progress::new();
+    let begun = std::time::Instant::now();
+    loop {
+        let snapshot: Snapshot = match client.next().await {
+            Ok(Some(Reply::State { mut snapshots })) => match snapshots.pop() {
+                Some(snapshot) => snapshot,
+                None => return Err(agent.no_module(&module)),
+            },
+            Ok(Some(other)) => return Err(agent.unexpected(&other)),
+            Ok(None) => return Err(agent.gone()),
+            Err(error) => return Err(agent.not_reachable(&error)),
+        };
+        if let Some(last) = snapshot.verification.last.filter(|last| before.verification.last.as_ref() != Some(last)) {
+            progress.clear();
+            return Ok(ended(agent, (&module, &snapshot.node), &last));
+        }
+        if let Some(running) = &snapshot.verification.running {
+            let compared = say::compared(agent.lang, running);
+            progress.show(&both!(agent.lang, "comparing: {compared}", "照合中：{compared}"), begun);
+        }
+    }
+}
+
+fn ended(agent: &Agent, of: (&ModuleName, &NodeName), last: &LastVerification) -> u8 {
+    let verified = &last.verified;
+    let said = say::verified(agent.lang, of, &verified.done, verified.millis, &[], &verified.end);
+    println!("{}", said.text);
+    print_differences(agent, &verified.listed);
+    if let Some(remedy) = said.remedy {
+        println!("{remedy}");
+    }
+    if verified.end == VerifyEnd::Whole && verified.done.differences == 0 { 0 } else { exit::REFUSED }
+}

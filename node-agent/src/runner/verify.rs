@@ -1,0 +1,162 @@
+//! Comparison of the two copies: when it is due, how it ended, and what is told of replication.
+
+use super::{Runner, unix_ms};
+use crate::disk;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tsugi_core::command::{BY_AGENT, Verb};
+use tsugi_core::copies::{Verified, VerifyEnd, Verifying};
+use tsugi_core::event::Event;
+use tsugi_core::state::LastVerification;
+use tsugi_core::wire::local::{Reply, RfsView};
+
+/// One that could not go on is tried again after this, or after the configured time if that is shorter.
+const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// Between two that this node begins by itself, whatever becomes of them.
+const PAUSE_MIN: Duration = Duration::from_secs(60);
+/// Paths of changed files are looked up within this; there may be many.
+const NOTED_MAX: Duration = Duration::from_secs(10);
+/// Differences told with the event; the rest is in `tsugi rfs status`.
+const TOLD_MAX: usize = 5;
+
+/// What is remembered of comparisons, over restarts of the agent.
+pub(super) struct Verifications {
+    path: PathBuf,
+    /// The last one that ended.
+    pub last: Option<LastVerification>,
+    begun: Option<Instant>,
+}
+
+impl Verifications {
+    /// What was kept in `modules/M/verified.json`. A file that makes no sense is like none: it is only about when to
+    /// compare again.
+    pub fn load(path: PathBuf) -> Verifications {
+        let read = disk::read_if_there(&path).ok().flatten();
+        let last = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Verifications { path, last, begun: None }
+    }
+
+    fn ended(&mut self, verified: Verified) {
+        let last = LastVerification { at_unix_ms: unix_ms(), verified };
+        let kept = serde_json::to_vec(&last).map_err(std::io::Error::other);
+        if let Err(error) = kept.and_then(|bytes| disk::write_atomically(&self.path, &bytes, disk::PRIVATE)) {
+            tracing::warn!(path = %self.path.display(), %error, "how the comparison ended is forgotten with this agent");
+        }
+        self.last = Some(last);
+    }
+
+    /// Whether one is due at this time of the wall clock.
+    fn is_due(&self, every: Duration, now_unix_ms: u64) -> bool {
+        if self.begun.is_some_and(|begun| begun.elapsed() < PAUSE_MIN) {
+            return false;
+        }
+        let Some(last) = &self.last else { return true };
+        let after = match last.verified.end {
+            VerifyEnd::Whole => every,
+            VerifyEnd::Early => Duration::ZERO,
+            VerifyEnd::Failed { .. } => every.min(AGAIN_AFTER),
+        };
+        // A clock that was set back must not put it off for ever.
+        last.at_unix_ms > now_unix_ms || u128::from(now_unix_ms - last.at_unix_ms) >= after.as_millis()
+    }
+}
+
+impl Runner {
+    /// Begins one.
+    pub(super) fn verify(&mut self) {
+        self.verifications.begun = Some(Instant::now());
+        if !self.hands.verify() {
+            let detail = "this module replicates nothing, or its data process does not run".to_owned();
+            let end = VerifyEnd::Failed { detail };
+            self.on_verified(Verified { done: Verifying::default(), millis: 0, listed: Vec::new(), end });
+        }
+    }
+
+    /// One has ended.
+    pub(super) fn on_verified(&mut self, what: Verified) {
+        let Verified { done, millis, listed, end } = what.clone();
+        let first = listed.into_iter().take(TOLD_MAX).collect();
+        self.verifications.ended(what);
+        self.report(Event::Verified { done, millis, first, end });
+        if let Some(figures) = &mut self.figures {
+            figures.verifying = None;
+        }
+        self.publish();
+    }
+
+    /// Begins one if the configuration asks for it.
+    pub(super) async fn verify_if_due(&mut self) {
+        let every = self.hands.setting().def.rfs.as_ref().and_then(|rfs| rfs.verify_every);
+        let Some(every) = every else { return };
+        let is_running = self.figures.as_ref().is_some_and(|f| f.verifying.is_some());
+        if !is_running && self.verifications.is_due(every, unix_ms()) && self.engine.refusal(&Verb::Verify).is_none() {
+            self.order_myself(Verb::Verify, BY_AGENT).await;
+        }
+    }
+
+    /// How replication stands, as last polled.
+    pub(super) fn rfs_view(&self) -> Reply {
+        let setting = self.hands.setting();
+        let Some(data) = &setting.data else { return Reply::Error { message: "this module replicates nothing".to_owned() } };
+        let dirs = data.dirs.iter().map(|d| d.dir.clone()).collect();
+        let figures = self.figures.clone();
+        let snapshot = self.snapshot.borrow().clone();
+        match snapshot {
+            Some(snapshot) => Reply::Rfs { view: Box::new(RfsView { snapshot, dirs, figures }) },
+            None => Reply::Error { message: "the module is being taken up; try again".to_owned() },
+        }
+    }
+
+    /// Which files are noted as changed. The loop does not wait for the answer.
+    pub(super) fn noted(&self, answer: oneshot::Sender<Reply>) {
+        let asked = self.hands.noted();
+        tokio::spawn(async move {
+            let paths = match asked {
+                Some(asked) => timeout(NOTED_MAX, asked).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            let none = || Reply::Error { message: "no data process of this module runs here, or it does not answer".to_owned() };
+            // Whoever asked may have gone.
+            let _ = answer.send(paths.map_or_else(none, |paths| Reply::Noted { paths }));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last(at_unix_ms: u64, end: VerifyEnd) -> LastVerification {
+        LastVerification { at_unix_ms, verified: Verified { done: Verifying::default(), millis: 1, listed: Vec::new(), end } }
+    }
+
+    #[test]
+    fn a_comparison_is_due_after_its_time_and_sooner_when_the_last_one_did_not_see_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("verified.json");
+        let week = Duration::from_secs(7 * 24 * 3600);
+        let (now, hour) = (10_000_000_000, 3_600_000);
+        let of = |last| Verifications { path: path.clone(), last, begun: None };
+        assert!(of(None).is_due(week, now));
+        for (at, end, is_due) in [
+            (now - 7 * 24 * hour, VerifyEnd::Whole, true),
+            (now - 6 * 24 * hour, VerifyEnd::Whole, false),
+            (now - 1, VerifyEnd::Early, true),
+            (now - hour, VerifyEnd::Failed { detail: String::new() }, true),
+            (now - hour / 2, VerifyEnd::Failed { detail: String::new() }, false),
+            // The clock was set back.
+            (now + hour, VerifyEnd::Whole, true),
+        ] {
+            assert_eq!(of(Some(last(at, end.clone()))).is_due(week, now), is_due, "{at} {end:?}");
+        }
+        let mut kept = of(None);
+        kept.begun = Some(Instant::now());
+        assert!(!kept.is_due(week, now), "it has just begun");
+        kept.ended(last(0, VerifyEnd::Whole).verified);
+        assert_eq!(Verifications::load(path.clone()).last, kept.last);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(Verifications::load(path).last, None);
+    }
+}
