@@ -531,6 +531,11 @@ impl Hands {
         self.data.as_ref().and_then(DataProcess::noted)
     }
 
+    /// Asks for the figures of the data process.
+    pub fn ask_figures(&self) -> Option<oneshot::Receiver<ReplicaFigures>> {
+        self.data.as_ref().and_then(DataProcess::ask_figures)
+    }
+
     /// Figures of the data process.
     pub async fn figures(&self) -> Option<ReplicaFigures> {
         match &self.data {

@@ -26,7 +26,7 @@ use tsugi_core::module::ScriptName;
 use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::ReplicaFigures;
-use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Snapshot, State, Verification};
+use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Replication, Snapshot, State, Verification};
 use tsugi_core::wire::local::{Reply, Request};
 use verify::Verifications;
 
@@ -341,6 +341,7 @@ impl Runner {
             Inbox::Verified(what) => self.on_verified(what),
             Inbox::Usable(found) => self.on_usable(found).await,
             Inbox::Checked(event) => self.on_checked(event).await,
+            Inbox::Ask(Request::Rfs { .. }, answer) => self.rfs_view(answer),
             Inbox::Ask(Request::Noted { .. }, answer) => self.noted(answer),
             Inbox::Ask(request, answer) => {
                 let reply = self.on_ask(request).await;
@@ -517,6 +518,7 @@ impl Runner {
         let saved = self.engine.saved();
         let (peer, is_contact) = self.engine.peer();
         let networks = self.hands.networks().into_iter().map(coarse).collect();
+        let figures = self.figures.as_ref();
         let snapshot = Snapshot {
             module: setting.module.clone(),
             node: setting.node.clone(),
@@ -533,12 +535,10 @@ impl Runner {
             session: saved.session,
             in_sync: saved.in_sync.clone(),
             vips_held: self.vips_held.clone(),
-            replication: if setting.data.is_some() { self.engine.replication() } else { tsugi_core::state::Replication::None },
-            resync: self.figures.as_ref().and_then(|f| f.resync.clone()),
-            verification: Verification {
-                running: self.figures.as_ref().and_then(|f| f.verifying.clone()),
-                last: self.verifications.last.clone(),
-            },
+            replication: if setting.data.is_some() { self.engine.replication() } else { Replication::None },
+            // Figures are polled: of one that has ended they may still speak for a moment.
+            resync: figures.filter(|_| self.engine.replication() == Replication::Resync).and_then(|f| f.resync.clone()),
+            verification: Verification { running: figures.and_then(|f| f.verifying.clone()), last: self.verifications.last.clone() },
             peer: PeerView { node: setting.peer.clone(), in_contact: is_contact, state: peer.map(|p| p.state), networks },
             arbiter: self.hands.arbiter_view(self.engine.arbiter()),
             authority: self.hands.authority(),

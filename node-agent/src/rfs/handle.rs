@@ -202,17 +202,20 @@ impl DataProcess {
 
     /// Figures for the snapshot; `None` if the process does not tell them in time.
     pub async fn figures(&self) -> Option<ReplicaFigures> {
+        tokio::time::timeout(FIGURES_MAX, self.ask_figures()?).await.ok()?.ok()
+    }
+
+    /// Asks for them. `None`: the process takes no orders.
+    pub fn ask_figures(&self) -> Option<oneshot::Receiver<ReplicaFigures>> {
         let (tx, rx) = oneshot::channel();
-        {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.answers.retain(|a| !a.is_closed());
-            asked.answers.push(tx);
-            if !asked.is_asked {
-                self.orders.try_send(ToData::Figures).ok()?;
-                asked.is_asked = true;
-            }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.answers.retain(|a| !a.is_closed());
+        asked.answers.push(tx);
+        if !asked.is_asked {
+            self.orders.try_send(ToData::Figures).ok()?;
+            asked.is_asked = true;
         }
-        tokio::time::timeout(FIGURES_MAX, rx).await.ok()?.ok()
+        Some(rx)
     }
 
     /// Begins a verification; its end comes as an event.

@@ -166,7 +166,6 @@ impl Runner {
             Request::Watched { .. } => self.watched(),
             Request::Adopt { by, .. } => self.adopt(by).await,
             Request::Open { by, .. } => self.open(by).await,
-            Request::Rfs { .. } => self.rfs_view(),
             Request::Rules { .. } => self.rules(),
             _ => Reply::Error { message: "this is not asked of a module".to_owned() },
         }

@@ -18,6 +18,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 const PAUSE_MIN: Duration = Duration::from_secs(60);
 /// Paths of changed files are looked up within this; there may be many.
 const NOTED_MAX: Duration = Duration::from_secs(10);
+/// And figures.
+const FIGURES_MAX: Duration = Duration::from_secs(1);
 /// Differences told with the event; the rest is in `tsugi rfs status`.
 const TOLD_MAX: usize = 5;
 
@@ -96,17 +98,27 @@ impl Runner {
         }
     }
 
-    /// How replication stands, as last polled.
-    pub(super) fn rfs_view(&self) -> Reply {
-        let setting = self.hands.setting();
-        let Some(data) = &setting.data else { return Reply::Error { message: "this module replicates nothing".to_owned() } };
-        let dirs = data.dirs.iter().map(|d| d.dir.clone()).collect();
-        let figures = self.figures.clone();
-        let snapshot = self.snapshot.borrow().clone();
-        match snapshot {
-            Some(snapshot) => Reply::Rfs { view: Box::new(RfsView { snapshot, dirs, figures }) },
-            None => Reply::Error { message: "the module is being taken up; try again".to_owned() },
-        }
+    /// How replication stands. The loop does not wait for the figures.
+    pub(super) fn rfs_view(&self, answer: oneshot::Sender<Reply>) {
+        let error = |message: &str| Reply::Error { message: message.to_owned() };
+        let (data, snapshot) = (self.hands.setting().data.as_ref(), self.snapshot.borrow().clone());
+        let (dirs, mut snapshot): (Vec<_>, _) = match (data, snapshot) {
+            (Some(data), Some(snapshot)) => (data.dirs.iter().map(|d| d.dir.clone()).collect(), snapshot),
+            // Whoever asked may have gone, here and below.
+            (None, _) => return drop(answer.send(error("this module replicates nothing"))),
+            (_, None) => return drop(answer.send(error("the module is being taken up; try again"))),
+        };
+        let asked = self.hands.ask_figures();
+        tokio::spawn(async move {
+            let figures = match asked {
+                Some(asked) => timeout(FIGURES_MAX, asked).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            if let Some(figures) = &figures {
+                snapshot.verification.running = figures.verifying.clone();
+            }
+            let _ = answer.send(Reply::Rfs { view: Box::new(RfsView { snapshot, dirs, figures }) });
+        });
     }
 
     /// Which files are noted as changed. The loop does not wait for the answer.

@@ -110,7 +110,7 @@ pub fn operation_json(operation: &Operation, lang: Lang) -> Value {
 
 /// Orders an action, or says with `dry_run=true` what it would do.
 #[utoipa::path(post, path = "/api/v1/clusters/{c}/modules/{m}/actions/{verb}",
-    params(("c" = String, Path), ("m" = String, Path), ("verb" = String, Path, description = "start, stop, restart, swap, stopstart, prim, primforce, second, resolve, maintenance"), ActionQuery,
+    params(("c" = String, Path), ("m" = String, Path), ("verb" = String, Path, description = "start, stop, restart, swap, stopstart, prim, primforce, second, resolve, maintenance, verify"), ActionQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "the same key again gives the same operation")),
     request_body = ActionBody, tag = "actions",
     responses((status = 200, description = "dry run: the plan, and in `rehearsal` what each node says it would do, step by step", body = Object), (status = 202, body = Ordered),
