@@ -204,6 +204,7 @@ fn an_operator_at_a_browser() {
         ("sees a server die and come back without reloading", sees_a_server_die),
         ("swaps after reading what happens", swaps),
         ("switches maintenance on and off", maintains),
+        ("has the copies compared", compares),
         ("is told what is wrong with a configuration", uploads_nonsense),
         ("is not tricked by another site", is_not_tricked),
         ("does the same without scripts", works_without_scripts),
@@ -424,6 +425,31 @@ fn maintains(desk: &Desk) {
     desk.open(MODULE_PAGE);
     desk.language("en");
     desk.assert_clean("the maintenance", &[]);
+}
+
+fn compares(desk: &Desk) {
+    desk.open(MODULE_PAGE);
+    desk.wait_live();
+    let link = "document.querySelector('.node-actions a[href*=\"/actions/verify\"]')";
+    desk.wait("the order, where the module serves", PAGE_BOUND, link);
+    let serving = desk.browser.js(&format!("return {link}.closest('details').id"), Vec::new()).unwrap();
+    desk.browser.click(&format!("#{} summary", serving.as_str().unwrap())).unwrap();
+    desk.browser.click(".node-actions a[href*='/actions/verify']").unwrap();
+    desk.wait("the dialog", PAGE_BOUND, "document.querySelector('dialog[open] #action-form')");
+    assert_eq!(desk.browser.text("#action-title").unwrap(), "Compare the two copies of ledger while it runs?");
+    desk.shoot("verify-en-light");
+    desk.click_away("dialog .sheet-foot button.primary");
+    desk.wait("what came of it", PAGE_BOUND, "document.querySelector('main').innerText.includes('no differences')");
+    desk.language("ja");
+    desk.wait("what came of it", PAGE_BOUND, "document.querySelector('main').innerText.includes('違いなし')");
+    desk.look_at_language("the module's page after a comparison");
+    desk.shoot("verified-ja-light");
+    desk.open("/clusters/lab/modules/ledger/actions/verify");
+    desk.look_at_language("the comparison's page");
+    desk.shoot("verify-ja-light");
+    desk.open(MODULE_PAGE);
+    desk.language("en");
+    desk.assert_clean("the comparison", &[]);
 }
 
 /// An element nobody knows on line 3, a unit nobody knows on line 4.

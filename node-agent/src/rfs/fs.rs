@@ -732,6 +732,7 @@ impl Volume {
         let flags = if what == Removal::Directory { libc::AT_REMOVEDIR } else { 0 };
         self.disk("a removal", volume::unlinkat(dir.as_raw_fd(), name, flags))?;
         if let Some((victim, _)) = victim {
+            victim.lose_name(&parent, name.to_bytes());
             self.name_removed(marks, &victim);
         }
         let ticket = match live {
@@ -792,9 +793,13 @@ impl Volume {
             if inode.is_dir() { marks.subtree(inode) } else { marks.linked(inode) }
         }
         self.disk("a rename", volume::rename(from_fd.as_raw_fd(), name, to_fd.as_raw_fd(), new, flags))?;
+        if let Some((hit, _)) = &hit {
+            hit.lose_name(&to, new.to_bytes());
+        }
         if let Some(moved) = &moved
             && !moved.is_dir()
         {
+            moved.lose_name(&from, name.to_bytes());
             moved.add_name(&to, new.to_bytes());
         }
         for inode in hit.iter().map(|(inode, _)| inode).chain(moved.iter()) {

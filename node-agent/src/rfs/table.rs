@@ -116,7 +116,15 @@ impl Inode {
 
     /// It got a further name.
     pub fn add_name(&self, parent: &Arc<Inode>, name: &[u8]) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).push((parent.clone(), name.to_vec()));
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !names.iter().any(|(p, n)| p.id == parent.id && n == name) {
+            names.push((parent.clone(), name.to_vec()));
+        }
+    }
+
+    /// It lost this one. What is kept of a name holds its directory, whatever becomes of that.
+    pub fn lose_name(&self, parent: &Inode, name: &[u8]) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|(p, n)| p.id != parent.id || n != name);
     }
 
     /// One of its names was removed: finds out whether another is left, and moves the descriptor to it.
