@@ -497,6 +497,10 @@ impl Follower {
                         to_flush = applier.apply(lsn, op, frame.data).map_err(Failure::Apply)?;
                     }
                     self.last.store(lsn, Ordering::Release);
+                    if self.switches.stops {
+                        // SAFETY: plain call.
+                        unsafe { libc::raise(libc::SIGSTOP) };
+                    }
                     // That it is flushed will say that it was applied.
                     *unacked += u64::from(to_flush.is_none());
                 }

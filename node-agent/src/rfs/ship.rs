@@ -159,8 +159,10 @@ pub struct TestSwitches {
     pub no_peer_ack: bool,
     /// `TSUGI_TEST_NO_FSYNC=1`: do not flush, on either disk.
     pub no_fsync: bool,
-    /// `TSUGI_TEST_CHECKPOINTS=1`: checkpoints without a pause. This one costs nothing but time.
+    /// `TSUGI_TEST_CHECKPOINTS=1`: checkpoints without a pause. This one and the next cost nothing but time.
     pub checkpoints: bool,
+    /// `TSUGI_TEST_STOPS=1`: stop after each operation applied, until somebody lets this process go on.
+    pub stops: bool,
 }
 
 impl TestSwitches {
@@ -174,7 +176,8 @@ impl TestSwitches {
             set
         };
         let checkpoints = std::env::var("TSUGI_TEST_CHECKPOINTS").is_ok_and(|v| v == "1");
-        Self { no_peer_ack: on("TSUGI_TEST_NO_PEER_ACK"), no_fsync: on("TSUGI_TEST_NO_FSYNC"), checkpoints }
+        let stops = std::env::var("TSUGI_TEST_STOPS").is_ok_and(|v| v == "1");
+        Self { no_peer_ack: on("TSUGI_TEST_NO_PEER_ACK"), no_fsync: on("TSUGI_TEST_NO_FSYNC"), checkpoints, stops }
     }
 }
 

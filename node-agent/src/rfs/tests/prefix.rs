@@ -20,6 +20,10 @@ enum Deed {
     Link { from: u8, to: u8 },
     Mode { name: u8, bits: u32 },
     Attribute { name: u8, value: u8 },
+    Punch { name: u8, at: u64 },
+    Exchange { from: u8, to: u8 },
+    Symlink { name: u8, to: u8 },
+    Owner { name: u8, group: u32 },
 }
 
 impl Deed {
@@ -28,7 +32,7 @@ impl Deed {
         let (name, other) = (name(), name());
         // Within a page: of a longer write the kernel may make several requests, and a crash may come between them.
         let (at, byte) = (random.random_range(0..50) * 4096, random.random());
-        match random.random_range(0..16) {
+        match random.random_range(0..20) {
             0..4 => Self::Write { name, at, byte, length: random.random_range(1..4096) },
             4..6 => Self::Synced { name, at, byte },
             6 => Self::Truncate { name, length: at + 77 },
@@ -39,6 +43,10 @@ impl Deed {
             12 => Self::Remove { name },
             13 => Self::Link { from: name, to: other },
             14 => Self::Mode { name, bits: 0o600 + u32::from(byte & 0o77) },
+            15 => Self::Punch { name, at },
+            16 => Self::Exchange { from: name, to: other },
+            17 => Self::Symlink { name, to: other },
+            18 => Self::Owner { name, group: u32::from(byte) },
             _ => Self::Attribute { name, value: byte },
         }
     }
@@ -63,6 +71,16 @@ impl Deed {
             Self::Remove { name } => fs::remove_file(path(name)),
             Self::Link { from, to } => fs::hard_link(path(from), path(to)),
             Self::Mode { name, bits } => fs::set_permissions(path(name), fs::Permissions::from_mode(*bits)),
+            Self::Punch { name, at } => {
+                let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                volume::fallocate(open(name, libc::O_NOFOLLOW)?.as_raw_fd(), punch, *at, 4096)
+            }
+            Self::Exchange { from, to } => {
+                let [from, to] = [from, to].map(|n| volume::cstr(path(n).as_os_str().as_encoded_bytes()));
+                volume::rename(libc::AT_FDCWD, &from?, libc::AT_FDCWD, &to?, libc::RENAME_EXCHANGE)
+            }
+            Self::Symlink { name, to } => symlink(format!("n{to}"), path(name)),
+            Self::Owner { name, group } => std::os::unix::fs::lchown(path(name), None, Some(*group)),
             Self::Attribute { name, value } => {
                 if !fs::symlink_metadata(path(name))?.is_file() {
                     return Ok(());
@@ -145,4 +163,82 @@ fn whenever_the_serving_process_is_killed_the_peer_has_what_was_acknowledged_and
         assert_eq!(state(&pair.a.dir), state(&model), "seed {seed}, round {round}: the old one is not as the survivor");
     }
     println!("{rounds} deaths, {done} deeds, {under_way} of those under way were at the peer");
+}
+
+/// Whether a process stands still.
+fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+}
+
+/// Every sequence number: whatever the primary is lost after, the peer's tree is one that the primary's has been, none
+/// goes back, and each change that was acknowledged is in it.
+#[test]
+fn after_each_single_operation_the_peer_is_as_the_primary_was_and_has_what_was_acknowledged() {
+    look_at_each("");
+}
+
+/// The negative control.
+#[test]
+#[should_panic(expected = "are acknowledged, the peer has")]
+fn a_primary_that_does_not_wait_for_the_peer_is_found_by_that() {
+    look_at_each("TSUGI_TEST_NO_PEER_ACK=1");
+}
+
+fn look_at_each(env: &str) {
+    let deeds = std::env::var("TSUGI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
+    let seed = std::env::var("TSUGI_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(rand::random::<u32>);
+    println!("TSUGI_TEST_SEED={seed}");
+    let mut pair = Pair::over(env, &[], None, Duration::from_secs(20), |to| to);
+    pair.restart(Who::B, "TSUGI_TEST_STOPS=1");
+    pair.serve_and_arm(1, 1);
+    // The same deeds on a plain directory beforehand: each state the primary's tree is going to have.
+    let model = pair.tmp.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let mut random = StdRng::seed_from_u64(seed.into());
+    let deeds: Vec<_> = (0..deeds).map(|_| Deed::random(&mut random)).collect();
+    let mut states = vec![state(&model)];
+    for deed in &deeds {
+        let _ = deed.carry_out(&model);
+        states.push(state(&model));
+    }
+    let (dir, done) = (pair.a.dir.clone(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let counted = done.clone();
+    let count = deeds.len();
+    let worker = std::thread::spawn(move || {
+        for deed in deeds {
+            let _ = deed.carry_out(&dir);
+            counted.fetch_add(1, Ordering::AcqRel);
+        }
+    });
+    // Follows the peer from stop to stop: which of the states it is in, at least.
+    let (pid, mut at, mut stops, mut since) = (pair.b.process.pid(), 0, 0, Instant::now());
+    loop {
+        let is_over = worker.is_finished();
+        if !is_stopped(pid) {
+            // What nobody waits for comes a little later: it is over when nothing has come for a while.
+            if is_over && since.elapsed() > QUIET {
+                break;
+            }
+            assert!(since.elapsed() < LONG, "seed {seed}: the peer does not go on after {stops} operations");
+            std::thread::yield_now();
+            continue;
+        }
+        let acknowledged = done.load(Ordering::Acquire);
+        let peer = state(&pair.b.dir);
+        let found = (at..states.len()).find(|n| states[*n] == peer);
+        let Some(found) = found else {
+            panic!("seed {seed}: after operation {stops} the peer is as the primary never was, or not any more")
+        };
+        // A deed that changed nothing leaves one state after another equal: the last of them counts.
+        let last = (found..states.len()).take_while(|n| states[*n] == peer).last().unwrap_or(found);
+        assert!(last >= acknowledged, "seed {seed}: {acknowledged} deeds are acknowledged, the peer has {last} after operation {stops}");
+        (at, stops, since) = (found, stops + 1, Instant::now());
+        // SAFETY: plain call on a process this test started.
+        unsafe { libc::kill(pid, libc::SIGCONT) };
+    }
+    worker.join().unwrap();
+    assert!(stops >= count / 4, "{stops} operations of {count} deeds");
+    assert_eq!(state(&pair.b.dir), states[count], "seed {seed}");
+    println!("{count} deeds, {stops} operations looked at one by one");
 }
