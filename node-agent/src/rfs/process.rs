@@ -27,6 +27,11 @@ const OPEN_FILES: u64 = 1 << 20;
 /// The kernel ends this process after nearly everything else: it carries the mount.
 const OOM_SCORE: &str = "-900";
 
+/// Memory arenas. Each keeps the largest amount its threads ever used, and every thread of the kernel's requests would
+/// get one of its own: measured, 60 MB more after ten minutes of mixed load
+/// and twenty lost peers, with nothing in them.
+const ARENAS_MAX: libc::c_int = 2;
+
 /// From linux/prctl.h; the libc crate does not have it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
@@ -93,6 +98,10 @@ fn prepare() {
     // SAFETY: plain calls; the limit structure lives for the call.
     unsafe {
         libc::umask(0);
+        #[cfg(target_env = "gnu")]
+        if libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX) == 0 {
+            tracing::info!("the number of memory arenas cannot be limited");
+        }
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         let wanted = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
         if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0 {

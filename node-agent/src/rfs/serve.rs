@@ -23,7 +23,7 @@ use std::time::Duration;
 use tsugi_core::ids::LifeId;
 use tsugi_core::replica::ReplicaNote;
 
-/// Measured: 6 serve an eight-job load as well as 16; the more leave some for reads while many flushes are waited for.
+/// Many flushes may be waited for at a time, and some threads have to be left for reads.
 const FUSE_THREADS: usize = 16;
 /// Files known at the same time at most: the memory of a descriptor and a table entry is about 1 KB.
 const KNOWN_FILES_MAX: usize = 400_000;
