@@ -90,7 +90,7 @@ fn a_mixed_load_goes_on_while_the_secondary_is_lost_again_and_again() {
         let begun = Instant::now();
         pair.lab.kill("n2").unwrap();
         pair.wait_alone("n1").unwrap();
-        std::thread::sleep(ALONE_FOR);
+        std::thread::sleep(ALONE_FOR); // the length of the fault, not a wait for something
         pair.lab.boot("n2").unwrap();
         pair.wait_roles("n1", "n2").unwrap();
         used.push(of_data_process(&pair, "n1"));
@@ -101,7 +101,7 @@ fn a_mixed_load_goes_on_while_the_secondary_is_lost_again_and_again() {
             assert!(ended.is_none(), "{name} has ended: {said}");
         }
         if n + 1 < losses() {
-            std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
+            std::thread::sleep(EVERY.saturating_sub(begun.elapsed())); // the day's pace
         }
     }
     pair.lab.sh("n1", "touch /run/evening").unwrap();

@@ -285,12 +285,17 @@ impl One {
         if self.shared.is_cancelled() {
             return Ok(());
         }
-        let reach = reach(self.all.ship.dirty.base(), hello.level, hello.log);
+        let dirty = &self.all.ship.dirty;
+        if let Err(error) = self.all.ship.verification.note_found(&self.all.volumes, dirty) {
+            tracing::warn!(error = format!("{error:#}"), "what a comparison found cannot be noted; everything is compared");
+            let _gate = self.all.ship.close_gate();
+            dirty.stop();
+        }
+        let reach = reach(dirty.base(), hello.level, hello.log);
         *lock(&self.all.reach) = Some(reach);
         let (whole, suspects) = (reach == Reach::Whole, reach == Reach::Logged);
         link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole, suspects }, &[])?;
         tracing::info!(session = self.session, ?reach, "the peer is connected; resynchronisation begins");
-        self.all.ship.verification.note_found(&self.all.volumes, &self.all.ship.dirty)?;
         let (answers, from_peer) = sync_channel(ANSWERS_MAX);
         let reader = self.receive_from(inbox, &stream, Some(answers))?;
         let rate = self.all.config.resync_kb_per_s_max.map(|kb| kb * 1024);

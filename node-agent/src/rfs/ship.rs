@@ -543,16 +543,17 @@ impl Ship {
     pub fn wait_applied(&self, stream: &Stream, patience: Duration) -> bool {
         stream.flush();
         let (last, begun) = (stream.last_lsn(), Instant::now());
-        let mut waits = self.waits();
-        loop {
-            if waits.ended || waits.session != stream.session() || begun.elapsed() > patience {
+        while stream.over().is_none() && begun.elapsed() < patience {
+            let waits = self.waits();
+            if waits.ended || waits.session != stream.session() {
                 return false;
             }
             if waits.applied >= last {
                 return true;
             }
-            waits = self.wake.wait_timeout(waits, APPLIED_POLL).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.wake.wait_timeout(waits, APPLIED_POLL));
         }
+        false
     }
 
     /// Does something that no operation may come after which is not answered for, unless new operations are held.

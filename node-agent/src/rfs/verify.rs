@@ -48,8 +48,8 @@ const HELD_SHARE: u32 = 9;
 const POLL: Duration = Duration::from_millis(100);
 /// Longest pause after a part for the sake of the application.
 const GIVE_WAY_MAX: Duration = Duration::from_millis(50);
-/// A copy that is known to differ is repaired by then, whatever is left to be compared.
-const REPAIR_AFTER: Duration = Duration::from_secs(60);
+/// A copy that is known to differ is repaired by then, whatever is left to be compared: it is not to be served meanwhile.
+const REPAIR_AFTER: Duration = Duration::from_secs(5);
 /// Or when so many objects are known to differ.
 const DIFFERENCES_MAX: u64 = 10_000;
 

@@ -93,7 +93,9 @@ impl Runner {
         let every = self.hands.setting().def.rfs.as_ref().and_then(|rfs| rfs.verify_every);
         let Some(every) = every else { return };
         let is_running = self.figures.as_ref().is_some_and(|f| f.verifying.is_some());
-        if !is_running && self.verifications.is_due(every, unix_ms()) && self.engine.refusal(&Verb::Verify).is_none() {
+        // Under maintenance nothing begins by itself that may leave the module without a backup for a moment.
+        let is_maintained = self.maintenance_until_unix_ms.is_some();
+        if !is_running && !is_maintained && self.verifications.is_due(every, unix_ms()) && self.engine.refusal(&Verb::Verify).is_none() {
             self.order_myself(Verb::Verify, BY_AGENT).await;
         }
     }

@@ -92,6 +92,6 @@ pub fn last(lang: Lang, last: &LastVerification, now_unix_ms: u64) -> String {
     match (&last.verified.end, last.verified.done.differences) {
         (VerifyEnd::Whole, 0) => both!(lang, "no differences, {ago}", "違いなし、{ago}"),
         (VerifyEnd::Failed { .. }, 0) => both!(lang, "did not finish, {ago}", "未完了、{ago}"),
-        _ => both!(lang, "{n} differences, repaired, {ago}", "{n} 件の違い（修復済み）、{ago}"),
+        _ => both!(lang, "{n} differences found, {ago}", "{n} 件の違いを検出、{ago}"),
     }
 }

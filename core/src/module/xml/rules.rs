@@ -161,7 +161,7 @@ static FLOW: Rule = Rule { name: "flow", attributes: &[needed("name", Kind::Text
 
 static REPLICATED: Rule = Rule {
     name: "replicated",
-    attributes: &[needed("dir", Kind::Any), unused("mode", Kind::OneOf(&["read_only"]), NotYet)],
+    attributes: &[needed("dir", Kind::Any), unused_but("mode", Kind::OneOf(&["read_only"]), &["read_only"], NotYet)],
     children: &[ChildRule::Many(&NOT_REPLICATED), ChildRule::Many(&TO_CHECK)],
 };
 
