@@ -240,6 +240,9 @@ pub struct ReplicaFigures {
     /// A verification in progress.
     #[serde(default)]
     pub verifying: Option<Verifying>,
+    /// Objects that a verification found to differ, and that are not repaired yet.
+    #[serde(default)]
+    pub unrepaired: u64,
 }
 
 /// Comparison of the two copies while the application goes on.

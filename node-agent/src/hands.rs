@@ -523,7 +523,14 @@ impl Hands {
 
     /// Has the data process compare the two copies. False: there is none.
     pub fn verify(&self) -> bool {
-        self.data.as_ref().map(DataProcess::verify).is_some()
+        self.data.as_ref().is_some_and(DataProcess::verify)
+    }
+
+    /// Has what it found repaired.
+    pub fn repair(&self) {
+        if let Some(data) = &self.data {
+            data.repair();
+        }
     }
 
     /// See [`DataProcess::noted`]; `None` as well where no data process runs.

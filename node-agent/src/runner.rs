@@ -303,6 +303,7 @@ impl Runner {
             Inbox::Input(input) => {
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
+                    self.verification_died();
                 }
                 if let Input::Done(job, Outcome::Replica(ReplicaAnswer::Done { .. })) = &input
                     && let Some((_, since)) = self.serving.take_if(|(serving, _)| serving == job)
@@ -501,6 +502,7 @@ impl Runner {
             self.figures = figures;
         }
         self.verify_if_due().await;
+        self.repair_if_possible();
         self.publish();
     }
 

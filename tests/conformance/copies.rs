@@ -9,6 +9,7 @@ use tsugi_core::wire::local::RfsView;
 use tsugi_tests::api::ModuleView;
 use tsugi_tests::events;
 use tsugi_tests::files::{DIR, Files, MODULE};
+use tsugi_tests::lab::CONSOLE;
 use tsugi_tests::setup::CLUSTER;
 
 /// What writing there says.
@@ -171,4 +172,37 @@ fn a_damaged_copy_is_found_by_a_comparison_and_put_right_while_the_application_g
     let [one, other] = [format!("{DIR}/file7\n"), format!("{DIR}/new\n")];
     assert!(differs.contains(&one) && differs.contains(&other) && differs.contains("code 1"), "{differs}");
     assert!(!differs.contains("file8"), "{differs}");
+}
+
+/// A session that ends asks the arbiter: without one the module would leave service over a flipped bit.
+#[test]
+fn without_an_arbiter_what_differs_is_told_and_is_repaired_once_it_answers() {
+    let _alone = alone();
+    let pair = Files::start("t-verify-late", DISK_BYTES, |c| c).unwrap();
+    pair.lab.sh("n1", &format!("for n in $(seq 20); do head -c 100000 /dev/urandom >{DIR}/file$n; done; sync")).unwrap();
+    pair.lab.kill(CONSOLE).unwrap();
+    let says = |what: &str| {
+        let said = pair.lab.sh("n1", &format!("tsugi state {MODULE} --json")).unwrap_or_default();
+        said.contains(what).then_some(said)
+    };
+    tsugi_tests::setup::wait_for("n1 to miss the arbiter", Duration::from_secs(60), || says("\"unreachable\"")).unwrap();
+    let file = pair.raw("n2").unwrap().join("file7");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, vec![b'x'; good.len()]).unwrap();
+    let found = pair.lab.sh("n1", &format!("tsugi rfs verify -m {MODULE}; echo code $?")).unwrap();
+    assert!(found.contains(&format!("{DIR}/file7")) && found.contains("code 1"), "{found}");
+    // As often as the agent looks whether it may be repaired, and more.
+    let since = std::time::Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert!(says("\"synchronous\"").is_some(), "{:?}", says(""));
+        let diff = pair.lab.sh("n1", &format!("tsugi rfs diff -m {MODULE}; echo code $?")).unwrap();
+        assert!(diff.contains(&format!("{DIR}/file7")) && diff.contains("code 1"), "{diff}");
+    }
+    assert_ne!(std::fs::read(&file).unwrap(), good);
+    pair.lab.boot(CONSOLE).unwrap();
+    tsugi_tests::setup::wait_for("the repair", Duration::from_secs(60), || (std::fs::read(&file).ok()? == good).then_some(())).unwrap();
+    pair.wait_roles("n1", "n2").unwrap();
+    pair.wait_equal("n1", "n2").unwrap();
+    let again = pair.lab.sh("n1", &format!("tsugi rfs verify -m {MODULE}; echo code $?")).unwrap();
+    assert!(again.contains("code 0"), "{again}");
 }

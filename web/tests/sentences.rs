@@ -132,9 +132,7 @@ fn a_plan_that_cannot_be_carried_out_says_why() {
     let plan = say::plan(Lang::Ja, &resyncing(), &Verb::Swap, &Target::Module, &Interruption::None);
     assert_eq!(
         plan.blocked.as_deref(),
-        Some(
-            "mes-db には最新データを持つセカンダリがないため、切り替えできません。セカンダリが動いていて再同期が終わると、切り替えできます。"
-        )
+        Some("mes-db には最新データを持つセカンダリがありません。セカンダリが動いていて再同期が終わると、実行できます。")
     );
     assert!(plan.ticks.iter().any(|t| !t.is_ok));
     let lost = Target::Node(alone_without_contact().cells[1].node.clone());

@@ -26,6 +26,8 @@ pub enum ToData {
     Figures,
     /// Verify; the end is said.
     Verify,
+    /// Have what differs repaired, in a new session.
+    Repair,
     /// Tell what is noted as changed.
     Noted,
 }

@@ -795,6 +795,9 @@ impl Volume {
         self.disk("a rename", volume::rename(from_fd.as_raw_fd(), name, to_fd.as_raw_fd(), new, flags))?;
         if let Some((hit, _)) = &hit {
             hit.lose_name(&to, new.to_bytes());
+            if flags & libc::RENAME_EXCHANGE != 0 && !hit.is_dir() {
+                hit.add_name(&from, name.to_bytes());
+            }
         }
         if let Some(moved) = &moved
             && !moved.is_dir()

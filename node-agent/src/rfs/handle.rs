@@ -218,19 +218,27 @@ impl DataProcess {
         Some(rx)
     }
 
-    /// Begins a verification; its end comes as an event.
-    pub fn verify(&self) {
-        if let Err(error) = self.orders.try_send(ToData::Verify) {
-            tracing::error!(module.name = %self.config.module, %error, "a verification could not be begun");
-        }
+    /// Begins a verification; its end comes as an event. False: the process takes no orders.
+    pub fn verify(&self) -> bool {
+        self.orders.try_send(ToData::Verify).is_ok()
+    }
+
+    /// Has what a verification found repaired in a new session: this node goes on alone for that moment.
+    pub fn repair(&self) {
+        // One that takes no orders now is told so again soon.
+        let _ = self.orders.try_send(ToData::Repair);
     }
 
     /// Asks for the paths of what is noted as changed since the peer was level; the answer `None`: everything counts as
     /// changed, or nothing is known. `None`: the process takes no orders.
     pub fn noted(&self) -> Option<oneshot::Receiver<Option<Vec<String>>>> {
         let (tx, rx) = oneshot::channel();
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).noted.push(tx);
-        self.orders.try_send(ToData::Noted).ok()?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked once for all who wait: a process that is slow must not have the queue full of it when an order comes.
+        if asked.noted.is_empty() {
+            self.orders.try_send(ToData::Noted).ok()?;
+        }
+        asked.noted.push(tx);
         Some(rx)
     }
 

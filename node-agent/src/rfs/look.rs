@@ -39,6 +39,11 @@ pub enum What {
         /// One by one.
         each: bool,
     },
+    /// These names of a directory, one by one, those that are there; an empty one is the directory itself.
+    Named {
+        /// Which.
+        names: Vec<Vec<u8>>,
+    },
     /// Blocks of a file: fewer sums where it ends earlier.
     Blocks {
         /// The first.
@@ -77,6 +82,7 @@ pub enum Found {
 pub fn look(root: RawFd, excluded: &[Vec<u8>], path: &[u8], what: &What) -> Found {
     let found = match what {
         What::Names { from, to, each } => names(root, excluded, path, (from, to.as_deref()), *each),
+        What::Named { names } => named(root, excluded, path, names),
         What::Blocks { first, count } => blocks(root, path, *first, *count),
     };
     found.unwrap_or_else(|e| if is_gone(&e) { Found::Gone } else { Found::Unreadable { detail: e.to_string() } })
@@ -87,6 +93,35 @@ pub fn is_gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO | libc::EISDIR | libc::ESTALE))
 }
 
+/// A range that one node asks for has so many names at most on the other: beyond that a list of them would fit no frame.
+const NAMES_MAX: usize = 50_000;
+
+fn named(root: RawFd, excluded: &[Vec<u8>], path: &[u8], names: &[Vec<u8>]) -> io::Result<Found> {
+    let open = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let device = volume::fstat(open.as_raw_fd())?.st_dev;
+    let mut all = Vec::new();
+    for name in names {
+        let sum = if name.is_empty() {
+            attributes(open.as_raw_fd(), device)?
+        } else if excluded.contains(&volume::join(path, name)) {
+            None
+        } else {
+            of_name(open.as_raw_fd(), name, device)?
+        };
+        all.extend(sum.map(|sum| (name.clone(), sum)));
+    }
+    Ok(Found::Names(all))
+}
+
+/// `None`: it is gone, or lies on another file system.
+fn of_name(dir: RawFd, name: &[u8], device: u64) -> io::Result<Option<Sum>> {
+    match volume::open_path_at(dir, &volume::cstr(name)?) {
+        Ok(object) => attributes(object.as_raw_fd(), device),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 fn names(root: RawFd, excluded: &[Vec<u8>], path: &[u8], (from, to): (&[u8], Option<&[u8]>), each: bool) -> io::Result<Found> {
     let open = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY)?;
     let device = volume::fstat(open.as_raw_fd())?.st_dev;
@@ -94,17 +129,15 @@ fn names(root: RawFd, excluded: &[Vec<u8>], path: &[u8], (from, to): (&[u8], Opt
     if path.is_empty() && from.is_empty() {
         all.push((Vec::new(), attributes(open.as_raw_fd(), device)?.unwrap_or_default()));
     }
-    for name in in_range(open.as_raw_fd(), from, to)? {
+    let range = in_range(open.as_raw_fd(), from, to)?;
+    if range.len() > NAMES_MAX {
+        return Ok(Found::Unreadable { detail: format!("it has {} names where the other node has few", range.len()) });
+    }
+    for name in range {
         if excluded.contains(&volume::join(path, &name)) {
             continue;
         }
-        let sum = match volume::open_path_at(open.as_raw_fd(), &volume::cstr(&name)?) {
-            Ok(object) => attributes(object.as_raw_fd(), device)?,
-            // Gone since it was listed.
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
-            Err(e) => return Err(e),
-        };
-        all.extend(sum.map(|sum| (name, sum)));
+        all.extend(of_name(open.as_raw_fd(), &name, device)?.map(|sum| (name, sum)));
     }
     if each {
         return Ok(Found::Names(all));
@@ -264,6 +297,11 @@ mod tests {
         };
         assert_eq!(each("", None), ["", "d", "l", "not"]);
         assert_eq!(each("d", Some("l")), ["d"]);
+        let named = What::Named { names: ["", "d", "none", "not"].map(|name| name.as_bytes().to_vec()).to_vec() };
+        match look(dirs[0].as_raw_fd(), &[b"not".to_vec()], b"", &named) {
+            Found::Names(names) => assert_eq!(names.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [&b""[..], b"d"]),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(whole(&dirs[0], b"none"), Found::Gone);
         assert_eq!(whole(&dirs[0], b"d/f"), Found::Gone, "not a directory");
     }

@@ -61,6 +61,7 @@ pub fn data_main() -> anyhow::Result<()> {
             Ok(ToData::Order { job, what }) => process.order(job, &what),
             Ok(ToData::Figures) => process.agent.say(&ToAgent::Figures { what: process.figures() }),
             Ok(ToData::Verify) => process.verify(),
+            Ok(ToData::Repair) => process.repair(),
             Ok(ToData::Noted) => process.agent.say(&ToAgent::Noted { what: process.noted() }),
             Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
         }
@@ -344,6 +345,12 @@ impl Process {
         }
     }
 
+    fn repair(&self) {
+        if let Role::Serving(serving) = &self.role {
+            serving.sessions().repair();
+        }
+    }
+
     fn noted(&self) -> Option<Vec<String>> {
         match &self.role {
             Role::Serving(serving) => serving.noted(),
@@ -365,6 +372,7 @@ impl Process {
                     waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
                     reach: serving.sessions().reach(),
                     verifying: serving.ship().verification.progress(),
+                    unrepaired: serving.ship().verification.unrepaired(),
                 }
             }
             Role::Following(following) => {

@@ -27,6 +27,8 @@ use tsugi_core::replica::ReplicaNote;
 const FUSE_THREADS: usize = 16;
 /// Files known at the same time at most: the memory of a descriptor and a table entry is about 1 KB.
 const KNOWN_FILES_MAX: usize = 400_000;
+/// Paths of changed files that are told at most, about: they are looked up by the thread that takes orders.
+const NOTED_PATHS_MAX: usize = 10_000;
 /// How often their number is looked at.
 const TRIM_EVERY: Duration = Duration::from_millis(100);
 /// What the peer is told.
@@ -145,7 +147,8 @@ impl Serving {
         &self.sessions
     }
 
-    /// Paths of what is noted as changed since the peer was level, as far as they are known; `None`: everything counts as changed.
+    /// Paths of what is noted as changed since the peer was level, as far as they are known, and no more than some thousand;
+    /// `None`: everything counts as changed.
     pub fn noted(&self) -> Option<Vec<String>> {
         let mut paths = Vec::new();
         for (dir, inode, names) in self.ship.dirty.noted()? {
@@ -156,6 +159,9 @@ impl Serving {
             paths.extend(names.iter().map(|name| at(&volume::join(&path, name))));
             if names.is_empty() {
                 paths.push(at(&path));
+            }
+            if paths.len() >= NOTED_PATHS_MAX {
+                break;
             }
         }
         paths.sort();

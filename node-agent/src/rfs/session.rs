@@ -163,6 +163,16 @@ impl Sessions {
         self.ship.verification.start(&self.ship, &self.volumes, stream, self.agent.clone())
     }
 
+    /// Ends the session if something is known to differ: the next one puts it right. The agent has seen to it that this node
+    /// may go on alone for that moment.
+    pub fn repair(&self) {
+        let differences = self.ship.verification.unrepaired();
+        let stream = self.shared().and_then(|shared| lock(&shared.stream).clone()).filter(|_| differences > 0 && self.ship.is_armed());
+        if let Some(stream) = stream {
+            stream.end(&format!("{differences} objects differ on the two nodes; they are compared and copied again"));
+        }
+    }
+
     /// What the resynchronisation compares, or the last one did.
     pub fn reach(&self) -> Option<Reach> {
         *lock(&self.reach)

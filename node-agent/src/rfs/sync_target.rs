@@ -282,9 +282,12 @@ impl SyncTarget {
                 make_hole(fd.as_raw_fd(), begin, BLOCK.min(file.size.saturating_sub(begin)))?;
                 continue;
             }
-            let n = volume::read_at(fd.as_raw_fd(), &mut self.buffer, block * BLOCK).context("cannot read for comparison")?;
-            if blake3::hash(&self.buffer[..n]).as_bytes() != hash {
-                wanted.push(*block);
+            match volume::read_at(fd.as_raw_fd(), &mut self.buffer, block * BLOCK) {
+                Ok(n) if blake3::hash(&self.buffer[..n]).as_bytes() == hash => {}
+                Ok(_) => wanted.push(*block),
+                // A disk that has lost it mostly takes it again when it is written anew; if not, that is told then.
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => wanted.push(*block),
+                Err(e) => return Err(e).context("cannot read for comparison"),
             }
         }
         Ok(wanted)

@@ -2,14 +2,13 @@
 //!
 //! Both nodes are asked what a part looks like ([`super::look`]), each when it comes to it. What is equal then is equal.
 //! What is not may only be under way: it is looked at once more with the gate held alone and everything under way
-//! applied at the peer, which takes some milliseconds, and then it is a difference. Differences are noted as if they
-//! had changed here, and the session is ended: the next one compares and copies exactly these.
+//! applied at the peer, which takes some milliseconds, and then it is a difference. The agent decides when they are
+//! repaired: then the session is ended, and the next one compares and copies exactly these, as if they had changed here.
 //!
 //! Invariants:
 //! * nothing is called a difference that was not looked at with the gate held and all operations applied;
 //! * differences go into the map when the next session begins: a checkpoint of this one cannot take them out.
 
-use super::activity::Suspect;
 use super::control::{Agent, ToAgent};
 use super::dirty::{BLOCK, Dirty};
 use super::frame::Msg;
@@ -18,10 +17,10 @@ use super::link::Link;
 use super::look::{self, Found, Look, Seen, What};
 use super::ship::Ship;
 use super::stream::Stream;
-use super::sync::suspects::suspect;
+use super::sync::suspects::suspect_name;
 use super::volume;
 use anyhow::{Context, bail};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -30,8 +29,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tsugi_core::copies::{DIFFERENCES_LISTED_MAX, Difference, DifferenceKind, Verified, VerifyEnd, Verifying};
 
-/// Names asked for at once.
+/// Names asked for at once, at least; each time both nodes list the directory.
 const NAMES_PER_LOOK: usize = 500;
+/// So large directories are asked for in about so many parts.
+const PARTS_OF_DIRECTORY: usize = 64;
+/// Names that are looked at with the application held, at once.
+const NAMES_PER_HELD: usize = 64;
 /// Blocks asked for at once: 16 MiB of file.
 const BLOCKS_PER_LOOK: u64 = 256;
 /// And with the application held: 1 MiB.
@@ -46,10 +49,10 @@ const HELD_TRIES: u32 = 5;
 const HELD_SHARE: u32 = 9;
 /// How often it is looked whether the session still goes on.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest pause after a part for the sake of the application.
-const GIVE_WAY_MAX: Duration = Duration::from_millis(50);
+/// Longest pause after a part for the sake of the application, which gets the disks for as long as the part took.
+const GIVE_WAY_MAX: Duration = Duration::from_secs(1);
 /// A copy that is known to differ is repaired by then, whatever is left to be compared: it is not to be served meanwhile.
-const REPAIR_AFTER: Duration = Duration::from_secs(5);
+const REPAIR_AFTER: Duration = Duration::from_secs(30);
 /// Or when so many objects are known to differ.
 const DIFFERENCES_MAX: u64 = 10_000;
 
@@ -59,7 +62,8 @@ pub struct Verification {
     progress: Mutex<Option<Verifying>>,
     answers: Mutex<Option<SyncSender<Seen>>>,
     is_unwanted: AtomicBool,
-    found: Mutex<Vec<(u16, Vec<u8>, Suspect)>>,
+    /// Index of directory, and path, of what differs and is not repaired.
+    found: Mutex<Vec<(u16, Vec<u8>)>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,11 +107,7 @@ impl Verification {
             *lock(&of.answers) = None;
             *lock(&of.progress) = None;
             tracing::info!(?what, "verification ended");
-            let differences = what.done.differences;
             agent.say(&ToAgent::Verified { what });
-            if differences > 0 {
-                stream.end(&format!("{differences} objects differ on the two nodes; they are compared and copied again"));
-            }
         });
         match started {
             Ok(started) => *thread = Some(started),
@@ -128,14 +128,19 @@ impl Verification {
         }
     }
 
+    /// Number of objects that differ and are not repaired yet.
+    pub fn unrepaired(&self) -> u64 {
+        lock(&self.found).len() as u64
+    }
+
     /// Notes what was found to differ, for the resynchronisation that begins.
     ///
     /// # Errors
     /// An object cannot be looked at.
     pub fn note_found(&self, volumes: &[Arc<Volume>], dirty: &Dirty) -> anyhow::Result<()> {
-        for (dir, path, how) in std::mem::take(&mut *lock(&self.found)) {
+        for (dir, path) in std::mem::take(&mut *lock(&self.found)) {
             if let Some(volume) = volumes.get(usize::from(dir)) {
-                suspect(volume, dirty, &path, &how)?;
+                suspect_name(volume, dirty, &path)?;
             }
         }
         Ok(())
@@ -208,17 +213,19 @@ impl<'a> Walk<'a> {
             };
             let names = look::in_range(open.as_raw_fd(), b"", None).with_context(|| format!("cannot read {}", shown(volume, &path)))?;
             let device = volume::fstat(open.as_raw_fd())?.st_dev;
-            let mut at = 0;
+            let (mut at, part) = (0, NAMES_PER_LOOK.max(names.len() / PARTS_OF_DIRECTORY));
             loop {
-                let end = (at + NAMES_PER_LOOK).min(names.len());
+                let end = (at + part).min(names.len());
                 let from = if at == 0 { Vec::new() } else { names[at].clone() };
                 self.names(volume, &path, from, names.get(end).cloned())?;
+                if self.is_other(volume, &path) {
+                    // It is not there at all, with everything below.
+                    break;
+                }
                 for name in &names[at..end] {
                     let full = volume::join(&path, name);
                     let Ok(st) = volume::stat_at(open.as_raw_fd(), &volume::cstr(name)?) else { continue };
-                    // A directory that is not there at all differs with everything below.
-                    let is_known = self.differ.get(&(volume.index(), full.clone())).is_some_and(|below| *below);
-                    if st.st_dev != device || volume.is_excluded(&full) || is_known {
+                    if st.st_dev != device || volume.is_excluded(&full) || self.is_other(volume, &full) {
                         continue;
                     }
                     match volume::kind(&st) {
@@ -234,6 +241,11 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The peer is known to have nothing of what is here.
+    fn is_other(&self, volume: &Volume, path: &[u8]) -> bool {
+        self.differ.get(&(volume.index(), path.to_vec())).is_some_and(|below| *below)
     }
 
     fn own(&self, volume: &Volume, path: &[u8], what: &What) -> anyhow::Result<Found> {
@@ -327,26 +339,40 @@ impl<'a> Walk<'a> {
         if own == theirs {
             return Ok(());
         }
-        let (own, theirs) = self.held(volume, path, &of(true))?;
-        let own: BTreeMap<_, _> = match own {
-            Found::Names(own) => own.into_iter().collect(),
-            _ => return Ok(()),
+        // Which of them: that takes a list of the directory, and nobody is held for it.
+        let (own, theirs) = self.both(volume, path, &of(true), ANSWER_MAX)?;
+        let Found::Names(own) = own else { return Ok(()) };
+        let suspected: Vec<Vec<u8>> = match theirs {
+            Found::Names(theirs) => {
+                let (own, theirs): (BTreeMap<_, _>, BTreeMap<_, _>) = (own.into_iter().collect(), theirs.into_iter().collect());
+                let all: BTreeSet<_> = own.keys().chain(theirs.keys()).collect();
+                all.into_iter().filter(|name| own.get(*name) != theirs.get(*name)).cloned().collect()
+            }
+            // All of it, or it is not there at all.
+            Found::Gone | Found::Sums(_) | Found::Unreadable { .. } => vec![Vec::new()],
         };
+        suspected.chunks(NAMES_PER_HELD).try_for_each(|names| self.named(volume, path, names))
+    }
+
+    /// Looks again at names that were not equal when each node came to them; an empty one is the directory itself.
+    fn named(&mut self, volume: &Volume, path: &[u8], names: &[Vec<u8>]) -> anyhow::Result<()> {
+        let (own, theirs) = self.held(volume, path, &What::Named { names: names.to_vec() })?;
+        let Found::Names(own) = own else { return Ok(()) };
+        let own: BTreeMap<_, _> = own.into_iter().collect();
         let theirs: BTreeMap<_, _> = match theirs {
             Found::Names(theirs) => theirs.into_iter().collect(),
             Found::Unreadable { detail } => return self.differs(volume, path, DifferenceKind::Unreadable { detail }),
             Found::Gone | Found::Sums(_) => return self.differs(volume, path, DifferenceKind::Missing),
         };
-        for (name, sum) in &own {
+        for name in names {
             let full = if name.is_empty() { path.to_vec() } else { volume::join(path, name) };
-            match theirs.get(name) {
-                None => self.differs(volume, &full, DifferenceKind::Missing)?,
-                Some(other) if other != sum => self.differs(volume, &full, DifferenceKind::Attributes)?,
-                Some(_) => {}
-            }
-        }
-        for name in theirs.keys().filter(|name| !own.contains_key(*name)) {
-            self.differs(volume, &volume::join(path, name), DifferenceKind::Extra)?;
+            let kind = match (own.get(name), theirs.get(name)) {
+                (Some(_), None) => DifferenceKind::Missing,
+                (None, Some(_)) => DifferenceKind::Extra,
+                (Some(one), Some(other)) if one != other => DifferenceKind::Attributes,
+                _ => continue,
+            };
+            self.differs(volume, &full, kind)?;
         }
         Ok(())
     }
@@ -396,14 +422,12 @@ impl<'a> Walk<'a> {
     fn differs(&mut self, volume: &Volume, path: &[u8], kind: DifferenceKind) -> anyhow::Result<()> {
         tracing::error!(path = shown(volume, path), ?kind, "the two nodes' copies differ");
         let below = matches!(kind, DifferenceKind::Missing | DifferenceKind::Unreadable { .. }) && !path.is_empty();
-        if self.differ.insert((volume.index(), path.to_vec()), below).is_none() {
+        let key = (volume.index(), path.to_vec());
+        let before = self.differ.get(&key).copied();
+        self.differ.insert(key.clone(), below || before == Some(true));
+        if before.is_none() {
             self.done.differences += 1;
-            let parent = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
-            let mut found = lock(&self.ship.verification.found);
-            if !path.is_empty() {
-                found.push((volume.index(), parent.to_vec(), Suspect::Names));
-            }
-            found.push((volume.index(), path.to_vec(), if below { Suspect::Subtree } else { Suspect::Whole }));
+            lock(&self.ship.verification.found).push(key);
         }
         if self.listed.len() < DIFFERENCES_LISTED_MAX {
             self.listed.push(Difference { path: shown(volume, path), kind });

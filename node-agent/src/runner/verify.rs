@@ -9,11 +9,15 @@ use tokio::time::timeout;
 use tsugi_core::command::{BY_AGENT, Verb};
 use tsugi_core::copies::{Verified, VerifyEnd, Verifying};
 use tsugi_core::event::Event;
-use tsugi_core::state::LastVerification;
+use tsugi_core::module::Authority;
+use tsugi_core::state::{ArbiterView, LastVerification};
 use tsugi_core::wire::local::{Reply, RfsView};
 
 /// One that could not go on is tried again after this, or after the configured time if that is shorter.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// One that was ended for a repair is begun again after this: what no repair puts right must not end one session after
+/// the other.
+const AFTER_EARLY: Duration = Duration::from_secs(600);
 /// Between two that this node begins by itself, whatever becomes of them.
 const PAUSE_MIN: Duration = Duration::from_secs(60);
 /// Paths of changed files are looked up within this; there may be many.
@@ -29,6 +33,8 @@ pub(super) struct Verifications {
     /// The last one that ended.
     pub last: Option<LastVerification>,
     begun: Option<Instant>,
+    /// Begun, and its end not heard of.
+    is_running: bool,
 }
 
 impl Verifications {
@@ -37,7 +43,7 @@ impl Verifications {
     pub fn load(path: PathBuf) -> Verifications {
         let read = disk::read_if_there(&path).ok().flatten();
         let last = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Verifications { path, last, begun: None }
+        Verifications { path, last, begun: None, is_running: false }
     }
 
     fn ended(&mut self, verified: Verified) {
@@ -57,7 +63,7 @@ impl Verifications {
         let Some(last) = &self.last else { return true };
         let after = match last.verified.end {
             VerifyEnd::Whole => every,
-            VerifyEnd::Early => Duration::ZERO,
+            VerifyEnd::Early => every.min(AFTER_EARLY),
             VerifyEnd::Failed { .. } => every.min(AGAIN_AFTER),
         };
         // A clock that was set back must not put it off for ever.
@@ -69,15 +75,42 @@ impl Runner {
     /// Begins one.
     pub(super) fn verify(&mut self) {
         self.verifications.begun = Some(Instant::now());
-        if !self.hands.verify() {
-            let detail = "this module replicates nothing, or its data process does not run".to_owned();
-            let end = VerifyEnd::Failed { detail };
-            self.on_verified(Verified { done: Verifying::default(), millis: 0, listed: Vec::new(), end });
+        self.verifications.is_running = self.hands.verify();
+        if !self.verifications.is_running {
+            self.verification_failed("this module replicates nothing, or its data process does not run");
+        }
+    }
+
+    fn verification_failed(&mut self, why: &str) {
+        let end = VerifyEnd::Failed { detail: why.to_owned() };
+        self.on_verified(Verified { done: Verifying::default(), millis: 0, listed: Vec::new(), end });
+    }
+
+    /// The data process is gone, and with it what it had begun.
+    pub(super) fn verification_died(&mut self) {
+        if self.verifications.is_running {
+            self.verification_failed("the data process ended");
+        }
+    }
+
+    /// Has what differs repaired, where this node may be without its peer for a moment: a session that ends asks the
+    /// arbiter. Without one that answers the module would leave service over it; fencing would cut the other node's power;
+    /// and a person who decides is not there. Then the next session repairs it, whatever that is begun for.
+    pub(super) fn repair_if_possible(&mut self) {
+        let unrepaired = self.figures.as_ref().is_some_and(|f| f.unrepaired > 0 && f.verifying.is_none());
+        let may = match self.hands.authority().kind {
+            Authority::Arbiter | Authority::Ping => self.hands.arbiter_view(self.engine.arbiter()) == ArbiterView::Reachable,
+            Authority::None => true,
+            Authority::Fence | Authority::Manual => false,
+        };
+        if unrepaired && may && self.maintenance_until_unix_ms.is_none() && self.engine.refusal(&Verb::Verify).is_none() {
+            self.hands.repair();
         }
     }
 
     /// One has ended.
     pub(super) fn on_verified(&mut self, what: Verified) {
+        self.verifications.is_running = false;
         let Verified { done, millis, listed, end } = what.clone();
         let first = listed.into_iter().take(TOLD_MAX).collect();
         self.verifications.ended(what);
@@ -152,12 +185,13 @@ mod tests {
         let path = dir.path().join("verified.json");
         let week = Duration::from_secs(7 * 24 * 3600);
         let (now, hour) = (10_000_000_000, 3_600_000);
-        let of = |last| Verifications { path: path.clone(), last, begun: None };
+        let of = |last| Verifications { path: path.clone(), last, begun: None, is_running: false };
         assert!(of(None).is_due(week, now));
         for (at, end, is_due) in [
             (now - 7 * 24 * hour, VerifyEnd::Whole, true),
             (now - 6 * 24 * hour, VerifyEnd::Whole, false),
-            (now - 1, VerifyEnd::Early, true),
+            (now - hour / 6, VerifyEnd::Early, true),
+            (now - 1, VerifyEnd::Early, false),
             (now - hour, VerifyEnd::Failed { detail: String::new() }, true),
             (now - hour / 2, VerifyEnd::Failed { detail: String::new() }, false),
             // The clock was set back.

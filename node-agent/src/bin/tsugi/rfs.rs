@@ -3,7 +3,7 @@
 use crate::watched::{Of, done};
 use crate::{Agent, OrderArgs, Stop, exit, order, show, to_json, words};
 use clap::{Args, Subcommand};
-use tsugi_core::command::Verb;
+use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::copies::{Difference, VerifyEnd};
 use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::state::{LastVerification, Replication, Snapshot};
@@ -27,8 +27,9 @@ enum Rfs {
         #[command(flatten)]
         of: Of,
     },
-    /// Files that are not the same on the two nodes, as far as that is known: while the other node is away, what changed
-    /// since; while both are level, what the last comparison found. Exit code 1: there are any.
+    /// Files that are not the same on the two nodes, as far as that is known, on the node that serves: while the other one is
+    /// away, what changed since (some thousand at most); while both are level, what a comparison found and is not repaired
+    /// yet. Exit code 1: there are any.
     Diff(Of),
     /// Compares the two copies while the application goes on, and waits for the end. On the node that serves. What differs
     /// is copied again from there. Exit code 1: something differs, or not everything could be compared.
@@ -71,14 +72,25 @@ async fn status(agent: &Agent, module: ModuleName, json: bool) -> Result<u8, Sto
 
 async fn diff(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
     let lang = agent.lang;
-    let RfsView { snapshot, .. } = view(agent, module.clone()).await?;
-    if snapshot.replication == Replication::Synchronous {
-        let Some(last) = &snapshot.verification.last else {
-            eprintln!("{}", words::LEVEL_NOT_COMPARED.in_(lang));
+    let RfsView { snapshot, figures, .. } = view(agent, module.clone()).await?;
+    if !snapshot.state.is_serving() {
+        let said = say::refusal(lang, &Refusal::NotServing, &module, &snapshot.node);
+        return Err(Stop { text: show::refusal(lang, &said), code: exit::REFUSED });
+    }
+    match snapshot.replication {
+        Replication::Synchronous if figures.is_some_and(|f| f.unrepaired > 0) => {
+            print_differences(agent, snapshot.verification.last.iter().flat_map(|last| &last.verified.listed));
+            return Ok(exit::REFUSED);
+        }
+        Replication::Synchronous => {
+            eprintln!("{}", words::LEVEL.in_(lang));
             return Ok(0);
-        };
-        print_differences(agent, &last.verified.listed);
-        return Ok(if last.verified.done.differences > 0 { exit::REFUSED } else { 0 });
+        }
+        Replication::Resync => {
+            eprintln!("{}", words::BEING_LEVELLED.in_(lang));
+            return Ok(exit::REFUSED);
+        }
+        _ => {}
     }
     match agent.ask(&Request::Noted { module }).await? {
         Reply::Noted { paths: Some(paths) } => {
@@ -93,8 +105,8 @@ async fn diff(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
     }
 }
 
-fn print_differences(agent: &Agent, differences: &[Difference]) {
-    differences.iter().for_each(|d| println!("{}", say::difference(agent.lang, d)));
+fn print_differences<'a>(agent: &Agent, differences: impl IntoIterator<Item = &'a Difference>) {
+    differences.into_iter().for_each(|d| println!("{}", say::difference(agent.lang, d)));
 }
 
 async fn verify(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {

@@ -21,10 +21,12 @@ pub const WAITING: Text = Text { en: "waiting", ja: "応答待ち" };
 pub const COMPARISON: Text = Text { en: "comparison", ja: "照合" };
 pub const DIFFERS: Text = Text { en: "differed", ja: "違い" };
 pub const NEVER_COMPARED: Text = Text { en: "never", ja: "未実施" };
-pub const LEVEL_NOT_COMPARED: Text = Text {
-    en: "Both copies are level by the record; they were not compared from this node yet (tsugi rfs verify).",
-    ja: "記録上は両方のコピーが一致しています。このノードからの照合はまだ行っていません（tsugi rfs verify）。",
+pub const LEVEL: Text = Text {
+    en: "Both copies are level; `tsugi rfs verify` compares them.",
+    ja: "両方のコピーは一致しているはずです。`tsugi rfs verify` で照合できます。",
 };
+pub const BEING_LEVELLED: Text =
+    Text { en: "The other node is being brought level just now.", ja: "相手ノードを再同期しているところです。" };
 pub const EVERYTHING_COMPARED: Text = Text {
     en: "It is not known what differs: everything will be compared when the other node returns.",
     ja: "違いは分かりません。相手ノードが戻ったときに、すべてを照合します。",

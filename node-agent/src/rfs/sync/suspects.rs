@@ -10,6 +10,7 @@ use super::super::volume;
 use super::{ANSWER_MAX, Source, gone};
 use anyhow::{anyhow, bail};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 
 impl Source<'_> {
@@ -38,24 +39,31 @@ impl Source<'_> {
     }
 }
 
+/// What is at a path; `None`: nothing, or something of another file system, whose numbers mean other objects.
+fn find(volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Arc<Inode>>> {
+    let root = volume.table().root();
+    if path.is_empty() {
+        return Ok(Some(root.clone()));
+    }
+    let fd = match volume::open_beneath(root.fd().as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW) {
+        Ok(fd) => fd,
+        Err(e) if gone(&e) => return Ok(None),
+        Err(e) => return Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
+    };
+    let st = volume::fstat(fd.as_raw_fd())?;
+    if st.st_dev != volume::fstat(root.fd().as_raw_fd())?.st_dev {
+        return Ok(None);
+    }
+    Ok(Some(volume.table().peek(st.st_ino).unwrap_or_else(|| Inode::unlisted(&st, fd))))
+}
+
 /// Puts an object of the peer's tree into the map as if it had changed here. What is not here is in the names of its
 /// directory.
 pub fn suspect(volume: &Volume, dirty: &Dirty, path: &[u8], how: &Suspect) -> anyhow::Result<()> {
     if volume.is_excluded(path) {
         return Ok(());
     }
-    let root = volume.table().root();
-    let inode = if path.is_empty() {
-        root.clone()
-    } else {
-        let fd = match volume::open_beneath(root.fd().as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW) {
-            Ok(fd) => fd,
-            Err(e) if gone(&e) => return Ok(()),
-            Err(e) => return Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
-        };
-        let st = volume::fstat(fd.as_raw_fd())?;
-        volume.table().peek(st.st_ino).unwrap_or_else(|| Inode::unlisted(&st, fd))
-    };
+    let Some(inode) = find(volume, path)? else { return Ok(()) };
     let turn = dirty.enter();
     let marks = dirty.marks(&turn, volume.index());
     match (inode.kind, how) {
@@ -69,4 +77,17 @@ pub fn suspect(volume: &Volume, dirty: &Dirty, path: &[u8], how: &Suspect) -> an
         _ => marks.linked(&inode),
     }
     Ok(())
+}
+
+/// Puts an object that is known to be another one at the peer into the map: its name alone in its directory, and all of it. The
+/// peer makes no other name anew for it.
+pub fn suspect_name(volume: &Volume, dirty: &Dirty, path: &[u8]) -> anyhow::Result<()> {
+    let (parent, name) = path.iter().rposition(|b| *b == b'/').map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+    let Some(inode) = find(volume, parent)? else { return Ok(()) };
+    {
+        let turn = dirty.enter();
+        let marks = dirty.marks(&turn, volume.index());
+        if path.is_empty() { marks.attributes(&inode) } else { marks.name(&inode, name) }
+    }
+    if path.is_empty() { Ok(()) } else { suspect(volume, dirty, path, &Suspect::Subtree) }
 }

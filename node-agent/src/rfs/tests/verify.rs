@@ -37,11 +37,14 @@ fn each_kind_of_difference_is_named_and_repaired_and_nothing_else_is_compared() 
     fs::create_dir_all(at_a(&pair, "tree/below")).unwrap();
     fs::write(at_a(&pair, "tree/below/file"), "in a directory that will be gone").unwrap();
     fs::create_dir(at_a(&pair, "kept")).unwrap();
+    fs::create_dir_all(at_a(&pair, "kind/below")).unwrap();
+    fs::write(at_a(&pair, "kind/below/file"), "in a directory that will be a file").unwrap();
+    fs::write(at_a(&pair, "late"), "gone after it was looked at").unwrap();
     fs::write(at_a(&pair, "kept/short"), "short").unwrap();
     symlink("here", at_a(&pair, "link")).unwrap();
     pair.arm(1, 1);
     let equal = pair.verify();
-    assert_eq!((equal.end, equal.done.differences, equal.done.files), (VerifyEnd::Whole, 0, 6));
+    assert_eq!((equal.end, equal.done.differences, equal.done.files), (VerifyEnd::Whole, 0, 8));
 
     let file = fs::OpenOptions::new().write(true).open(at_b("long")).unwrap();
     let modified = fs::metadata(at_b("long")).unwrap().modified().unwrap();
@@ -52,6 +55,8 @@ fn each_kind_of_difference_is_named_and_repaired_and_nothing_else_is_compared() 
     fs::set_permissions(at_b("mode"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(at_b("gone")).unwrap();
     fs::remove_dir_all(at_b("tree")).unwrap();
+    fs::remove_dir_all(at_b("kind")).unwrap();
+    fs::write(at_b("kind"), "a file").unwrap();
     fs::write(at_b("kept/short"), "shor").unwrap();
     fs::write(at_b("kept/extra"), "not here").unwrap();
     fs::remove_file(at_b("link")).unwrap();
@@ -72,13 +77,20 @@ fn each_kind_of_difference_is_named_and_repaired_and_nothing_else_is_compared() 
     );
     let mut rest = found.clone();
     rest.retain(|name, kind| wanted.get(name) != Some(kind));
-    // It is told of twice: by its length, and by its contents.
-    assert_eq!(rest.keys().collect::<Vec<_>>(), ["kept/short"], "{found:#?}");
+    // They are told of twice: by length and contents, as another kind and as one that is not there.
+    assert_eq!(rest.keys().collect::<Vec<_>>(), ["kept/short", "kind"], "{found:#?}");
     assert!(wanted.keys().all(|name| found.contains_key(name)), "{found:#?}");
-    assert_eq!(what.done.differences, 7);
+    assert_eq!(what.done.differences, 8);
 
+    // Only told, until the agent has it repaired. What is lost meanwhile in the same directory is not made anew empty.
+    let figures = pair.runtime.block_on(pair.a.process.figures()).unwrap();
+    assert_eq!(figures.unrepaired, 8);
+    fs::remove_file(at_b("late")).unwrap();
+    fs::write(at_a(&pair, "same"), "still in session").unwrap();
+    assert_eq!(fs::read_to_string(at_b("same")).unwrap(), "still in session");
+    pair.a.process.repair();
     let lost = pair.note(Who::A, "the end of the session", |n| matches!(n, ReplicaNote::SessionLost { .. }));
-    assert!(format!("{lost:?}").contains("7 objects differ"), "{lost:?}");
+    assert!(format!("{lost:?}").contains("8 objects differ"), "{lost:?}");
     pair.note(Who::B, "the end of the session", |n| matches!(n, ReplicaNote::SessionLost { .. }));
     pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(2) });
     // The names are found by the map, without looking for them.
@@ -86,11 +98,23 @@ fn each_kind_of_difference_is_named_and_repaired_and_nothing_else_is_compared() 
     assert!(noted.is_some());
     pair.arm(2, 2);
     let figures = pair.runtime.block_on(pair.a.process.figures()).unwrap();
-    assert_eq!(figures.reach, Some(Reach::Noted), "everything was compared");
+    assert_eq!((figures.reach, figures.unrepaired), (Some(Reach::Noted), 0), "everything was compared");
+    assert!(!at_b("late").exists(), "a name was made anew that nobody knew to be missing");
+    let again = pair.verify();
+    assert_eq!(by_name(&again, &pair.a.dir), BTreeMap::from([("late".to_owned(), DifferenceKind::Missing)]));
+    pair.a.process.repair();
+    pair.note(Who::A, "the end of the session", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    pair.note(Who::B, "the end of the session", |n| matches!(n, ReplicaNote::SessionLost { .. }));
+    pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(3) });
+    pair.arm(3, 3);
     pair.assert_equal();
     assert_eq!(fs::read(at_b("long")).unwrap(), long);
-    let again = pair.verify();
-    assert_eq!((again.end, again.done.differences), (VerifyEnd::Whole, 0), "{:?}", again.listed);
+    let last = pair.verify();
+    assert_eq!((last.end, last.done.differences), (VerifyEnd::Whole, 0), "{:?}", last.listed);
+    // Nothing is left to be repaired, and nothing happens.
+    pair.a.process.repair();
+    fs::write(at_a(&pair, "same"), "and goes on").unwrap();
+    assert_eq!(fs::read_to_string(at_b("same")).unwrap(), "and goes on");
 }
 
 #[test]
