@@ -177,4 +177,18 @@ fn a_primary_that_hangs_is_fenced_before_the_secondary_takes_over() {
     pair.lab.boot("n1").unwrap();
     pair.wait_pair("n2", "n1", REJOIN_BOUND).unwrap();
     assert_eq!(pair.lab.sh("n1", "cat /run/fence-wanted 2>/dev/null || echo none").unwrap().trim(), "none");
+
+    // Nobody's power is cut for what differs either: a person restarts the secondary, and is told so.
+    pair.lab.sh("n2", "rm -f /run/fence-wanted").unwrap();
+    let stray = pair.lab.path_in("n1", "/srv/host/data/ledger/stray").unwrap();
+    std::fs::write(&stray, "of a rescue system").unwrap();
+    let found = pair.lab.sh("n2", "tsugi verify ledger; echo code $?").unwrap();
+    assert!(found.contains("/ledger/stray (only on the secondary)") && found.contains("code 1"), "{found}");
+    wait_for("what to do", BOUND, || Some(state(&pair, "n2")).filter(|said| said.contains("On n1: tsugi stopstart ledger"))).unwrap();
+    assert!(stray.exists(), "it is repaired by itself, which asks for the cut");
+    pair.lab.sh("n1", "tsugi stopstart ledger --no-wait").unwrap();
+    wait_for("the repair", BOUND, || (!stray.exists()).then_some(())).unwrap();
+    pair.wait_pair("n2", "n1", REJOIN_BOUND).unwrap();
+    assert_eq!(pair.lab.sh("n2", "cat /run/fence-wanted 2>/dev/null || echo none").unwrap().trim(), "none");
+    wait_for("nothing left to do", BOUND, || (!state(&pair, "n2").contains("not repaired yet")).then_some(())).unwrap();
 }

@@ -252,6 +252,23 @@ pub struct Verification {
     pub running: Option<Verifying>,
     /// The last one of this node, as long as it serves or has served.
     pub last: Option<LastVerification>,
+    /// Objects that differ and are not repaired yet.
+    #[serde(default)]
+    pub unrepaired: u64,
+}
+
+/// What the repair of a difference waits for. A session that ends asks whoever lets this node go on alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepairWait {
+    /// The other node is not level: it is repaired when it is brought level.
+    Peer,
+    /// The end of the maintenance.
+    Maintenance,
+    /// The arbiter, or reference address: without one that answers the module would leave service over it.
+    Arbiter,
+    /// A person who restarts the secondary: fencing would cut its power.
+    Person,
 }
 
 /// See [`Verification`].
@@ -395,6 +412,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What the repair of differences waits for; `None`: it is done now.
+    pub fn repair_wait(&self) -> Option<RepairWait> {
+        if self.replication != Replication::Synchronous {
+            return Some(RepairWait::Peer);
+        }
+        if self.maintenance_until_unix_ms.is_some() {
+            return Some(RepairWait::Maintenance);
+        }
+        match self.authority.kind {
+            Authority::Arbiter | Authority::Ping => (self.arbiter != ArbiterView::Reachable).then_some(RepairWait::Arbiter),
+            Authority::Fence => Some(RepairWait::Person),
+            // A primary that loses its secondary goes on by itself.
+            Authority::Manual | Authority::None => None,
+        }
+    }
     /// The refusal of `verb` now, `None` if it would be accepted.
     pub fn refusal(&self, verb: &Verb) -> Option<&Refusal> {
         self.allowed.iter().find(|a| std::mem::discriminant(&a.verb) == std::mem::discriminant(verb)).and_then(|a| a.refusal.as_ref())

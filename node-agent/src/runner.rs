@@ -502,8 +502,8 @@ impl Runner {
             self.figures = figures;
         }
         self.verify_if_due().await;
-        self.repair_if_possible();
         self.publish();
+        self.repair_if_possible();
     }
 
     fn publish(&mut self) {
@@ -540,7 +540,11 @@ impl Runner {
             replication: if setting.data.is_some() { self.engine.replication() } else { Replication::None },
             // Figures are polled: of one that has ended they may still speak for a moment.
             resync: figures.filter(|_| self.engine.replication() == Replication::Resync).and_then(|f| f.resync.clone()),
-            verification: Verification { running: figures.and_then(|f| f.verifying.clone()), last: self.verifications.last.clone() },
+            verification: Verification {
+                running: figures.and_then(|f| f.verifying.clone()),
+                last: self.verifications.last.clone(),
+                unrepaired: figures.map_or(0, |f| f.unrepaired),
+            },
             peer: PeerView { node: setting.peer.clone(), in_contact: is_contact, state: peer.map(|p| p.state), networks },
             arbiter: self.hands.arbiter_view(self.engine.arbiter()),
             authority: self.hands.authority(),

@@ -235,3 +235,39 @@ fn proposals_of_the_reader_are_translated() {
     }
     assert!(count > 5, "only {count} were found");
 }
+
+#[test]
+fn what_differs_says_when_it_is_repaired_and_what_a_person_can_do() {
+    use tsugi_core::state::RepairWait as Wait;
+    let says = |authority, arbiter, maintained: bool, replication| {
+        let mut m = healthy();
+        let s = snapshot_of(&mut m, 0);
+        s.verification.unrepaired = 3;
+        s.authority.kind = authority;
+        (s.arbiter, s.replication) = (arbiter, replication);
+        s.maintenance_until_unix_ms = maintained.then_some(NOW + 60_000);
+        s.peer.node = Some(node("hq-db2"));
+        let (en, ja) = (say::unrepaired(Lang::En, s).unwrap(), say::unrepaired(Lang::Ja, s).unwrap());
+        assert!(!is_japanese(&format!("{}{}", en.text, en.rest())) && is_japanese(&ja.text) && is_japanese(&ja.rest()), "{en:?} {ja:?}");
+        assert!(en.text.ends_with("not repaired yet: 3."), "{}", en.text);
+        (s.repair_wait(), en.rest(), en.command.zip(en.on))
+    };
+    use ArbiterView::{NotNeeded, Reachable, Unknown, Unreachable};
+    let level = Replication::Synchronous;
+    assert_eq!(says(Authority::Arbiter, Reachable, false, level).0, None);
+    assert_eq!(says(Authority::None, NotNeeded, false, level).0, None);
+    for (authority, arbiter) in [(Authority::Arbiter, Unreachable), (Authority::Arbiter, Unknown), (Authority::Ping, Unreachable)] {
+        let (wait, rest, command) = says(authority, arbiter, false, level);
+        assert_eq!((wait, command), (Some(Wait::Arbiter), None));
+        assert!(rest.contains("once the arbiter answers"), "{rest}");
+    }
+    assert_eq!(says(Authority::Manual, NotNeeded, false, level).0, None);
+    let (wait, _, command) = says(Authority::Fence, Reachable, false, level);
+    let wanted = ("tsugi stopstart postgres".to_owned(), "hq-db2".to_owned());
+    assert_eq!((wait, command), (Some(Wait::Person), Some(wanted)));
+    assert_eq!(says(Authority::Arbiter, Reachable, true, level).0, Some(Wait::Maintenance));
+    assert_eq!(says(Authority::Arbiter, Reachable, false, Replication::Resync).0, Some(Wait::Peer));
+    // Nothing is said of a pair that is known to be equal.
+    let mut equal = healthy();
+    assert_eq!(say::unrepaired(Lang::En, snapshot_of(&mut equal, 0)), None);
+}

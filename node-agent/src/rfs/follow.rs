@@ -291,8 +291,7 @@ impl Follower {
     fn follow(&self) -> Result<End, Failure> {
         let Some(mut joined) = self.connect() else { return Ok(End::Stopped) };
         tracing::info!(session = self.session, "connected to the serving node; being brought level");
-        let excluded = self.excluded();
-        let mut target = SyncTarget::new(self.roots.clone(), excluded.into_iter().map(|paths| paths.into_iter().collect()).collect());
+        let mut target = SyncTarget::new(self.roots.clone(), self.excluded());
         let in_memory = self.config.ack == Async::Second;
         let applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
         let live = Arc::new(AtomicBool::new(false));

@@ -85,12 +85,7 @@ pub fn look(root: RawFd, excluded: &[Vec<u8>], path: &[u8], what: &What) -> Foun
         What::Named { names } => named(root, excluded, path, names),
         What::Blocks { first, count } => blocks(root, path, *first, *count),
     };
-    found.unwrap_or_else(|e| if is_gone(&e) { Found::Gone } else { Found::Unreadable { detail: e.to_string() } })
-}
-
-/// Not there, or another kind of object.
-pub fn is_gone(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO | libc::EISDIR | libc::ESTALE))
+    found.unwrap_or_else(|e| if volume::is_gone(&e) { Found::Gone } else { Found::Unreadable { detail: e.to_string() } })
 }
 
 /// A range that one node asks for has so many names at most on the other: beyond that a list of them would fit no frame.

@@ -48,6 +48,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Answers of the peer that may wait for the resynchronisation: its window is far smaller.
 const ANSWERS_MAX: usize = 1024;
 
+/// Why a session ends for a repair. Worded in `tsugi-web`.
+const REPAIRED: &str = "what differs between the two copies is copied again";
+
 /// What sessions need of the node that serves.
 pub struct Sessions {
     config: Arc<DataConfig>,
@@ -166,10 +169,9 @@ impl Sessions {
     /// Ends the session if something is known to differ: the next one puts it right. The agent has seen to it that this node
     /// may go on alone for that moment.
     pub fn repair(&self) {
-        let differences = self.ship.verification.unrepaired();
-        let stream = self.shared().and_then(|shared| lock(&shared.stream).clone()).filter(|_| differences > 0 && self.ship.is_armed());
-        if let Some(stream) = stream {
-            stream.end(&format!("{differences} objects differ on the two nodes; they are compared and copied again"));
+        let is_wanted = self.ship.verification.unrepaired() > 0 && self.ship.is_armed();
+        if let Some(stream) = self.shared().and_then(|shared| lock(&shared.stream).clone()).filter(|_| is_wanted) {
+            stream.end(REPAIRED);
         }
     }
 

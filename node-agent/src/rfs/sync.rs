@@ -133,10 +133,6 @@ struct Pending {
 /// A name in a directory that has to be looked at next, and its type bits.
 type Below = (Vec<u8>, u32);
 
-fn gone(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
-}
-
 fn depth(path: &[u8]) -> usize {
     if path.is_empty() { 0 } else { 1 + path.iter().filter(|b| **b == b'/').count() }
 }
@@ -332,7 +328,7 @@ impl<'a> Source<'a> {
     fn tolerate<T>(&self, result: io::Result<T>, path: &[u8]) -> anyhow::Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(e) if gone(&e) && !self.strict => Ok(None),
+            Err(e) if volume::is_gone(&e) && !self.strict => Ok(None),
             Err(e) => Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
         }
     }

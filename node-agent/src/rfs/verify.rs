@@ -63,7 +63,7 @@ pub struct Verification {
     answers: Mutex<Option<SyncSender<Seen>>>,
     is_unwanted: AtomicBool,
     /// Index of directory, and path, of what differs and is not repaired.
-    found: Mutex<Vec<(u16, Vec<u8>)>>,
+    found: Mutex<BTreeSet<(u16, Vec<u8>)>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,10 +103,10 @@ impl Verification {
         let started = std::thread::Builder::new().name("verify".into()).spawn(move || {
             let walk = Walk::new(&ship, &volumes, &stream, answers);
             let of = &ship.verification;
-            let what = walk.run();
+            let (what, longest_hold) = walk.run();
             *lock(&of.answers) = None;
             *lock(&of.progress) = None;
-            tracing::info!(?what, "verification ended");
+            tracing::info!(?what, longest_hold_us = longest_hold.as_micros(), "verification ended");
             agent.say(&ToAgent::Verified { what });
         });
         match started {
@@ -166,6 +166,7 @@ struct Walk<'a> {
     /// Objects that differ, and whether the peer has nothing of what is below them.
     differ: HashMap<(u16, Vec<u8>), bool>,
     first_difference: Option<Instant>,
+    longest_hold: Duration,
     operations: u64,
 }
 
@@ -187,11 +188,13 @@ impl<'a> Walk<'a> {
             listed: Vec::new(),
             differ: HashMap::new(),
             first_difference: None,
+            longest_hold: Duration::ZERO,
             operations: ship.operations(),
         }
     }
 
-    fn run(mut self) -> Verified {
+    /// How it ended, and the longest time the application was held.
+    fn run(mut self) -> (Verified, Duration) {
         let volumes = self.volumes;
         let end = match volumes.iter().try_for_each(|volume| self.tree(volume)) {
             Ok(()) => VerifyEnd::Whole,
@@ -199,7 +202,7 @@ impl<'a> Walk<'a> {
             Err(e) => VerifyEnd::Failed { detail: format!("{e:#}") },
         };
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Verified { done: self.done, millis, listed: self.listed, end }
+        (Verified { done: self.done, millis, listed: self.listed, end }, self.longest_hold)
     }
 
     fn tree(&mut self, volume: &Volume) -> anyhow::Result<()> {
@@ -208,7 +211,7 @@ impl<'a> Walk<'a> {
             let root = volume.table().root().fd();
             let open = match volume::open_beneath(root.as_raw_fd(), &path, libc::O_RDONLY | libc::O_DIRECTORY) {
                 Ok(open) => open,
-                Err(e) if look::is_gone(&e) => continue,
+                Err(e) if volume::is_gone(&e) => continue,
                 Err(e) => return Err(e).with_context(|| format!("cannot read {}", shown(volume, &path))),
             };
             let names = look::in_range(open.as_raw_fd(), b"", None).with_context(|| format!("cannot read {}", shown(volume, &path)))?;
@@ -308,14 +311,17 @@ impl<'a> Walk<'a> {
         loop {
             self.goes_on()?;
             let begun = Instant::now();
+            let held_since;
             let seen = {
                 let _gate = self.ship.close_gate();
+                held_since = Instant::now();
                 if self.ship.wait_applied(self.stream, ANSWER_MAX_HELD) {
                     self.both(volume, path, what, ANSWER_MAX_HELD)
                 } else {
                     Err(anyhow::anyhow!("the peer did not apply what is under way within {} s", ANSWER_MAX_HELD.as_secs()))
                 }
             };
+            self.longest_hold = self.longest_hold.max(held_since.elapsed());
             self.done.held += 1;
             let pause = begun.elapsed() * (HELD_SHARE + 1);
             while begun.elapsed() < pause {
@@ -385,7 +391,7 @@ impl<'a> Walk<'a> {
             let begun = Instant::now();
             let count = BLOCKS_PER_LOOK.min(blocks - first);
             let (own, theirs) = self.both(volume, path, &blocks_of(first, count), ANSWER_MAX)?;
-            self.done.bytes += count * BLOCK.min(size);
+            self.done.bytes += (count * BLOCK).min(size - first * BLOCK);
             self.give_way(begun)?;
             if own == Found::Gone {
                 return Ok(());
@@ -427,7 +433,7 @@ impl<'a> Walk<'a> {
         self.differ.insert(key.clone(), below || before == Some(true));
         if before.is_none() {
             self.done.differences += 1;
-            lock(&self.ship.verification.found).push(key);
+            lock(&self.ship.verification.found).insert(key);
         }
         if self.listed.len() < DIFFERENCES_LISTED_MAX {
             self.listed.push(Difference { path: shown(volume, path), kind });

@@ -459,6 +459,11 @@ fn read_dir_raw(fd: RawFd, position: i64) -> io::Result<Vec<DirName>> {
     Ok(names)
 }
 
+/// Not there, or another kind of object.
+pub fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ELOOP | libc::ENXIO | libc::EISDIR))
+}
+
 /// A path with one more name.
 pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }

@@ -9,8 +9,7 @@ use tokio::time::timeout;
 use tsugi_core::command::{BY_AGENT, Verb};
 use tsugi_core::copies::{Verified, VerifyEnd, Verifying};
 use tsugi_core::event::Event;
-use tsugi_core::module::Authority;
-use tsugi_core::state::{ArbiterView, LastVerification};
+use tsugi_core::state::LastVerification;
 use tsugi_core::wire::local::{Reply, RfsView};
 
 /// One that could not go on is tried again after this, or after the configured time if that is shorter.
@@ -46,13 +45,17 @@ impl Verifications {
         Verifications { path, last, begun: None, is_running: false }
     }
 
-    fn ended(&mut self, verified: Verified) {
+    /// Takes how one ended; what is returned keeps that on disk.
+    fn ended(&mut self, verified: Verified) -> impl FnOnce() + Send + use<> {
         let last = LastVerification { at_unix_ms: unix_ms(), verified };
-        let kept = serde_json::to_vec(&last).map_err(std::io::Error::other);
-        if let Err(error) = kept.and_then(|bytes| disk::write_atomically(&self.path, &bytes, disk::PRIVATE)) {
-            tracing::warn!(path = %self.path.display(), %error, "how the comparison ended is forgotten with this agent");
+        self.last = Some(last.clone());
+        let path = self.path.clone();
+        move || {
+            let kept = serde_json::to_vec(&last).map_err(std::io::Error::other);
+            if let Err(error) = kept.and_then(|bytes| disk::write_atomically(&path, &bytes, disk::PRIVATE)) {
+                tracing::warn!(path = %path.display(), %error, "how the comparison ended is forgotten with this agent");
+            }
         }
-        self.last = Some(last);
     }
 
     /// Whether one is due at this time of the wall clock.
@@ -93,17 +96,11 @@ impl Runner {
         }
     }
 
-    /// Has what differs repaired, where this node may be without its peer for a moment: a session that ends asks the
-    /// arbiter. Without one that answers the module would leave service over it; fencing would cut the other node's power;
-    /// and a person who decides is not there. Then the next session repairs it, whatever that is begun for.
-    pub(super) fn repair_if_possible(&mut self) {
-        let unrepaired = self.figures.as_ref().is_some_and(|f| f.unrepaired > 0 && f.verifying.is_none());
-        let may = match self.hands.authority().kind {
-            Authority::Arbiter | Authority::Ping => self.hands.arbiter_view(self.engine.arbiter()) == ArbiterView::Reachable,
-            Authority::None => true,
-            Authority::Fence | Authority::Manual => false,
-        };
-        if unrepaired && may && self.maintenance_until_unix_ms.is_none() && self.engine.refusal(&Verb::Verify).is_none() {
+    /// Has what differs repaired as soon as it may be. The next session repairs it in any case, whatever that is begun for.
+    pub(super) fn repair_if_possible(&self) {
+        let is_found = self.figures.as_ref().is_some_and(|f| f.unrepaired > 0 && f.verifying.is_none());
+        let may = || self.snapshot.borrow().as_ref().is_some_and(|now| now.repair_wait().is_none());
+        if is_found && may() {
             self.hands.repair();
         }
     }
@@ -113,7 +110,8 @@ impl Runner {
         self.verifications.is_running = false;
         let Verified { done, millis, listed, end } = what.clone();
         let first = listed.into_iter().take(TOLD_MAX).collect();
-        self.verifications.ended(what);
+        // The disk is busy just now, and the loop waits for nobody.
+        tokio::task::spawn_blocking(self.verifications.ended(what));
         self.report(Event::Verified { done, millis, first, end });
         if let Some(figures) = &mut self.figures {
             figures.verifying = None;
@@ -151,6 +149,7 @@ impl Runner {
             };
             if let Some(figures) = &figures {
                 snapshot.verification.running = figures.verifying.clone();
+                snapshot.verification.unrepaired = figures.unrepaired;
             }
             let _ = answer.send(Reply::Rfs { view: Box::new(RfsView { snapshot, dirs, figures }) });
         });
@@ -202,7 +201,7 @@ mod tests {
         let mut kept = of(None);
         kept.begun = Some(Instant::now());
         assert!(!kept.is_due(week, now), "it has just begun");
-        kept.ended(last(0, VerifyEnd::Whole).verified);
+        kept.ended(last(0, VerifyEnd::Whole).verified)();
         assert_eq!(Verifications::load(path.clone()).last, kept.last);
         std::fs::write(&path, "{").unwrap();
         assert_eq!(Verifications::load(path).last, None);

@@ -264,6 +264,10 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
         let now = if is_lost { ArbiterView::Unreachable } else { ArbiterView::Unknown };
         warnings.extend(say::authority_warnings(lang, authority, &now));
     }
+    for said in m.cells.iter().filter_map(NodeCell::now).filter_map(|s| say::unrepaired(lang, s)) {
+        let command = said.command.as_ref().map(|command| format!("{} {command}", said.command_label(lang)));
+        warnings.extend([format!("{} {}", said.text, said.rest())].into_iter().chain(command));
+    }
     Data {
         title: if resync.is_some() { c.t(p::DATA_RESYNC) } else { c.t(p::DATA) },
         chip: serving.map_or("—".to_owned(), |s| say::replication(lang, s.replication).to_owned()),

@@ -228,6 +228,8 @@ pub fn lost_session(lang: Lang, text: &str) -> String {
     if lang == Lang::En {
         return text.to_owned();
     }
+    // As the follower tells it.
+    let text = text.strip_prefix("the serving node ended the session: ").filter(|why| why.starts_with("what differs")).unwrap_or(text);
     if let Some(silence) = text.strip_prefix("the peer said nothing for ") {
         return format!("相手ノードから {silence} 応答がありません");
     }
@@ -235,6 +237,7 @@ pub fn lost_session(lang: Lang, text: &str) -> String {
         "the serving node released the directories" => "稼働側のノードがディレクトリを解放しました",
         "the session ended" => "接続が終了しました",
         "the peer closed the session" => "相手ノードが接続を閉じました",
+        "what differs between the two copies is copied again" => "2 つのコピーの違いを再同期します",
         "the connection broke during the resynchronisation" => "再同期の途中で切れました",
         other => other,
     };

@@ -27,7 +27,7 @@ pub use reason::{reason, reason_of, reason_short};
 pub use rehearsal::{not_rehearsed, rehearsed};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
 pub use verb::{command_line, refusal, verb_done, verb_name};
-pub use verify::{compared, difference, last as last_verification, verified};
+pub use verify::{compared, difference, last as last_verification, unrepaired, verified};
 
 use crate::both;
 use crate::text::Lang;

@@ -159,8 +159,8 @@ pub(super) fn steps(lang: Lang, m: &ModuleView, verb: &Verb, target: &Target, no
             s.push(StepMark::Good, text);
             let text = both!(
                 lang,
-                "If anything differs, the secondary is brought level again from {on}: no backup for that moment",
-                "違いがあれば {on} のデータで再同期する（その間は予備なし）"
+                "If anything differs, the secondary is brought level again from {on}: no backup for some seconds",
+                "違いがあれば {on} のデータで再同期する（数秒間は予備なし）"
             );
             s.push(StepMark::Warn, text);
         }

@@ -4,9 +4,10 @@ use super::Said;
 use crate::both;
 use crate::fmt;
 use crate::text::{Lang, Text};
+use tsugi_core::command::Verb;
 use tsugi_core::copies::{Difference, DifferenceKind, VerifyEnd, Verifying};
 use tsugi_core::ids::{ModuleName, NodeName};
-use tsugi_core::state::LastVerification;
+use tsugi_core::state::{LastVerification, RepairWait, Snapshot};
 
 /// How a comparison of `module`, begun on `node`, ended. `first`: of what differs.
 pub fn verified(
@@ -23,8 +24,8 @@ pub fn verified(
     let repaired = || {
         both!(
             lang,
-            "They are compared and copied again from the node that serves: {names}.",
-            "サービス中のノードのデータで再同期します：{names}。"
+            "They are copied again from the node that serves, as soon as it may be without the other one for a moment: {names}.",
+            "サービス中のノードが一時的に単独になれる状態であれば、そのデータで再同期します：{names}。"
         )
     };
     match end {
@@ -35,13 +36,13 @@ pub fn verified(
         )),
         VerifyEnd::Whole => Said::only(both!(
             lang,
-            "{module} on {node}: {n} objects differ on the two nodes ({compared}, {took}).",
+            "{module} on {node}: differences between the two copies: {n} ({compared}, {took}).",
             "{node} の {module}：2 つのコピーに {n} 件の違いがあります（{compared}、{took}）。"
         ))
         .then(repaired()),
         VerifyEnd::Early => Said::only(both!(
             lang,
-            "{module} on {node}: {n} objects differ on the two nodes; not everything was compared yet ({compared}).",
+            "{module} on {node}: differences between the two copies so far: {n}; not everything was compared yet ({compared}).",
             "{node} の {module}：2 つのコピーに {n} 件の違いがあります。照合は途中です（{compared}）。"
         ))
         .then(repaired())
@@ -55,6 +56,46 @@ pub fn verified(
             if done.differences == 0 { said } else { said.then(repaired()) }
         }
     }
+}
+
+/// Of a node that serves and knows of differences: how many, when they are repaired, and what a person can do.
+pub fn unrepaired(lang: Lang, s: &Snapshot) -> Option<Said> {
+    let (module, n) = (&s.module, fmt::count(s.verification.unrepaired));
+    if s.verification.unrepaired == 0 || s.verification.running.is_some() {
+        return None;
+    }
+    let said = Said::only(both!(
+        lang,
+        "Differences between the two copies of {module} that are not repaired yet: {n}.",
+        "{module} の 2 つのコピーに、まだ修復していない違いが {n} 件あります。"
+    ));
+    let next = match s.repair_wait() {
+        None => {
+            Text { en: "They are copied again from this node now.", ja: "このノードのデータで再同期するところです。" }
+        }
+        Some(RepairWait::Peer) => Text {
+            en: "They are copied again when the secondary is brought level.",
+            ja: "セカンダリの再同期で修復します。",
+        },
+        Some(RepairWait::Maintenance) => Text {
+            en: "They are copied again when the maintenance is over. Do not swap until then.",
+            ja: "保守モードが終わると修復します。それまでは切り替えないでください。",
+        },
+        Some(RepairWait::Arbiter) => Text {
+            en: "They are copied again once the arbiter answers. Do not swap until then.",
+            ja: "アービターが応答すると修復します。それまでは切り替えないでください。",
+        },
+        Some(RepairWait::Person) => Text {
+            en: "They are copied again when the secondary is restarted. Do not swap until then.",
+            ja: "セカンダリを再起動すると修復します。それまでは切り替えないでください。",
+        },
+    };
+    let said = said.then(next.in_(lang));
+    let is_for_a_person = s.repair_wait() == Some(RepairWait::Person);
+    Some(match s.peer.node.as_ref().filter(|_| is_for_a_person) {
+        Some(peer) => said.command_on(peer, super::command_line(&Verb::StopStart, module)),
+        None => said,
+    })
 }
 
 /// How far it came.
@@ -92,6 +133,6 @@ pub fn last(lang: Lang, last: &LastVerification, now_unix_ms: u64) -> String {
     match (&last.verified.end, last.verified.done.differences) {
         (VerifyEnd::Whole, 0) => both!(lang, "no differences, {ago}", "違いなし、{ago}"),
         (VerifyEnd::Failed { .. }, 0) => both!(lang, "did not finish, {ago}", "未完了、{ago}"),
-        _ => both!(lang, "{n} differences found, {ago}", "{n} 件の違いを検出、{ago}"),
+        _ => both!(lang, "differences found: {n}, {ago}", "{n} 件の違いを検出、{ago}"),
     }
 }

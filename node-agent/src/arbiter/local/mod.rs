@@ -17,11 +17,18 @@ use tsugi_core::engine::Saved;
 use tsugi_core::engine::authority::{PeerWord, Proof, answer, proof_needed};
 use tsugi_core::ids::{ModuleName, NodeName};
 use tsugi_core::module::{Authority, ModuleDef};
+use tsugi_core::state::Readiness;
 use tsugi_core::wire::arbiter::{ArbiterAnswer, ArbiterRequest};
 use tsugi_core::wire::peer::Status;
 
 /// What a secondary waits before it asks the reference address: a primary that reaches it too has gone on by then.
 const PING_DELAY: Duration = Duration::from_secs(2);
+
+/// Longest wait for what a peer in contact is about: flushing its disk, its scripts.
+const HEAR_OUT_MAX: Duration = Duration::from_secs(10);
+/// Beats after which what it says counts: the first may have been under way.
+const BEATS_HEARD: u64 = 2;
+const HEAR_POLL: Duration = Duration::from_millis(20);
 
 /// Answers for one module out of the node's own record.
 pub struct Local {
@@ -95,13 +102,14 @@ impl Local {
     /// Answers, with the proof where one is needed. No answer means that nothing may be concluded: the same may be
     /// asked again.
     pub async fn ask(&self, request: &ArbiterRequest) -> Result<ArbiterAnswer, ArbiterError> {
-        let (proof, heard, is_owner) = {
+        let (mut proof, heard, is_owner) = {
             let book = self.book();
-            let is_in_contact = book.heard_at.is_some_and(|at| at.elapsed() < self.contact);
-            let word = PeerWord::of(book.peer.as_ref(), is_in_contact, &book.saved);
-            let proof = proof_needed(self.authority, &book.saved, &self.me, &self.peer, word, request);
-            (proof, book.heard, book.saved.is_owner)
+            (self.proof(&book, request), book.heard, book.saved.is_owner)
         };
+        if proof == Some(Proof::Fenced) {
+            self.hear_out(request).await;
+            proof = self.proof(&self.book(), request);
+        }
         match proof {
             None => {}
             Some(Proof::Person) => {
@@ -122,6 +130,32 @@ impl Local {
             }
         }
         Ok(answer(&self.book().saved, &self.me, &self.peer, request))
+    }
+
+    fn proof(&self, book: &Book, request: &ArbiterRequest) -> Option<Proof> {
+        let word = PeerWord::of(book.peer.as_ref(), self.is_in_contact(book), &book.saved);
+        proof_needed(self.authority, &book.saved, &self.me, &self.peer, word, request)
+    }
+
+    fn is_in_contact(&self, book: &Book) -> bool {
+        book.heard_at.is_some_and(|at| at.elapsed() < self.contact)
+    }
+
+    /// Nobody's power is cut who is just saying that he leaves: that the replication ended is known before the beat that says
+    /// why. Waits while the peer is in contact and between two states, or has not said anything since; waiting is always safe.
+    async fn hear_out(&self, request: &ArbiterRequest) {
+        let (begun, heard) = (Instant::now(), self.book().heard);
+        while begun.elapsed() < HEAR_OUT_MAX {
+            {
+                let book = self.book();
+                let is_changing = book.peer.as_ref().is_some_and(|peer| peer.readiness == Readiness::Transient);
+                let is_clear = book.heard >= heard + BEATS_HEARD && !is_changing;
+                if !self.is_in_contact(&book) || is_clear || self.proof(&book, request) != Some(Proof::Fenced) {
+                    return;
+                }
+            }
+            sleep(HEAR_POLL).await;
+        }
     }
 
     /// The secondary's handicap. A peer that is heard meanwhile, or a module that is stopped, needs no proof any more.

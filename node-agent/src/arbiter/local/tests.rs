@@ -168,3 +168,43 @@ async fn nobody_is_fenced_who_gave_the_role_up_or_whose_module_is_stopped_meanwh
     assert!(asking.await.unwrap().is_err_and(|e| e.to_string().contains("stopped")));
     assert!(!is_called());
 }
+
+/// That the replication ended is known before the beat that says why.
+#[tokio::test]
+async fn a_secondary_that_is_just_being_stopped_is_heard_out_and_one_that_goes_on_or_falls_silent_is_fenced() {
+    let dir = tempfile::tempdir().unwrap();
+    fence_script(dir.path(), "touch $(dirname $0)/called");
+    let is_called = || dir.path().join("called").exists();
+    let new = || Arc::new(local(dir.path(), "authority=\"fence\"", FENCE, saved(true, &["n1", "n2"])));
+    let ask = |local: &Arc<Local>| {
+        let local = local.clone();
+        tokio::spawn(async move { local.ask(&claim()).await })
+    };
+    let leaving = new();
+    leaving.heard(&status(State::Second, Flag::UpToDate));
+    let asking = ask(&leaving);
+    for _ in 0..5 {
+        sleep(HEAR_POLL * 2).await; // beats
+        leaving.heard(&Status { readiness: Readiness::Transient, ..status(State::Second, Flag::UpToDate) });
+        assert!(!asking.is_finished(), "it has not said yet what it is about");
+    }
+    leaving.heard(&status(State::Stop, Flag::UpToDate));
+    assert!(asking.await.unwrap().unwrap().is_accepted);
+    assert!(!is_called());
+
+    // Its replication is gone and it says that nothing is the matter: it might take over.
+    let going_on = new();
+    going_on.heard(&status(State::Second, Flag::UpToDate));
+    let asking = ask(&going_on);
+    tokio::task::yield_now().await;
+    (0..BEATS_HEARD).for_each(|_| going_on.heard(&status(State::Second, Flag::UpToDate)));
+    assert!(asking.await.unwrap().unwrap().is_accepted);
+    assert!(is_called());
+
+    // Silent for as long as makes it missed: at once from then on.
+    std::fs::remove_file(dir.path().join("called")).unwrap();
+    let silent = new();
+    silent.heard(&status(State::Second, Flag::UpToDate));
+    assert!(ask(&silent).await.unwrap().unwrap().is_accepted);
+    assert!(is_called());
+}

@@ -52,6 +52,9 @@ async fn rehearse(agent: &Agent, module: ModuleName, command: Command, before: &
             for (number, step) in rehearsal.steps.iter().enumerate() {
                 println!("{:>3}. {}", number + 1, say::rehearsed(agent.lang, step));
             }
+            if rehearsal.steps.is_empty() {
+                println!("{}", tsugi_web::text::REHEARSED_NOTHING.in_(agent.lang));
+            }
             Ok(0)
         }
         other => Err(agent.unexpected(&other)),

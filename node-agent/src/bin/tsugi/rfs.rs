@@ -3,6 +3,8 @@
 use crate::watched::{Of, done};
 use crate::{Agent, OrderArgs, Stop, exit, order, show, to_json, words};
 use clap::{Args, Subcommand};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
 use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::copies::{Difference, VerifyEnd};
 use tsugi_core::ids::{ModuleName, NodeName};
@@ -47,7 +49,10 @@ pub async fn rfs(agent: &Agent, args: RfsArgs) -> Result<u8, Stop> {
     match args.what {
         Rfs::Status { json, of } => status(agent, of.module, json).await,
         Rfs::Diff(of) => diff(agent, of.module).await,
-        Rfs::Verify(of) => verify(agent, of.module).await,
+        Rfs::Verify(of) => {
+            let (module, wait) = (of.module, u64::MAX);
+            verify(agent, OrderArgs { module, wait, dry_run: false, no_wait: false, reason: None, by: None }).await
+        }
         Rfs::Adopt(of) => done(agent, Request::Adopt { module: of.module, by }).await,
         Rfs::Open(of) => done(agent, Request::Open { module: of.module, by }).await,
     }
@@ -72,13 +77,13 @@ async fn status(agent: &Agent, module: ModuleName, json: bool) -> Result<u8, Sto
 
 async fn diff(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
     let lang = agent.lang;
-    let RfsView { snapshot, figures, .. } = view(agent, module.clone()).await?;
+    let RfsView { snapshot, .. } = view(agent, module.clone()).await?;
     if !snapshot.state.is_serving() {
         let said = say::refusal(lang, &Refusal::NotServing, &module, &snapshot.node);
         return Err(Stop { text: show::refusal(lang, &said), code: exit::REFUSED });
     }
     match snapshot.replication {
-        Replication::Synchronous if figures.is_some_and(|f| f.unrepaired > 0) => {
+        Replication::Synchronous if snapshot.verification.unrepaired > 0 => {
             print_differences(agent, snapshot.verification.last.iter().flat_map(|last| &last.verified.listed));
             return Ok(exit::REFUSED);
         }
@@ -109,22 +114,32 @@ fn print_differences<'a>(agent: &Agent, differences: impl IntoIterator<Item = &'
     differences.into_iter().for_each(|d| println!("{}", say::difference(agent.lang, d)));
 }
 
-async fn verify(agent: &Agent, module: ModuleName) -> Result<u8, Stop> {
+/// Begins one, and waits for its end as long as is said.
+pub async fn verify(agent: &Agent, args: OrderArgs) -> Result<u8, Stop> {
+    let (module, bound) = (args.module.clone(), Duration::from_secs(args.wait));
     let before = agent.state(Some(&module)).await?.swap_remove(0);
-    let args = OrderArgs { module: module.clone(), wait: 0, dry_run: false, no_wait: true, reason: None, by: None };
-    order::run(agent, Verb::Verify, args).await?;
+    order::run(agent, Verb::Verify, OrderArgs { no_wait: true, ..args }).await?;
     let mut client = agent.connect(&Request::Watch { module: Some(module.clone()) }).await?;
     let mut progress = order::Progress::new();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
-        let snapshot: Snapshot = match client.next().await {
-            Ok(Some(Reply::State { mut snapshots })) => match snapshots.pop() {
+        let snapshot: Snapshot = match timeout(bound.saturating_sub(begun.elapsed()), client.next()).await {
+            Ok(Ok(Some(Reply::State { mut snapshots }))) => match snapshots.pop() {
                 Some(snapshot) => snapshot,
                 None => return Err(agent.no_module(&module)),
             },
-            Ok(Some(other)) => return Err(agent.unexpected(&other)),
-            Ok(None) => return Err(agent.gone()),
-            Err(error) => return Err(agent.not_reachable(&error)),
+            Ok(Ok(Some(other))) => return Err(agent.unexpected(&other)),
+            Ok(Ok(None)) => return Err(agent.gone()),
+            Ok(Err(error)) => return Err(agent.not_reachable(&error)),
+            Err(_) => {
+                progress.clear();
+                let text = both!(
+                    agent.lang,
+                    "The comparison goes on. How far it is: tsugi rfs status -m {module}",
+                    "照合は続いています。進み具合：tsugi rfs status -m {module}"
+                );
+                return Err(Stop { text, code: exit::NOT_REACHED });
+            }
         };
         if let Some(last) = snapshot.verification.last.filter(|last| before.verification.last.as_ref() != Some(last)) {
             progress.clear();

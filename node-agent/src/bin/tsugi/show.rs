@@ -64,6 +64,12 @@ fn block(lang: Lang, s: &Snapshot, is_verbose: bool, is_coloured: bool) -> Strin
     if let Some(text) = resync(lang, s) {
         row(&mut out, words::RESYNC.in_(lang), &text);
     }
+    if let Some(said) = say::unrepaired(lang, s) {
+        row(&mut out, words::COMPARISON.in_(lang), &format!("{} {}", said.text, said.rest()));
+        if let Some(command) = &said.command {
+            row(&mut out, words::RUN.in_(lang), &format!("{} {command}", said.command_label(lang)));
+        }
+    }
     for addr in &s.vips_held {
         row(&mut out, words::VIP.in_(lang), &addr.to_string());
     }
@@ -143,6 +149,12 @@ pub fn rfs(lang: Lang, view: &RfsView) -> String {
         (None, None) => words::NEVER_COMPARED.in_(lang).to_owned(),
     };
     row(&mut out, words::COMPARISON.in_(lang), &comparison);
+    if let Some(said) = say::unrepaired(lang, s) {
+        row(&mut out, "", &format!("{} {}", said.text, said.rest()));
+        if let Some(command) = &said.command {
+            row(&mut out, words::RUN.in_(lang), &format!("{} {command}", said.command_label(lang)));
+        }
+    }
     for difference in s.verification.last.iter().flat_map(|last| &last.verified.listed) {
         row(&mut out, words::DIFFERS.in_(lang), &say::difference(lang, difference));
     }

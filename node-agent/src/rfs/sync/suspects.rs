@@ -7,7 +7,7 @@ use super::super::frame::SyncMsg;
 use super::super::fs::Volume;
 use super::super::table::Inode;
 use super::super::volume;
-use super::{ANSWER_MAX, Source, gone};
+use super::{ANSWER_MAX, Source};
 use anyhow::{anyhow, bail};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn find(volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Arc<Inode>>> {
     }
     let fd = match volume::open_beneath(root.fd().as_raw_fd(), path, libc::O_PATH | libc::O_NOFOLLOW) {
         Ok(fd) => fd,
-        Err(e) if gone(&e) => return Ok(None),
+        Err(e) if volume::is_gone(&e) => return Ok(None),
         Err(e) => return Err(anyhow!(e).context(format!("cannot read {}", String::from_utf8_lossy(path)))),
     };
     let st = volume::fstat(fd.as_raw_fd())?;
