@@ -12,8 +12,20 @@ use tsugi_core::state::State::{Alone, Prim, Second, Stop, Wait};
 use tsugi_tests::world::{Action, ArbiterKind, Broken, Budget, Row, Seen, Setting, Situations, World, dead_ends, explore};
 
 /// The bounds of the main searches: far more than can be visited, so that each is a slice, nearest events first.
-const SMALL: Budget =
-    Budget { crashes: 2, cuts: 1, writes: 1, late: 1, twice: 0, stops: 1, swaps: 1, fails: 0, losses: 0, version_max: 5, session_max: 3 };
+const SMALL: Budget = Budget {
+    crashes: 2,
+    cuts: 1,
+    writes: 1,
+    late: 1,
+    twice: 0,
+    stops: 1,
+    swaps: 1,
+    fails: 0,
+    bounces: 0,
+    losses: 0,
+    version_max: 5,
+    session_max: 3,
+};
 /// Nothing but what goes on by itself.
 const CALM: Budget = Budget { crashes: 0, cuts: 0, writes: 0, late: 0, stops: 0, swaps: 0, ..SMALL };
 
@@ -94,6 +106,8 @@ const NAMED: &[(&str, Begin, Setting)] = &[
     ("a cut", paired, named(Budget { cuts: 1, ..NEAR })),
     ("a write, a cut", paired, named(Budget { writes: 1, cuts: 1, ..TAKEN })),
     ("a write, a crash", paired, named(Budget { writes: 1, crashes: 1, ..TAKEN })),
+    ("an agent that goes on, a crash", paired, named(Budget { bounces: 1, crashes: 1, ..TAKEN })),
+    ("an agent that goes on, a cut, a write", paired, named(Budget { bounces: 1, cuts: 1, writes: 1, ..TAKEN })),
     ("async=second: a crash", paired, Setting { ack: Async::Second, ..named(Budget { crashes: 1, ..NEAR }) }),
     ("async=second: a write, a crash", paired, Setting { ack: Async::Second, ..named(Budget { writes: 1, crashes: 1, ..TAKEN }) }),
 ];
@@ -132,6 +146,33 @@ fn exhausted((name, begin, setting): &(&str, Begin, Setting)) -> Situations {
 fn requests_that_are_carried_out_twice_change_nothing() {
     let budget = Budget { twice: 2, cuts: 0, stops: 0, ..SMALL };
     must_hold("requests twice", &paired(Setting { budget, ..Setting::default() }), 60_000);
+}
+
+/// An agent dies and goes on with what was kept of its engine, whenever that may be.
+#[test]
+fn an_agent_that_goes_on_breaks_no_invariant() {
+    let budget = Budget { bounces: 2, stops: 0, ..SMALL };
+    must_hold("agents that go on", &paired(Setting { budget, ..Setting::default() }), 60_000);
+}
+
+/// … and the pair is what it was, though the engines' next lives know less than the former ones.
+#[test]
+fn a_pair_whose_agents_go_on_stays_a_pair() {
+    let mut world = paired(Setting { budget: Budget { bounces: 2, ..CALM }, ..Setting::default() });
+    for node in 0..2 {
+        let action = Action::GoOn { node, is_older: false };
+        // As soon as nothing is under way.
+        let mut left = 50;
+        while !world.actions().contains(&action) {
+            left -= 1;
+            assert!(left > 0, "{}", world.describe());
+            world.run_friendly(1, |_| false);
+        }
+        world = world.after(&action).expect("inside the bounds");
+        assert!(world.is_pair(), "{}", world.describe());
+    }
+    world.run_friendly(50, |_| false);
+    assert!(world.is_pair() && world.accepts(0, &Verb::Swap), "{}", world.describe());
 }
 
 /// The arbiter comes back without its record, whenever that may be.
@@ -196,6 +237,7 @@ fn every_row_of_the_state_machine_is_entered() {
             stops: 2,
             swaps: 1,
             fails: u8::from(is_slow),
+            bounces: 0,
             losses: 0,
             version_max: 5,
             session_max: 3,
@@ -390,6 +432,12 @@ fn acknowledging_alone_before_the_claim_is_found() {
 #[test]
 fn claiming_in_spite_of_a_promise_is_found() {
     must_find("no promise", without(Mutant::NoPromise, FEW), paired, &[two_serve]);
+}
+
+#[test]
+fn forgetting_a_promise_over_the_life_of_an_agent_is_found() {
+    let budget = Budget { bounces: 1, crashes: 0, ..FEW };
+    must_find("an engine that goes on unbound", without(Mutant::GoOnUnbound, budget), paired, &[two_serve]);
 }
 
 #[test]

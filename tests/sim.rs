@@ -38,6 +38,7 @@ fn must_hold(profile: Profile, seeds: u64, minutes: u64) -> Summary {
     let f = &summary.figures;
     assert!(f.takeovers > seeds && f.resyncs > seeds, "hardly anything happened: {}", summary.line());
     assert!(f.crashes > seeds && f.cuts > seeds && f.pauses > seeds, "hardly anything went wrong: {}", summary.line());
+    assert!(f.went_on > seeds / 20, "hardly an agent went on: {}", summary.line());
     assert!(f.acked_writes > 100 * seeds && f.acked_fsyncs > 10 * seeds, "hardly anything was written: {}", summary.line());
     assert!(f.asked_twice > seeds / 2, "hardly a request came twice: {}", summary.line());
     summary

@@ -27,6 +27,8 @@ pub enum Level {
 pub enum Event {
     /// The agent started and took the module up.
     AgentStarted,
+    /// The agent was started again and goes on with the module as it was: nothing was stopped for it.
+    AgentWentOn,
     /// State, readiness or reason changed.
     Entered { from: State, to: State, readiness: Readiness, reason: Option<Reason> },
     /// An order was accepted.

@@ -7,7 +7,8 @@ use crate::commands;
 use crate::config::{AgentConfig, Identity};
 use crate::console::{ConsoleLink, FromConsole, HelloInfo};
 use crate::guard::{Act, Guard, Note, WatchdogWish};
-use crate::hands::{self, Setting};
+use crate::hands::{self, Former, Setting};
+use crate::kept::{self, Kept};
 use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
 use crate::rfs::handle::DataConfig;
@@ -16,8 +17,9 @@ use crate::store::{ClusterFile, RecordLoad, Store};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tsugi_core::command::{BY_AGENT, Command, Refusal};
 use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved};
@@ -39,6 +41,9 @@ const FIRST_STATE_MAX: Duration = Duration::from_secs(2);
 const SHUTDOWN_MAX: Duration = Duration::from_secs(72);
 /// Then modules that are not out leave service by force: SIGTERM, 3 s, SIGKILL, and at most 5 s for the proof.
 const FORCED_MAX: Duration = Duration::from_secs(12);
+/// A module that is to come to rest, so that this program can be replaced, does within this time; looked at this often.
+const REST_MAX: Duration = Duration::from_secs(30);
+const REST_EVERY: Duration = Duration::from_millis(100);
 /// First heartbeat port; each module has the next one.
 const HEARTBEAT_PORT: u16 = 8888;
 /// First replication port; each module has the next four.
@@ -62,6 +67,8 @@ pub struct Agent {
     depends: Dependencies,
     cgroups: Cgroups,
     guard: Option<Arc<Guard>>,
+    /// Modules that go on as the former life left them.
+    formers: BTreeMap<ModuleName, Former>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
@@ -100,10 +107,17 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         depends: Dependencies::new(),
         cgroups,
         guard: None,
+        formers: BTreeMap::new(),
     };
     let deployments = agent.store.deployments()?;
+    for deployment in &deployments {
+        if let Some(former) = agent.former(deployment).await {
+            agent.formers.insert(deployment.module.clone(), former);
+        }
+    }
     // All of them first, because the guard of the former life ends now, and taking a module up takes time.
-    let leftover: Vec<Setting> = deployments.iter().filter_map(|d| agent.setting(d, agent.definition(d).ok()?).ok()).collect();
+    let begins_anew = deployments.iter().filter(|d| !agent.formers.contains_key(&d.module));
+    let leftover: Vec<Setting> = begins_anew.filter_map(|d| agent.setting(d, agent.definition(d).ok()?).ok()).collect();
     leftover.iter().for_each(hands::hold);
     agent.guard = start_guard(&agent.config, notes_tx).await;
     futures_util::future::join_all(leftover.iter().map(hands::drop_addresses)).await;
@@ -115,11 +129,29 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     agent.tell_versions();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    // Whether the modules have come to rest is looked at until then; absent = nobody has asked for it.
+    let mut replaced_by: Option<Instant> = None;
     loop {
         tokio::select! {
             Some(order) = console_rx.recv() => agent.on_console(order).await,
             Some((request, responder)) = local_rx.recv() => agent.on_local(request, responder),
             Some(note) = notes_rx.recv() => agent.on_guard(note),
+            _ = hangup.recv() => {
+                tracing::info!("this program is to be replaced by the one that is installed");
+                replaced_by = Some(Instant::now() + REST_MAX);
+            }
+            () = tokio::time::sleep(REST_EVERY), if replaced_by.is_some() => {
+                let busy = agent.busy();
+                if busy.is_empty() {
+                    let error = agent.replace(&exe);
+                    tracing::error!(program = %exe.display(), %error, "the installed program cannot be started; this one goes on: {error}");
+                    replaced_by = None;
+                } else if replaced_by.is_some_and(|until| until < Instant::now()) {
+                    tracing::error!("this program is not replaced: something is under way in {}; try again when it is green", list(&busy));
+                    replaced_by = None;
+                }
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -339,10 +371,51 @@ impl Agent {
         ))
     }
 
+    /// What a former life of this agent left running of a module, if it may go on. Else nothing of it is kept.
+    async fn former(&self, deployment: &Deployment) -> Option<Former> {
+        let module = &deployment.module;
+        let taken = match Kept::load(&self.config.run_dir, module) {
+            Ok(None) => return None,
+            Ok(Some(kept)) => self.take_over(deployment, kept).await,
+            Err(why) => Err(why),
+        };
+        match taken {
+            Ok(former) => {
+                tracing::info!(module.name = %module, "module {module} goes on as the former life of this agent left it");
+                Some(former)
+            }
+            Err(why) => {
+                tracing::warn!(module.name = %module, why, "module {module} was running and begins anew: {why}");
+                if let Err(e) = kept::remove(&self.config.run_dir, module) {
+                    tracing::error!(module.name = %module, error = %e, "what was kept of module {module} cannot be taken away: {e}");
+                }
+                None
+            }
+        }
+    }
+
+    async fn take_over(&self, deployment: &Deployment, kept: Kept) -> Result<Former, String> {
+        if kept.generation != deployment.generation {
+            return Err(format!("version {} of its configuration was in force", kept.generation));
+        }
+        let def = self.definition(deployment).map_err(|problems| problems.join("; "))?;
+        let setting = self.setting(deployment, def).map_err(|e| format!("{e:#}"))?;
+        let (_, load) = self.store.record(&deployment.module).map_err(|e| e.to_string())?;
+        let RecordLoad::Saved(bytes) = load else { return Err("its record cannot be read".to_owned()) };
+        if postcard::from_bytes::<Saved>(&bytes).ok().as_ref() != Some(kept.engine.saved()) {
+            return Err("its record is another one".to_owned());
+        }
+        Former::take_over(&setting, kept).await
+    }
+
     /// Begins to take a module up; the answer tells how the first try went. `Err`: it cannot be.
     fn start_module(&mut self, deployment: &Deployment) -> anyhow::Result<oneshot::Receiver<Result<(), String>>> {
         let def = self.definition(deployment).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
-        let setting = self.setting(deployment, def)?;
+        let mut setting = self.setting(deployment, def)?;
+        let former = self.formers.remove(&deployment.module);
+        if let (Some(link), Some(former)) = (&mut setting.link, &former) {
+            link.life = former.kept.life;
+        }
         let (record, load) = self.store.record(&deployment.module)?;
         let saved = match load {
             RecordLoad::Fresh => Saved::default(),
@@ -361,11 +434,14 @@ impl Agent {
             Boot::Off => false,
             Boot::Auto => saved.is_started,
         };
-        let start = must_start.then_some(setting.def.boot_delay);
+        let start = (must_start && former.is_none()).then_some(setting.def.boot_delay);
         let arbiter = self.arbiter(&setting, &saved);
-        let engine = engine(&setting, saved);
+        let engine = match &former {
+            Some(former) => gone_on(&setting, former),
+            None => engine(&setting, saved),
+        };
         let reports = Reports { events: self.store.events().clone(), console: self.console.clone(), board: self.board.clone() };
-        let candidate = Candidate { engine, setting, record, arbiter, reports, generation: deployment.generation, start };
+        let candidate = Candidate { engine, setting, record, arbiter, reports, generation: deployment.generation, start, former };
         let (handle, task, first) = candidate.begin();
         let task = tokio::spawn(task);
         tokio::spawn(async move {
@@ -504,6 +580,22 @@ impl Agent {
         }
         self.store.events().add(&self.identity.node, &module, Event::Guard { act, acted_unix_ms: note.at_unix_ms });
         self.console.event_added();
+    }
+
+    /// Modules that could not go on in another life of this agent: something runs there, and is not at rest.
+    fn busy(&self) -> Vec<String> {
+        let is_out = |state: State| matches!(state, State::Stop | State::Wait);
+        let is_busy = |(module, runner): &(&ModuleName, &RunnerHandle)| {
+            !runner.snapshot().is_some_and(|s| is_out(s.state)) && !kept::path(&self.config.run_dir, module).exists()
+        };
+        self.runners.iter().filter(is_busy).map(|(module, _)| module.to_string()).collect()
+    }
+
+    /// Puts the installed program in the place of this one. Returns only if that fails.
+    fn replace(&self, exe: &Path) -> std::io::Error {
+        use std::os::unix::process::CommandExt;
+        self.store.events().flush();
+        std::process::Command::new(exe).args(std::env::args_os().skip(1)).exec()
     }
 
     // ---- command line ----
@@ -689,7 +781,18 @@ fn engine(setting: &Setting, saved: Saved) -> Engine {
         let cfg = LightConfig { me, maxloop: def.maxloop, loop_interval: def.loop_interval, rules: def.rules.clone() };
         return Engine::Light(Box::new(Light::new(cfg, saved)));
     };
-    let cfg = MirrorConfig {
+    Engine::Mirror(Box::new(Mirror::new(mirror_config(me, peer, def), saved, rand::random())))
+}
+
+/// The state machine of a module that goes on.
+fn gone_on(setting: &Setting, former: &Former) -> Engine {
+    let peer = setting.peer.clone().unwrap_or_else(|| setting.node.clone());
+    let cfg = mirror_config(setting.node.clone(), peer, &setting.def);
+    Engine::Mirror(Box::new(Mirror::of_kept(cfg, former.kept.engine.clone())))
+}
+
+fn mirror_config(me: NodeName, peer: NodeName, def: &ModuleDef) -> MirrorConfig {
+    MirrorConfig {
         timing: def.heart.timing,
         is_failover_on: def.is_failover_on,
         authority: def.authority,
@@ -699,8 +802,7 @@ fn engine(setting: &Setting, saved: Saved) -> Engine {
         loop_interval: def.loop_interval,
         ack: def.rfs.as_ref().map(|r| r.ack).unwrap_or_default(),
         ..MirrorConfig::new(me, peer)
-    };
-    Engine::Mirror(Box::new(Mirror::new(cfg, saved, rand::random())))
+    }
 }
 
 /// The agent runs without a guard rather than not at all: it then does itself what it can.

@@ -9,6 +9,7 @@ use crate::arbiter::Arbiter;
 use crate::cgroup::{Cgroups, Group};
 use crate::clock::boottime_ns;
 use crate::guard::{Guard, Right};
+use crate::kept::Kept;
 use crate::link::{Link, LinkConfig, LinkEvent};
 use crate::rfs::handle::{DataConfig, DataEvent, DataProcess};
 use crate::runner::Inbox;
@@ -24,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tsugi_core::engine::{Input, Outcome, Saved, ScriptRun, VipPlan};
+use tsugi_core::engine::{self, Input, Outcome, Saved, ScriptRun, VipPlan};
 use tsugi_core::ids::{JobId, Lsn, ModuleName, NodeName};
 use tsugi_core::module::{Authority, ModuleDef, ScriptName, User};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
@@ -86,11 +87,55 @@ pub struct Hands {
     /// the application runs any more.
     is_covered: Arc<AtomicBool>,
     data_events: mpsc::Sender<DataEvent>,
+    /// Messages of this data process that the engine knows.
+    heard: u64,
     /// Scripts that run, to be ended before their time.
     cancels: BTreeMap<JobId, oneshot::Sender<()>>,
     /// What the data process may do; repeated to a new process.
     deadline_ns: Option<u64>,
     application: Application,
+}
+
+/// What a former life of this agent left running, and the next one goes on with.
+pub struct Former {
+    /// How it stood.
+    pub kept: Kept,
+    /// Its data process; absent = nothing is replicated.
+    data: Option<DataProcess>,
+    data_events: (mpsc::Sender<DataEvent>, mpsc::Receiver<DataEvent>),
+}
+
+impl Former {
+    /// Takes over what there is, if it is as it was kept and may go on. `Err`: why not; then it is to be cleared away.
+    pub async fn take_over(setting: &Setting, kept: Kept) -> Result<Former, String> {
+        if !kept.guard.is_there() {
+            return Err("nobody has looked after it meanwhile: its guard is gone".to_owned());
+        }
+        let limits = setting.def.user.as_ref().map(|u| u.limits).unwrap_or_default();
+        let group = setting.cgroups.group(&setting.module, &limits).map_err(|e| e.to_string())?;
+        if group.is_some_and(|g| g.is_freezing()) {
+            return Err("it is frozen: its right to serve has ended".to_owned());
+        }
+        let (events, heard) = mpsc::channel(QUEUE_MAX);
+        let data = match (&setting.data, kept.data) {
+            (Some(config), Some(name)) => {
+                let attached = DataProcess::attach(config.clone(), name, kept.heard, events.clone()).await;
+                Some(attached.map_err(|e| format!("{e:#}"))?)
+            }
+            (None, None) => None,
+            _ => return Err("it has another configuration".to_owned()),
+        };
+        let former = Former { kept, data, data_events: (events, heard) };
+        if former.kept.engine.is_serving() && !Right::of_deadline(former.deadline_ns()).holds(boottime_ns()) {
+            return Err("its right to serve has ended".to_owned());
+        }
+        Ok(former)
+    }
+
+    /// Until when it may serve.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        self.data.as_ref().map_or(self.kept.deadline_ns, DataProcess::deadline)
+    }
 }
 
 /// A module of whose former life nothing is left, with its heartbeats open.
@@ -144,7 +189,18 @@ impl Hands {
         if let Err(e) = vips.drop_all().await {
             tracing::warn!(module.name = %setting.module, error = %e, "an address left by an earlier life could not be removed");
         }
-        let link = match setting.link.clone() {
+        Ok(Cleared { application, vips, link: Hands::listen(setting).await? })
+    }
+
+    /// Opens the heartbeats of a module that goes on, whose former life is left as it is.
+    pub async fn go_on(setting: &Setting) -> Result<Cleared, Reason> {
+        let link = Hands::listen(setting).await?;
+        let application = Application::go_on(setting).await;
+        Ok(Cleared { application, vips: Vips::new(setting.def.vips.clone()), link })
+    }
+
+    async fn listen(setting: &Setting) -> Result<Option<(Link, mpsc::Receiver<LinkEvent>)>, Reason> {
+        Ok(match setting.link.clone() {
             Some(config) => {
                 let (tx, heard) = mpsc::channel(QUEUE_MAX);
                 let link = Link::start(config, tx).await;
@@ -153,13 +209,22 @@ impl Hands {
                 Some((link.map_err(in_the_way)?, heard))
             }
             None => None,
-        };
-        Ok(Cleared { application, vips, link })
+        })
     }
 
-    /// The hands of a module whose former life is cleared away.
-    pub fn new(setting: Setting, cleared: Cleared, inbox: mpsc::Sender<Inbox>, record: RecordFile, arbiter: Option<Arbiter>) -> Hands {
-        let (data_events, mut data_rx) = mpsc::channel(QUEUE_MAX);
+    /// The hands of a module whose former life is cleared away, or goes on in this one.
+    pub fn new(
+        setting: Setting,
+        cleared: Cleared,
+        former: Option<Former>,
+        inbox: mpsc::Sender<Inbox>,
+        record: RecordFile,
+        arbiter: Option<Arbiter>,
+    ) -> Hands {
+        let deadline_ns = former.as_ref().map_or(Some(0), Former::deadline_ns);
+        let is_vip_wanted = former.as_ref().is_some_and(|f| f.kept.engine.is_serving());
+        let heard = former.as_ref().map_or(0, |f| f.kept.heard);
+        let (data, (data_events, mut data_rx)) = former.map_or_else(|| (None, mpsc::channel(QUEUE_MAX)), |f| (f.data, f.data_events));
         let to_runner = inbox.clone();
         tokio::spawn(async move {
             while let Some(event) = data_rx.recv().await {
@@ -194,16 +259,43 @@ impl Hands {
             looking: None,
             asking: None,
             vips: cleared.vips,
-            is_vip_wanted: false,
-            data: None,
+            is_vip_wanted,
+            data,
             is_covered: Arc::default(),
             data_events,
+            heard,
             cancels: BTreeMap::new(),
-            deadline_ns: Some(0),
+            deadline_ns,
             application: cleared.application,
         };
+        hands.application.set_deadline(deadline_ns);
         hands.look_at_arbiter();
         hands
+    }
+
+    /// The addresses of a module that goes on are up: the guard of this life is to keep them alive.
+    pub async fn keep_addresses(&self) {
+        if self.is_vip_wanted {
+            self.application.keep_addresses(&self.vips).await;
+        }
+    }
+
+    /// What a next life needs to know of what is carried out here; `None`: it could not go on.
+    pub fn kept(&self, generation: u64, engine: engine::Kept) -> Option<Kept> {
+        let guard = self.setting.guard.as_ref().filter(|_| self.application.is_kept())?.name()?;
+        let data = match (&self.setting.data, &self.data) {
+            (Some(_), Some(data)) => Some(data.name()?),
+            (None, None) => None,
+            _ => return None,
+        };
+        let life = self.setting.link.as_ref()?.life;
+        let kept = Kept { data, heard: self.heard, ..Kept::new(generation, life, engine, guard) };
+        Some(if data.is_some() { kept } else { Kept { deadline_ns: self.deadline_ns, ..kept } })
+    }
+
+    /// A message of the data process has reached the engine, or whom it concerns.
+    pub fn heard(&mut self) {
+        self.heard += 1;
     }
 
     /// Its loss must be seen before it is needed.
@@ -468,7 +560,7 @@ impl Hands {
             match DataProcess::spawn(&self.setting.exe, config, self.data_events.clone()).await {
                 Ok(data) => {
                     data.set_deadline(self.deadline_ns);
-                    self.data = Some(data);
+                    (self.data, self.heard) = (Some(data), 0);
                 }
                 Err(e) => {
                     let answer = ReplicaAnswer::Failed { detail: format!("{e:#}") };

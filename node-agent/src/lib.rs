@@ -7,6 +7,7 @@
 //! | [`agent`] | the set of modules: keep, stop, start; console and command line |
 //! | [`runner`] | the loop of one module: input → step → effects, in order |
 //! | [`hands`] | carries effects out with the doers below |
+//! | [`kept`] | what an agent that dies leaves of its modules to its next life |
 //! | [`rfs`] | data process: file system, replication stream, resynchronisation |
 //! | [`link`] | heartbeats between the agents of a mirror |
 //! | [`script`] [`vip`] [`checker`] | scripts, virtual addresses, checkers |
@@ -31,6 +32,7 @@ pub(crate) mod disk;
 pub mod enroll;
 pub mod guard;
 pub mod hands;
+pub mod kept;
 pub mod link;
 pub mod local;
 pub mod procfs;

@@ -9,10 +9,11 @@ use crate::checker::{Board, CheckerEvent};
 use crate::clock::boottime_ns;
 use crate::console::ConsoleLink;
 use crate::hands::Hands;
+use crate::kept::{Keeper, Kept};
 use crate::link::Heard;
 use crate::store::EventLog;
 use checks::Watching;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use take_up::Ends;
@@ -185,6 +186,8 @@ pub struct Reports {
 
 /// The loop.
 pub struct Runner {
+    /// First, so that it is void before anything else ends.
+    keeper: Keeper,
     engine: Engine,
     hands: Hands,
     reports: Reports,
@@ -210,29 +213,43 @@ pub struct Runner {
     facts: BTreeMap<String, (Health, String)>,
     usable: facts::Usable,
     verifications: Verifications,
+    /// Orders of the data process that are not answered.
+    ordered: BTreeSet<JobId>,
+    is_going_on: bool,
 }
 
 impl Runner {
     /// A loop ready to [`Runner::run`].
-    fn new(engine: Engine, hands: Hands, reports: Reports, ends: Ends, generation: u64) -> Runner {
+    fn new(engine: Engine, hands: Hands, reports: Reports, ends: Ends, generation: u64, kept: Option<(Kept, Option<u64>)>) -> Runner {
         let Ends { to_inbox, inbox, snapshot } = ends;
         let around = Runner::surroundings(&hands, reports.board.clone());
         let switches = hands.setting().log_dir.with_file_name("switches.json");
         let verifications = Verifications::load(hands.setting().log_dir.with_file_name("verified.json"));
         let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
+        let setting = hands.setting();
+        let keeper = Keeper::new(&setting.run_dir, &setting.module, kept.as_ref().map(|(kept, _)| kept.clone()));
+        let mut timers: BTreeMap<Timer, u64> = kept.iter().flat_map(|(kept, _)| kept.timers.clone()).collect();
+        if let Some((kept, Some(deadline))) = &kept
+            && kept.engine.is_held()
+        {
+            timers.insert(Timer::PromiseHeld, *deadline);
+        }
         Runner {
+            keeper,
+            is_going_on: kept.is_some(),
+            ordered: BTreeSet::new(),
             engine,
             hands,
             reports,
             inbox,
             to_inbox,
-            timers: BTreeMap::new(),
+            timers,
             watching,
             orders: VecDeque::new(),
             figures: None,
             generation,
-            since_unix_ms: unix_ms(),
-            maintenance_until_unix_ms: None,
+            since_unix_ms: kept.as_ref().map_or_else(unix_ms, |(kept, _)| kept.since_unix_ms),
+            maintenance_until_unix_ms: kept.as_ref().and_then(|(kept, _)| kept.maintenance_until_unix_ms),
             shown: None,
             vips_held: Vec::new(),
             snapshot,
@@ -247,9 +264,16 @@ impl Runner {
 
     /// Runs until ended. `start` is the boot policy's order, carried out after the delay.
     async fn run(mut self, start: Option<Duration>) {
-        self.step(Input::Boot).await;
-        self.expect_checks().await;
-        self.expect_directories().await;
+        if self.is_going_on {
+            self.shown = Some((self.engine.state(), self.engine.readiness(), self.engine.reason().cloned()));
+            self.vips_held = self.hands.vips_held().await;
+            self.hands.keep_addresses().await;
+            self.step(Input::GoneOn).await;
+        } else {
+            self.step(Input::Boot).await;
+            self.expect_checks().await;
+            self.expect_directories().await;
+        }
         let mut boot_start = start.map(|delay| boottime_ns() + delay.as_nanos() as u64);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -301,6 +325,12 @@ impl Runner {
     async fn take(&mut self, message: Inbox) {
         match message {
             Inbox::Input(input) => {
+                match &input {
+                    Input::Replica(ReplicaNote::Died { .. }) => self.ordered.clear(),
+                    Input::Replica(_) => self.hands.heard(),
+                    Input::Done(job, Outcome::Replica(_)) => drop(self.ordered.remove(job)),
+                    _ => {}
+                }
                 if let Input::Replica(ReplicaNote::Died { .. }) = &input {
                     self.hands.forget_data();
                     self.verification_died();
@@ -339,7 +369,11 @@ impl Runner {
                     self.report(Event::ScriptSaid { script, text });
                 }
             }
-            Inbox::Verified(what) => self.on_verified(what),
+            Inbox::Verified(what) => {
+                self.hands.heard();
+                self.on_verified(what);
+                self.keep();
+            }
             Inbox::Usable(found) => self.on_usable(found).await,
             Inbox::Checked(event) => self.on_checked(event).await,
             Inbox::Ask(Request::Rfs { .. }, answer) => self.rfs_view(answer),
@@ -387,6 +421,11 @@ impl Runner {
 
     /// Effects one after another; what an effect needs before the next one begins is waited for.
     async fn carry_out(&mut self, effects: Vec<Effect>) {
+        if !effects.iter().all(Effect::is_light)
+            && let Err(e) = self.keeper.void()
+        {
+            return self.fail(format!("what is kept of it cannot be taken away: {e}")).await;
+        }
         for effect in effects {
             match effect {
                 Effect::Save(saved) => {
@@ -444,6 +483,7 @@ impl Runner {
                     if matches!(order, ReplicaOrder::Serve { .. }) {
                         self.serving = Some((job, Instant::now()));
                     }
+                    self.ordered.insert(job);
                     self.hands.replica(job, order).await;
                 }
                 Effect::Verify => self.verify(),
@@ -453,6 +493,21 @@ impl Runner {
         }
         self.choose_checks().await;
         self.publish();
+        self.keep();
+    }
+
+    /// How the module stands, for the next life of this agent, if it is at rest.
+    fn keep(&mut self) {
+        let is_free = self.failure.is_none() && !self.is_ending && self.ordered.is_empty();
+        let engine = if is_free { self.engine.kept() } else { None };
+        let kept = engine.and_then(|engine| self.hands.kept(self.generation, engine));
+        let is_anew = |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld);
+        self.keeper.keep(kept.map(|kept| Kept {
+            timers: self.timers.iter().filter(|(timer, _)| !is_anew(timer)).map(|(timer, at)| (*timer, *at)).collect(),
+            since_unix_ms: self.since_unix_ms,
+            maintenance_until_unix_ms: self.maintenance_until_unix_ms,
+            ..kept
+        }));
     }
 
     /// The record cannot be written: a node that cannot remember must not serve.
@@ -504,6 +559,7 @@ impl Runner {
         self.verify_if_due().await;
         self.publish();
         self.repair_if_possible();
+        self.keep();
     }
 
     fn publish(&mut self) {

@@ -100,6 +100,11 @@ impl Bench {
         self.load.as_ref().expect("a client").longest_gap_since(since).seconds
     }
 
+    /// Requests of the client that failed.
+    pub fn failures(&self) -> usize {
+        self.load.as_ref().expect("a client").failures()
+    }
+
     /// How the pair stands, for messages.
     pub fn now(&self) -> String {
         self.pair.api.module(CLUSTER, &self.pair.module).map_or_else(|e| format!("{e:#}"), |view| view.line())

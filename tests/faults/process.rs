@@ -3,7 +3,7 @@
 use crate::bench::{Bench, other};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use tsugi_core::event::Event;
+use tsugi_core::event::{Event, EventRecord, GuardAct};
 use tsugi_core::state::{Readiness, State};
 use tsugi_tests::api::ALONE;
 use tsugi_tests::events;
@@ -25,11 +25,91 @@ fn has_begun_anew(bench: &Bench, host: &str, since: u64) -> bool {
     bench.events(host, since).iter().any(|record| record.event == Event::AgentStarted)
 }
 
+/// A module is at rest on this host: the next life of its agent can go on with it.
+const IS_KEPT: &str = "test -e /run/tsugi/kept-ledger.json && echo kept || echo begins anew";
+/// Killed while something is under way: nothing is kept then.
+const KILL_BUSY_AGENT: &str = "rm -f /run/tsugi/kept-ledger.json; kill -9 $(pgrep -f 'tsugi-agent ru[n]')";
+/// Killed, and its supervisor does not start it again before it is told to.
+const KILL_AGENT_FOR_NOW: &str = "kill -9 $(pgrep -f 'tsugi-agent ru[n]'); rm /srv/host/lab/agent.enabled";
+/// The program that is installed takes the place of the running one.
+const RELOAD_AGENT: &str = "kill -HUP $(pgrep -f 'tsugi-agent ru[n]')";
+
+/// What happens to the agent of a host at rest, and that nobody but its own log notices.
+fn unnoticed(bench: &Bench, host: &str, deed: &str) {
+    for host in ["n1", "n2"] {
+        bench.wait_sh(host, IS_KEPT, "kept");
+    }
+    let (since, begin, failures) = (events::unix_ms_now(), Instant::now(), bench.failures());
+    let state = |host: &str| bench.snapshot(host).map(|s| (s.state, s.readiness, s.epoch, s.session));
+    let before = ["n1", "n2"].map(state);
+    let application = bench.sh("n1", "pgrep -f tsugi-ledge[r] || true");
+    bench.sh(host, deed);
+    let went_on = || bench.events(host, since).iter().any(|record| record.event == Event::AgentWentOn);
+    bench.wait("the next life of the agent", |_| went_on() || has_begun_anew(bench, host, since));
+    bench.wait_sh(host, IS_KEPT, "kept");
+    bench.goes_on();
+    assert!(went_on() && !has_begun_anew(bench, host, since), "{host}: {deed}: {:?}", bench.events(host, since));
+    assert_eq!(["n1", "n2"].map(state), before, "{host}: {deed}");
+    assert_eq!(bench.sh("n1", "pgrep -f tsugi-ledge[r] || true"), application, "the application is the same");
+    for host in ["n1", "n2"] {
+        let turns: Vec<_> = bench.events(host, since).into_iter().filter(|r| matches!(r.event, Event::Entered { .. })).collect();
+        assert!(turns.is_empty(), "{host}: {turns:?}");
+    }
+    assert_eq!(bench.failures(), failures, "no request fails");
+    println!("{host}: {deed}: the client waited {:.2} s", bench.gap_since(begin));
+}
+
+#[test]
+fn an_agent_that_is_killed_or_replaced_goes_on_where_it_was_and_nobody_notices() {
+    let bench = Bench::start("t-f-goeson");
+    for host in ["n1", "n2"] {
+        unnoticed(&bench, host, KILL_AGENT);
+        unnoticed(&bench, host, RELOAD_AGENT);
+    }
+    // It is the engine it was: it swaps, it resynchronises, it takes over.
+    bench.sh("n1", "tsugi swap ledger");
+    bench.wait_roles("n2", "n1");
+    bench.goes_on();
+    bench.lab().kill("n2").unwrap();
+    bench.wait("n1 alone", |v| v.state("n1") == ALONE);
+    bench.goes_on();
+    // Alone it has no deadline: it is left in service for as long as its agent is away.
+    bench.wait_sh("n1", IS_KEPT, "kept");
+    let (since, begin, failures) = (events::unix_ms_now(), Instant::now(), bench.failures());
+    bench.sh("n1", KILL_AGENT_FOR_NOW);
+    rest_of(PAUSES[0], begin);
+    bench.goes_on();
+    bench.lab().set_service("n1", "agent", true).unwrap();
+    bench.wait("the next life of the agent", |_| bench.events("n1", since).iter().any(|r| r.event == Event::AgentWentOn));
+    assert_eq!(bench.failures(), failures, "no request fails");
+    bench.lab().boot("n2").unwrap();
+    bench.wait_roles("n1", "n2");
+    bench.finish(&["n1", "n2"]);
+}
+
+#[test]
+fn a_primary_whose_agent_stays_away_is_frozen_and_taken_over() {
+    let bench = Bench::start("t-f-away");
+    bench.wait_sh("n1", IS_KEPT, "kept");
+    let since = events::unix_ms_now();
+    bench.sh("n1", KILL_AGENT_FOR_NOW);
+    bench.wait("n2 alone", |v| v.state("n2") == ALONE);
+    bench.goes_on();
+    // Too late to go on.
+    bench.lab().set_service("n1", "agent", true).unwrap();
+    bench.wait_roles("n2", "n1");
+    assert!(has_begun_anew(&bench, "n1", since));
+    let froze = |record: &EventRecord| matches!(record.event, Event::Guard { act: GuardAct::Froze { .. }, .. });
+    assert!(bench.events("n1", since).iter().any(froze), "{:?}", bench.events("n1", since));
+    bench.goes_on();
+    bench.finish(&["n1", "n2"]);
+}
+
 #[test]
 fn an_agent_killed_on_the_secondary_follows_again_and_the_service_goes_on() {
     let bench = Bench::start("t-f-kill2");
     let since = events::unix_ms_now();
-    bench.sh("n2", KILL_AGENT);
+    bench.sh("n2", KILL_BUSY_AGENT);
     bench.goes_on();
     bench.wait("a new life of the agent", |_| has_begun_anew(&bench, "n2", since));
     bench.wait_roles("n1", "n2");
@@ -45,7 +125,7 @@ fn an_agent_killed_on_the_primary_leaves_one_node_serving_and_nothing_lost() {
     let mut prim = "n1";
     for _ in 0..2 {
         let since = events::unix_ms_now();
-        bench.sh(prim, KILL_AGENT);
+        bench.sh(prim, KILL_BUSY_AGENT);
         bench.wait("a new life of the agent", |_| has_begun_anew(&bench, prim, since));
         bench.goes_on();
         prim = bench.wait_pair();

@@ -17,7 +17,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,6 +67,7 @@ pub struct Gap {
 pub struct Load {
     stop: Arc<AtomicBool>,
     acked: Arc<Mutex<Vec<Acked>>>,
+    failed: Arc<AtomicUsize>,
     begin: Instant,
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -80,7 +81,9 @@ impl Load {
     /// The same, giving up when it is said.
     pub fn start_patient(net: &OwnedFd, to: SocketAddr, connections: usize, patience: Patience) -> Result<Load> {
         let net = net.try_clone()?;
-        Load::start_with(move |stop, acked| {
+        let failed = Arc::new(AtomicUsize::new(0));
+        let seen = failed.clone();
+        let mut load = Load::start_with(move |stop, acked| {
             ns::enter(&net)?;
             let run: u64 = rand::random();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,14 +91,16 @@ impl Load {
                 let mut tasks = Vec::new();
                 for number in 0..connections {
                     let name = format!("load-{run:016x}-{number}");
-                    tasks.push(tokio::spawn(write_on(to, name, patience, stop.clone(), acked.clone())));
+                    tasks.push(tokio::spawn(write_on(to, name, patience, stop.clone(), acked.clone(), seen.clone())));
                 }
                 for task in tasks {
                     task.await?;
                 }
                 Ok(())
             })
-        })
+        })?;
+        load.failed = failed;
+        Ok(load)
     }
 
     /// Runs `work` on a thread of its own until the flag it is given is set; it notes what is acknowledged.
@@ -103,7 +108,7 @@ impl Load {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (seen, kept) = (stop.clone(), acked.clone());
         let thread = std::thread::Builder::new().name("load".into()).spawn(move || work(seen, kept))?;
-        Ok(Load { stop, acked, begin: Instant::now(), thread: Some(thread) })
+        Ok(Load { stop, acked, failed: Arc::default(), begin: Instant::now(), thread: Some(thread) })
     }
 
     /// Writes and flushes a small file of its own in `dir`, every few milliseconds: what the disk there and this
@@ -129,6 +134,11 @@ impl Load {
     /// Acknowledged so far.
     pub fn count(&self) -> usize {
         self.acked.lock().map_or(0, |a| a.len())
+    }
+
+    /// Requests that were answered otherwise than with an acknowledgement, or not in time, or whose connection broke.
+    pub fn failures(&self) -> usize {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Acknowledged between two moments.
@@ -198,7 +208,14 @@ impl Drop for Load {
     }
 }
 
-async fn write_on(to: SocketAddr, client: String, patience: Patience, stop: Arc<AtomicBool>, acked: Arc<Mutex<Vec<Acked>>>) {
+async fn write_on(
+    to: SocketAddr,
+    client: String,
+    patience: Patience,
+    stop: Arc<AtomicBool>,
+    acked: Arc<Mutex<Vec<Acked>>>,
+    failed: Arc<AtomicUsize>,
+) {
     let mut seq = 1;
     let mut sender = None;
     while !stop.load(Ordering::Relaxed) {
@@ -213,6 +230,7 @@ async fn write_on(to: SocketAddr, client: String, patience: Patience, stop: Arc<
                 seq += 1;
             }
             Err(_) => {
+                failed.fetch_add(1, Ordering::Relaxed);
                 sender = None;
                 tokio::time::sleep(RETRY_PAUSE).await;
             }

@@ -133,6 +133,7 @@ fn events() -> Vec<Event> {
     let verb = Verb::Swap;
     let all = vec![
         Event::AgentStarted,
+        Event::AgentWentOn,
         Event::Entered { from: State::Stop, to: State::Wait, readiness: Readiness::NotReady, reason: Some(Reason::FirstStart) },
         Event::Ordered { verb: verb.clone(), by: "sato".to_owned(), reason: None },
         Event::Refused { verb, by: "sato".to_owned(), refusal: Refusal::NotProtected },

@@ -1,6 +1,6 @@
 //! The engine of a module, whatever its type: what a driver that runs modules of every type holds.
 
-use super::{Effect, Input, Light, Mirror, Saved};
+use super::{Effect, Input, Kept, Light, Mirror, Saved};
 use crate::command::{Command, Refusal, Verb};
 use crate::rehearsal::Rehearsal;
 use crate::state::{Allowed, ArbiterView, Readiness, Reason, Replication, ResourceView, State};
@@ -29,6 +29,13 @@ impl Engine {
     /// One input, applied at once; what must be done is appended to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Effect>) {
         each!(self, e => e.step(input, out));
+    }
+    /// What is to be kept for another life of the driver; `None`: nothing, it would begin anew.
+    pub fn kept(&self) -> Option<Kept> {
+        match self {
+            Engine::Mirror(mirror) => mirror.kept(),
+            Engine::Light(_) => None,
+        }
     }
     /// Why `verb` would be refused now; `None` = it would be carried out.
     pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {

@@ -121,7 +121,7 @@ impl Light {
                     self.on_step_done(outcome, out);
                 }
             }
-            Input::Heard { .. } | Input::Replica(_) | Input::AppEnded => {}
+            Input::GoneOn | Input::Heard { .. } | Input::Replica(_) | Input::AppEnded => {}
         }
         if self.state == State::Wait && !self.is_planning() {
             self.decide(out);

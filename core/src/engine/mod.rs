@@ -34,7 +34,7 @@ mod watched;
 
 pub use by_mode::Engine;
 pub use light::{Light, LightConfig};
-pub use mirror::Mirror;
+pub use mirror::{Kept, Mirror};
 
 /// Ancestors kept in the record.
 pub const LINEAGE_MAX: usize = 32;
@@ -120,6 +120,8 @@ pub enum Mutant {
     ClaimUnclosed,
     /// The record on the own disk names the other node only when the arbiter is known to name it.
     NameAfterGrow,
+    /// An engine that goes on forgets that it may have given a promise after it was kept.
+    GoOnUnbound,
     /// An idle node writes a lost record anew whatever its own record says of the other node.
     SeedBlindly,
 }
@@ -169,7 +171,8 @@ pub struct Saved {
 pub struct Ticket(pub u64);
 
 /// Names of timers. Setting a running timer moves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Timer {
     /// Time for the next beat.
     Beat,
@@ -230,6 +233,8 @@ pub enum VipPlan {
 pub enum Input {
     /// First input of an engine's life.
     Boot,
+    /// First input of an engine that was kept ([`Kept`]) and goes on in another life of its driver.
+    GoneOn,
     /// An administrator's (or the boot policy's) order.
     Command(Command),
     /// A script counts an action of its own, or begins the count afresh.
@@ -323,4 +328,20 @@ pub enum Effect {
     Ask(JobId, ArbiterRequest),
     /// Tell the world.
     Report(Event),
+}
+
+impl Effect {
+    /// Leads to nothing but a beat, a timer, a line in the log, or a right that lasts a little longer: a driver that dies
+    /// after it may go on from what it had kept before ([`Kept`]). Before any other effect what is kept is to be void.
+    pub fn is_light(&self) -> bool {
+        matches!(
+            self,
+            Effect::Send(_)
+                | Effect::SetTimer(..)
+                | Effect::SetTimerSince(..)
+                | Effect::StopTimer(_)
+                | Effect::Entitle(..)
+                | Effect::Report(_)
+        )
+    }
 }

@@ -7,11 +7,12 @@ use crate::event::Event;
 use crate::module::Action;
 use crate::rules::{Decision, Firing, ResourceTable, RuleAction, Ruleset, Steady, Value};
 use crate::state::{Health, Readiness, Reason, ResourceView, USABLE};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How a resource stands and what its checker does.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Resource {
     pub health: Health,
     pub detail: String,
@@ -29,7 +30,7 @@ impl Resource {
 }
 
 /// The checked resources of this node, and the action that rules ask for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub(super) struct Watched {
     resources: BTreeMap<String, Resource>,
     /// What must be asked for a while longer.
@@ -172,7 +173,7 @@ pub(super) fn event_of(firing: &Firing, action: RuleAction, resource: &str) -> E
 }
 
 /// Automatic actions that count: each for the module's `loop_interval`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub(super) struct Loops {
     /// Numbers of the running [`Timer::LoopExpire`].
     slots: BTreeSet<u32>,

@@ -4,10 +4,11 @@ use super::errand::{self, Note};
 use super::process::{NOTES, TABLE_FD, WATCHDOG, WATCHDOG_SECONDS};
 use super::table::{Address, Described, Right, Slot, Table};
 use crate::clock::boottime_ns;
+use crate::kept::ProcessName;
 use crate::procfs::{self, Process};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -39,6 +40,7 @@ pub struct Guard {
     taken: Mutex<[bool; super::table::SLOTS]>,
     /// 0 = none runs.
     pid: AtomicI32,
+    start: AtomicU64,
     is_ending: AtomicBool,
     exe: PathBuf,
     notes: PathBuf,
@@ -63,6 +65,7 @@ impl Guard {
             table: Table::create().context("cannot make the table that agent and guard share")?,
             taken: Mutex::new([false; super::table::SLOTS]),
             pid: AtomicI32::new(0),
+            start: AtomicU64::new(0),
             is_ending: AtomicBool::new(false),
             exe: exe.to_owned(),
             notes: state_dir.join("guard.notes"),
@@ -83,6 +86,11 @@ impl Guard {
     /// Number of its process, while there is one.
     pub fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::SeqCst)).filter(|pid| *pid != 0)
+    }
+
+    /// The same, named for good.
+    pub fn name(&self) -> Option<ProcessName> {
+        self.pid().map(|pid| ProcessName { pid, start: self.start.load(Ordering::SeqCst) })
     }
 
     /// A place for a module; `None` when all are taken.
@@ -151,6 +159,7 @@ async fn supervise(guard: Arc<Guard>) {
             Ok(mut child) => {
                 let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
                 let start = procfs::read(pid).map_or(0, |p| p.start);
+                guard.start.store(start, Ordering::SeqCst);
                 guard.pid.store(pid, Ordering::SeqCst);
                 if let Err(error) = std::fs::write(&guard.note_file, format!("{pid} {start}")) {
                     tracing::warn!(file = %guard.note_file.display(), %error, "the guard's number cannot be written down");
@@ -215,7 +224,11 @@ fn end_former(note_file: &Path) -> anyhow::Result<()> {
         tracing::info!(pid = process.pid, "ending the guard of an earlier agent");
         procfs::signal(&process, libc::SIGKILL).context("the guard of an earlier agent cannot be ended")?;
         let begin = Instant::now();
-        while procfs::read(process.pid).is_some_and(|p| is_it(&p)) {
+        // It is this process's child if that has put a new program in its own place.
+        // SAFETY: a plain call; that it is none is no error.
+        while unsafe { libc::waitpid(process.pid, std::ptr::null_mut(), libc::WNOHANG) } <= 0
+            && procfs::read(process.pid).is_some_and(|p| is_it(&p))
+        {
             if begin.elapsed() > DEATH_MAX {
                 bail!("the guard {} of an earlier agent does not end; restart this node", process.pid);
             }

@@ -35,6 +35,23 @@ pub(super) struct Application {
 impl Application {
     /// Ends what an earlier life left, and hands the module to the guard.
     pub async fn take_up(setting: &Setting) -> Application {
+        let mut application = Application::of(setting);
+        let ended = script::kill_module(&setting.module, &setting.node, application.group.as_ref(), Marks::Too).await;
+        if let Err(why) = ended.proof() {
+            tracing::error!(module.name = %setting.module, "what an earlier life of module {} left is still there: {why}", setting.module);
+        }
+        application.hand_to_guard(setting).await;
+        application
+    }
+
+    /// Leaves what an earlier life started as it is, and hands the module to the guard.
+    pub async fn go_on(setting: &Setting) -> Application {
+        let mut application = Application::of(setting);
+        application.hand_to_guard(setting).await;
+        application
+    }
+
+    fn of(setting: &Setting) -> Application {
         let limits = setting.def.user.as_ref().map(|u| u.limits).unwrap_or_default();
         let group = setting.cgroups.group(&setting.module, &limits).unwrap_or_else(|error| {
             tracing::warn!(module.name = %setting.module, %error, "module {} runs without a control group: {error}", setting.module);
@@ -44,26 +61,22 @@ impl Application {
         // Less than the time after which the peer may take the address, which counts from a beat that may be older than
         // the renewal by a whole period.
         let lifetime = Duration::from_secs((timing.keep - timing.beat).as_secs()).max(LIFETIME_MIN);
-        let mut application =
-            Application { module: setting.module.clone(), node: setting.node.clone(), group, kept: None, grace: timing.freeze, lifetime };
-        let ended = script::kill_module(&setting.module, &setting.node, application.group.as_ref(), Marks::Too).await;
-        if let Err(why) = ended.proof() {
-            tracing::error!(module.name = %setting.module, "what an earlier life of module {} left is still there: {why}", setting.module);
+        Application { module: setting.module.clone(), node: setting.node.clone(), group, kept: None, grace: timing.freeze, lifetime }
+    }
+
+    async fn hand_to_guard(&mut self, setting: &Setting) {
+        let Some(guard) = &setting.guard else { return };
+        let described = Described {
+            name: setting.module.to_string(),
+            group: self.group.as_ref().map(|g| (g.version(), g.dir().to_string_lossy().into_owned())),
+            grace: self.grace,
+            freeze_max: FREEZE_MAX,
+            lifetime: self.lifetime,
+        };
+        self.kept = guard.keep(described).await;
+        if self.kept.is_none() {
+            tracing::warn!(module.name = %setting.module, "the guard has no room for module {}: nobody freezes it should the agent die", setting.module);
         }
-        if let Some(guard) = &setting.guard {
-            let described = Described {
-                name: setting.module.to_string(),
-                group: application.group.as_ref().map(|g| (g.version(), g.dir().to_string_lossy().into_owned())),
-                grace: timing.freeze,
-                freeze_max: FREEZE_MAX,
-                lifetime,
-            };
-            application.kept = guard.keep(described).await;
-            if application.kept.is_none() {
-                tracing::warn!(module.name = %setting.module, "the guard has no room for module {}: nobody freezes it should the agent die", setting.module);
-            }
-        }
-        application
     }
 
     /// Its group, for scripts.
@@ -87,6 +100,11 @@ impl Application {
 
     fn is_frozen(&self) -> bool {
         self.kept.as_ref().is_some_and(Kept::is_frozen_by_guard) || self.group.as_ref().is_some_and(Group::is_freezing)
+    }
+
+    /// Somebody looks after it should the agent die.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// Stops everything in it, or lets it go on. Without control groups there is nothing to freeze with, which is no

@@ -79,6 +79,11 @@ impl Deadline {
         self.word().store(until_boottime_ns.map_or(NONE, |until| until.min(NONE - 1)), Ordering::Release);
     }
 
+    /// What was set last.
+    pub fn get(&self) -> Option<u64> {
+        Some(self.word().load(Ordering::Acquire)).filter(|until| *until != NONE)
+    }
+
     /// Whether nothing at all may be acknowledged.
     pub fn is_shut(&self) -> bool {
         self.word().load(Ordering::Acquire) == SHUT
@@ -103,7 +108,9 @@ mod tests {
         assert!(!two.open() && two.is_shut(), "nobody has said yet that anything may be acknowledged");
         one.set(None);
         assert!(two.open() && !two.is_shut());
+        assert_eq!(two.get(), None);
         one.set(Some(1));
+        assert_eq!(two.get(), Some(1));
         assert!(!two.open() && !two.is_shut());
         one.set(Some(0));
         assert!(!two.open() && two.is_shut());

@@ -1,14 +1,15 @@
 //! The agent's side of a data process: start it, order, hear, end it.
 
-use super::control::{CONTROL_FD, DEADLINE_FD, ToAgent, ToData};
+use super::control::{self, CONTROL_FD, DEADLINE_FD, Greeted, Greeting, ToAgent, ToData};
 use super::deadline::Deadline;
 use super::hold;
 use super::mounts;
+use crate::kept::ProcessName;
 use crate::procfs::{self, Process};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,11 @@ const ORDERS_MAX: usize = 64;
 const FIGURES_MAX: Duration = Duration::from_millis(800);
 /// A killed process is gone by then, unless it hangs in the kernel.
 const DEATH_MAX: Duration = Duration::from_secs(5);
+
+/// A process that waits for its agent answers at once.
+const GREETING_MAX: Duration = Duration::from_millis(500);
+/// Between two looks at whether a process that is no child of this one has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Everything a data process needs to know. Sent to it as its first line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -168,7 +174,7 @@ impl DataProcess {
         tokio::spawn(write_orders(writer, first, queue));
         let (answers, unsent) = (asked.clone(), events.clone());
         tokio::spawn(async move {
-            read_events(reader, &events, &answers).await;
+            read_events(BufReader::new(reader), &events, &answers).await;
             let detail = match child.wait().await {
                 Ok(status) => format!("the data process ended ({status}); see its log"),
                 Err(e) => format!("the data process cannot be waited for: {e}"),
@@ -176,6 +182,48 @@ impl DataProcess {
             let _ = events.send(DataEvent::Note(ReplicaNote::Died { detail })).await;
         });
         Ok(Self { config, deadline, orders, events: unsent, asked, pid, process: procfs::read(pid), killed: false })
+    }
+
+    /// Takes over the process of a former life of this agent, which has taken its first `heard` messages into account; the
+    /// others come as events. `Err`: why it is of no use, and nothing has changed.
+    pub async fn attach(config: DataConfig, name: ProcessName, heard: u64, events: mpsc::Sender<DataEvent>) -> anyhow::Result<Self> {
+        if !name.is_there() {
+            bail!("the data process {} is not there any more", name.pid);
+        }
+        let greeted = tokio::time::timeout(GREETING_MAX, greet(&config, heard)).await.context("the data process does not answer")?;
+        let (reader, writer, greeted) = greeted?;
+        if greeted.pid != name.pid {
+            bail!("another process than {} answers for it", name.pid);
+        }
+        let page = std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{}/fd/{}", name.pid, greeted.deadline_fd));
+        let deadline = Deadline::map(OwnedFd::from(page.context("cannot open the page with its deadline")?))?;
+        let process = procfs::read(name.pid).filter(|p| p.start == name.start);
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let asked: Asked = Arc::default();
+        tokio::spawn(write_orders(writer, Vec::new(), queue));
+        let (answers, unsent) = (asked.clone(), events.clone());
+        tokio::spawn(async move {
+            read_events(reader, &events, &answers).await;
+            while start_ticks(name.pid) == Some(name.start) && !is_over(name.pid) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            // It is this process's child if that has put a new program in its own place.
+            // SAFETY: a plain call; that it is none is no error.
+            unsafe { libc::waitpid(name.pid, std::ptr::null_mut(), libc::WNOHANG) };
+            let detail = "the data process ended; see its log".to_owned();
+            let _ = events.send(DataEvent::Note(ReplicaNote::Died { detail })).await;
+        });
+        Ok(Self { config, deadline, orders, events: unsent, asked, pid: name.pid, process, killed: false })
+    }
+
+    /// Its name; absent when it had ended before it could be looked at.
+    pub fn name(&self) -> Option<ProcessName> {
+        self.process.as_ref().map(|p| ProcessName { pid: p.pid, start: p.start })
+    }
+
+    /// What [`DataProcess::set_deadline`] was told last, by whoever told it.
+    pub fn deadline(&self) -> Option<u64> {
+        self.deadline.get()
     }
 
     /// Orders something; the answer comes as an event.
@@ -269,6 +317,25 @@ impl DataProcess {
     }
 }
 
+/// Comes in at the door of a process that waits for its agent.
+async fn greet(
+    config: &DataConfig,
+    heard: u64,
+) -> anyhow::Result<(BufReader<tokio::net::unix::OwnedReadHalf>, tokio::net::unix::OwnedWriteHalf, Greeted)> {
+    let path = control::socket(&config.run_dir, &config.module);
+    let socket = tokio::net::UnixStream::connect(&path).await.context("the data process lets nobody in")?;
+    let (reader, mut writer) = socket.into_split();
+    let mut line = serde_json::to_vec(&Greeting { config: config.clone(), heard })?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    let mut reader = BufReader::new(reader);
+    let mut answer = String::new();
+    if reader.read_line(&mut answer).await? == 0 {
+        bail!("the data process has refused this agent; see its log");
+    }
+    Ok((reader, writer, serde_json::from_str(&answer).context("its answer cannot be understood")?))
+}
+
 async fn write_orders(mut writer: tokio::net::unix::OwnedWriteHalf, first: Vec<u8>, mut queue: mpsc::Receiver<ToData>) {
     if writer.write_all(&first).await.is_err() {
         return;
@@ -282,8 +349,8 @@ async fn write_orders(mut writer: tokio::net::unix::OwnedWriteHalf, first: Vec<u
     }
 }
 
-async fn read_events(reader: tokio::net::unix::OwnedReadHalf, events: &mpsc::Sender<DataEvent>, asked: &Asked) {
-    let mut lines = BufReader::new(reader).lines();
+async fn read_events(reader: BufReader<tokio::net::unix::OwnedReadHalf>, events: &mpsc::Sender<DataEvent>, asked: &Asked) {
+    let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let event = match serde_json::from_str::<ToAgent>(&line) {
             Ok(ToAgent::Answer { job, what }) => DataEvent::Answer(job, what),

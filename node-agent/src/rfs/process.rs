@@ -1,9 +1,10 @@
 //! The data process of a mirror module: one per module on both nodes, its threads without any runtime.
 //!
 //! It does what the agent orders and decides nothing: it never drops a peer, never takes a role. When its agent
-//! is gone it unmounts and ends; a new agent starts a new one.
+//! is gone it waits for the next one, if that can go on where the former one ended ([`Process::await_agent`]); else it
+//! unmounts and ends, and a new agent starts a new one.
 
-use super::control::{Agent, CONTROL_FD, DEADLINE_FD, LINE_BYTES_MAX, ToAgent, ToData};
+use super::control::{self, Agent, CONTROL_FD, DEADLINE_FD, Greeted, Greeting, LINE_BYTES_MAX, ToAgent, ToData};
 use super::deadline::Deadline;
 use super::follow::{Following, Left};
 use super::handle::DataConfig;
@@ -12,11 +13,13 @@ use super::level;
 use super::mounts;
 use super::serve::Serving;
 use super::ship::TestSwitches;
+use crate::kept;
 use anyhow::{Context, anyhow, bail};
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tsugi_core::copies::{Verified, VerifyEnd, Verifying};
 use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaOrder};
@@ -31,6 +34,14 @@ const OOM_SCORE: &str = "-900";
 /// get one of its own: measured, 60 MB more after ten minutes of mixed load
 /// and twenty lost peers, with nothing in them.
 const ARENAS_MAX: libc::c_int = 2;
+
+/// A follower without an agent promises nothing, so its primary goes on without it after some seconds. Then it waits for
+/// nothing any more.
+const LONE_FOLLOWER_MAX: Duration = Duration::from_secs(60);
+/// How often a process without an agent looks whether it still has something to wait for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An agent that is there says what it wants at once.
+const GREETING_MAX: Duration = Duration::from_secs(2);
 
 /// From linux/prctl.h; the libc crate does not have it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -56,14 +67,22 @@ pub fn data_main() -> anyhow::Result<()> {
         left: None,
         releasing: Arc::new(Mutex::new(Vec::new())),
     };
-    while let Some(line) = next_line(&mut lines)? {
-        match serde_json::from_str(&line) {
-            Ok(ToData::Order { job, what }) => process.order(job, &what),
-            Ok(ToData::Figures) => process.agent.say(&ToAgent::Figures { what: process.figures() }),
-            Ok(ToData::Verify) => process.verify(),
-            Ok(ToData::Repair) => process.repair(),
-            Ok(ToData::Noted) => process.agent.say(&ToAgent::Noted { what: process.noted() }),
-            Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
+    let door = process.open_door();
+    loop {
+        while let Some(line) = next_line(&mut lines)? {
+            match serde_json::from_str(&line) {
+                Ok(ToData::Order { job, what }) => process.order(job, &what),
+                Ok(ToData::Figures) => process.agent.say(&ToAgent::Figures { what: process.figures() }),
+                Ok(ToData::Verify) => process.verify(),
+                Ok(ToData::Repair) => process.repair(),
+                Ok(ToData::Noted) => process.agent.say(&ToAgent::Noted { what: process.noted() }),
+                Err(e) => tracing::error!(error = %e, "the agent said something that cannot be understood"),
+            }
+        }
+        process.agent.lose();
+        match door.as_ref().and_then(|door| process.await_agent(door)) {
+            Some(next) => lines = next,
+            None => break,
         }
     }
     tracing::warn!("the agent is gone; ending");
@@ -149,6 +168,18 @@ struct Process {
     releasing: Arc<Mutex<Vec<JobId>>>,
 }
 
+/// Who is at the other end.
+fn peer_uid(socket: &UnixStream) -> std::io::Result<u32> {
+    let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    // SAFETY: a structure of that size, which lives for the call.
+    let answer = unsafe {
+        let into = (&raw mut who).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut size)
+    };
+    if answer == 0 { Ok(who.uid) } else { Err(std::io::Error::last_os_error()) }
+}
+
 fn epoch_of(order: &ReplicaOrder) -> Epoch {
     match order {
         ReplicaOrder::Serve { epoch }
@@ -162,6 +193,64 @@ fn epoch_of(order: &ReplicaOrder) -> Epoch {
 }
 
 impl Process {
+    /// Where the next life of the agent comes in. Without it this process ends with its agent.
+    fn open_door(&self) -> Option<UnixListener> {
+        let path = control::socket(&self.config.run_dir, &self.config.module);
+        let _ = std::fs::remove_file(&path);
+        let door = UnixListener::bind(&path).and_then(|door| door.set_nonblocking(true).map(|()| door));
+        door.inspect_err(|e| tracing::warn!(path = %path.display(), error = %e, "this process cannot outlive its agent")).ok()
+    }
+
+    /// There is something to wait for without an agent: it is known from where the next one is to go on, and until the end
+    /// of the right to serve nobody else does.
+    fn may_wait(&self, since: Instant) -> bool {
+        let has_use = match &self.role {
+            Role::Idle => false,
+            Role::Serving(serving) => !serving.ended() && self.deadline.open(),
+            Role::Following(_) => since.elapsed() < LONE_FOLLOWER_MAX,
+        };
+        has_use && kept::path(&self.config.run_dir, &self.config.module).exists()
+    }
+
+    /// The agent is gone. What is served goes on, and what is followed; there are no orders until another agent comes.
+    fn await_agent(&self, door: &UnixListener) -> Option<BufReader<UnixStream>> {
+        let since = Instant::now();
+        while self.may_wait(since) {
+            let mut ready = libc::pollfd { fd: door.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one structure, which lives for the call.
+            unsafe { libc::poll(&raw mut ready, 1, libc::c_int::try_from(LOOK_EVERY.as_millis()).unwrap_or(50)) };
+            match door.accept().map_err(anyhow::Error::from).and_then(|(socket, _)| self.welcome(socket)) {
+                Ok(lines) => {
+                    tracing::info!(after = ?since.elapsed(), "the next life of the agent is here; going on");
+                    return Some(lines);
+                }
+                Err(e) if e.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock) => {}
+                Err(e) => tracing::warn!(error = format!("{e:#}"), "somebody came in who is not the next agent"),
+            }
+        }
+        None
+    }
+
+    fn welcome(&self, socket: UnixStream) -> anyhow::Result<BufReader<UnixStream>> {
+        let uid = peer_uid(&socket).context("it is not known who it is")?;
+        // SAFETY: a plain call.
+        if uid != unsafe { libc::geteuid() } {
+            bail!("it is user {uid}");
+        }
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(GREETING_MAX))?;
+        let mut lines = BufReader::new(socket.try_clone()?);
+        let line = next_line(&mut lines)?.ok_or_else(|| anyhow!("it said nothing"))?;
+        let greeting: Greeting = serde_json::from_str(&line).context("its greeting cannot be understood")?;
+        if serde_json::to_value(&greeting.config)? != serde_json::to_value(&*self.config)? {
+            bail!("it has another configuration");
+        }
+        socket.set_read_timeout(None)?;
+        let pid = i32::try_from(std::process::id())?;
+        self.agent.found(socket, greeting.heard, &Greeted { pid, deadline_fd: self.deadline.fd() })?;
+        Ok(lines)
+    }
+
     fn order(&mut self, job: JobId, order: &ReplicaOrder) {
         tracing::info!(?job, ?order, "order");
         let done = match self.carry_out(job, order) {

@@ -3,7 +3,7 @@
 
 use super::{Inbox, Reports, Runner, RunnerHandle, unix_ms};
 use crate::arbiter::Arbiter;
-use crate::hands::{Hands, Setting};
+use crate::hands::{Former, Hands, Setting};
 use crate::store::RecordFile;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct Candidate {
     pub generation: u64,
     /// The boot policy's order, carried out after the delay.
     pub start: Option<Duration>,
+    /// What a former life left running: it goes on. Absent: what is left is cleared away.
+    pub former: Option<Former>,
 }
 
 impl Candidate {
@@ -66,7 +68,9 @@ impl Candidate {
         let mut first = Some(first);
         let mut pause = AGAIN_AFTER;
         let cleared = loop {
-            let reason = match Hands::clear(&self.setting).await {
+            let is_going_on = self.former.is_some();
+            let taken = if is_going_on { Hands::go_on(&self.setting).await } else { Hands::clear(&self.setting).await };
+            let reason = match taken {
                 Ok(cleared) => break cleared,
                 Err(reason) => reason,
             };
@@ -96,8 +100,9 @@ impl Candidate {
         if let Some(first) = first {
             let _ = first.send(Ok(()));
         }
-        let hands = Hands::new(self.setting, cleared, ends.to_inbox.clone(), self.record, self.arbiter);
-        Runner::new(self.engine, hands, self.reports, ends, self.generation).run(self.start).await;
+        let kept = self.former.as_ref().map(|former| (former.kept.clone(), former.deadline_ns()));
+        let hands = Hands::new(self.setting, cleared, self.former, ends.to_inbox.clone(), self.record, self.arbiter);
+        Runner::new(self.engine, hands, self.reports, ends, self.generation, kept).run(self.start).await;
     }
 
     /// Answers whoever asks until then. `false`: the module is not to be taken up any more.
@@ -242,7 +247,7 @@ mod tests {
         };
         let reports = Reports { events: store.events().clone(), console: ConsoleLink::unconnected(), board: Board::default() };
         let engine = Engine::Light(Box::new(Light::new(engine, Saved::default())));
-        Candidate { engine, setting, record, arbiter: None, reports, generation: 3, start: None }
+        Candidate { engine, setting, record, arbiter: None, reports, generation: 3, start: None, former: None }
     }
 
     fn order(verb: Verb) -> Command {

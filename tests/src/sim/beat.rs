@@ -96,6 +96,11 @@ impl Link {
         }
     }
 
+    /// The agent's life, as the other node knows it.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
     /// Makes the next beat; its copies are numbered by [`Link::packet`].
     pub fn beat(&mut self, status: Rc<Status>, now: u64) -> Rc<Beat> {
         self.seq += 1;

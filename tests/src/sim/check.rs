@@ -44,6 +44,8 @@ pub struct Figures {
     pub takeovers: u64,
     pub orders: u64,
     pub crashes: u64,
+    /// Agents that went on where they had died.
+    pub went_on: u64,
     pub pauses: u64,
     pub cuts: u64,
     pub other_faults: u64,
@@ -74,6 +76,7 @@ impl Figures {
         self.takeovers += o.takeovers;
         self.orders += o.orders;
         self.crashes += o.crashes;
+        self.went_on += o.went_on;
         self.pauses += o.pauses;
         self.cuts += o.cuts;
         self.other_faults += o.other_faults;

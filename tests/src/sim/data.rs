@@ -23,6 +23,8 @@ pub enum DataEvent {
     OrderEnds { answer: Box<Ending> },
     /// Its agent is gone.
     Orphaned,
+    /// Its agent is gone, and may come back.
+    Lonely,
     /// Waiting answers may be free.
     Acks,
     /// A local flush for an operation has ended.
@@ -278,8 +280,11 @@ impl World {
 
     /// To the agent, if this is still its process.
     pub(super) fn tell_agent(&mut self, m: usize, s: usize, id: u64, input: Input) {
-        let unit = &self.modules[m].units[s];
+        let unit = &mut self.modules[m].units[s];
         if unit.data.as_ref().is_some_and(|p| p.id == id) {
+            if let Input::Replica(note) = &input {
+                unit.told.push(note.clone());
+            }
             let life = self.hosts[unit.host].life;
             let soon = self.rng.range(MS / 20, MS);
             self.after(soon, Event::Inbox { m, s, life, input: Box::new(input) });
@@ -521,6 +526,7 @@ impl World {
                 self.process(m, s, id).is_orphan = true;
                 self.next_order(m, s, id);
             }
+            DataEvent::Lonely => self.lonely(m, s, id),
             DataEvent::Acks => {
                 self.acks(m, s, id);
                 self.next_order(m, s, id);

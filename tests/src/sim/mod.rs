@@ -7,6 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`unit`] | a module on a host: the runner's loop, and every effect |
+//! | [`bounce`] | an agent that dies and is back |
 //! | [`beat`], [`net`] | heartbeats with the link's rules; lines with loss, delay, reorder, duplication, cuts |
 //! | [`disk`] | record in two slots, data tree behind a page cache |
 //! | [`data`], [`stream`] | data process; connection, resynchronisation, follower |
@@ -18,6 +19,7 @@
 
 pub mod arbiter;
 pub mod beat;
+pub mod bounce;
 pub mod check;
 pub mod data;
 pub mod disk;

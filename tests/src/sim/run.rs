@@ -144,7 +144,7 @@ impl Summary {
         let hours = f.virtual_ns as f64 / 3.6e12;
         let rate = f.virtual_ns as f64 / 1e9 / self.took.as_secs_f64().max(0.001);
         format!(
-            "{} seeds, {hours:.1} virtual hours in {:.1} s ({rate:.0} x real time), {} events; {} take-overs, {} orders, {} crashes, {} pauses, \
+            "{} seeds, {hours:.1} virtual hours in {:.1} s ({rate:.0} x real time), {} events; {} take-overs, {} orders, {} crashes ({} of agents that went on), {} pauses, \
              {} cuts, {} other faults; {} resynchronisations, {} changes of the record, {} requests twice, {} by force; {} writes and {} fsyncs acknowledged; \
              {} times two addresses; slowest recovery {} s; {} wait for a person; violations {}",
             f.seeds,
@@ -153,6 +153,7 @@ impl Summary {
             f.takeovers,
             f.orders,
             f.crashes,
+            f.went_on,
             f.pauses,
             f.cuts,
             f.other_faults,

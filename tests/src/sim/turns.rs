@@ -12,6 +12,8 @@ use tsugi_core::state::{Readiness, State};
 #[allow(missing_docs)]
 pub enum Cause {
     Boot,
+    /// An agent goes on.
+    GoneOn,
     /// By its word.
     Order(&'static str),
     Heard,
@@ -41,6 +43,7 @@ impl Cause {
     pub fn of(input: &Input) -> Cause {
         match input {
             Input::Boot => Cause::Boot,
+            Input::GoneOn => Cause::GoneOn,
             Input::Command(command) => Cause::Order(command.verb.word()),
             Input::Heard { .. } => Cause::Heard,
             Input::Loops(_) | Input::AppEnded => Cause::Told,

@@ -56,7 +56,14 @@ pub struct Unit {
     timers: BTreeMap<Timer, u64>,
     /// The instant of the wake-up in the queue.
     pub armed: u64,
-    link: Option<Link>,
+    pub(super) link: Option<Link>,
+    /// What its dead agent has left of it.
+    pub(super) kept: Option<super::bounce::Kept>,
+    /// What the data process has said unasked, and how much of it the engine knows.
+    pub(super) told: Vec<ReplicaNote>,
+    pub(super) heard_notes: usize,
+    /// Orders of the data process that are not answered.
+    pub(super) ordered: BTreeSet<JobId>,
     asks: BTreeSet<JobId>,
     scripts: BTreeSet<JobId>,
     checks: BTreeSet<&'static str>,
@@ -94,6 +101,10 @@ impl Unit {
             timers: BTreeMap::new(),
             armed: u64::MAX,
             link: None,
+            kept: None,
+            told: Vec::new(),
+            heard_notes: 0,
+            ordered: BTreeSet::new(),
             asks: BTreeSet::new(),
             scripts: BTreeSet::new(),
             checks: BTreeSet::new(),
@@ -123,6 +134,26 @@ impl Unit {
     pub fn has_vip(&self, now: u64) -> bool {
         self.is_vip_up && now < self.vip_until
     }
+    /// Every effect so far is carried out, and nothing is waited for.
+    pub fn is_carried_out(&self) -> bool {
+        self.effects.is_empty() && self.pending.is_none()
+    }
+    /// Running timers.
+    pub fn timers(&self) -> &BTreeMap<Timer, u64> {
+        &self.timers
+    }
+    /// The same, of an engine that goes on.
+    pub fn set_timers(&mut self, timers: BTreeMap<Timer, u64>) {
+        self.timers = timers;
+    }
+    /// The addresses are to be up, or not.
+    pub fn want_vip(&mut self, is_wanted: bool) {
+        self.is_vip_wanted = is_wanted;
+    }
+    /// Something for the engine, behind what is there already.
+    pub fn push(&mut self, input: Input) {
+        self.inbox.push_back(input);
+    }
     /// Kept alive by the agent, not only by the kernel.
     pub fn is_vip_renewed(&self) -> bool {
         self.is_vip_up && self.vip_until == u64::MAX
@@ -142,6 +173,11 @@ impl World {
         self.hosts[h].life = life;
         self.hosts[h].agent_stops = 0;
         for (m, s) in self.units_of(h) {
+            self.kill_orphans(m, s);
+            if self.takes_over(m, s) {
+                continue;
+            }
+            // What did not end by itself is ended.
             self.kill_orphans(m, s);
             let now = self.local(h);
             let entropy = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
@@ -180,6 +216,7 @@ impl World {
             let now = self.now;
             let vip_until = now + self.vip_lifetime(m, s);
             let is_power = !self.hosts[h].is_on;
+            let kept = if is_power { None } else { self.leave(m, s) };
             let unit = &mut self.modules[m].units[s];
             unit.record.interrupt(&mut self.rng, is_power);
             unit.engine = None;
@@ -194,8 +231,13 @@ impl World {
             unit.pending = None;
             unit.link = None;
             unit.armed = u64::MAX;
+            unit.ordered.clear();
             unit.vip_until = unit.vip_until.min(vip_until);
-            if let Some(process) = unit.data.take() {
+            unit.kept = kept;
+            if unit.kept.is_some() {
+                let id = unit.data.as_ref().map_or(0, |p| p.id);
+                self.after(MS, Event::Data { m, s, process: id, what: DataEvent::Lonely });
+            } else if let Some(process) = unit.data.take() {
                 let id = process.id;
                 unit.orphans.push(process);
                 let soon = self.rng.range(MS / 10, 20 * MS);
@@ -324,6 +366,11 @@ impl World {
         }
     }
 
+    /// One input into the engine, by whoever is not the loop.
+    pub(super) fn feed(&mut self, m: usize, s: usize, input: Input) {
+        self.step(m, s, input);
+    }
+
     /// One input into the engine.
     fn step(&mut self, m: usize, s: usize, input: Input) {
         let is_beat = matches!(input, Input::Heard { .. } | Input::Timer(Timer::Beat));
@@ -337,6 +384,12 @@ impl World {
             }
         }
         let is_heard = matches!(input, Input::Heard { .. });
+        match &input {
+            Input::Replica(ReplicaNote::Died { .. }) => self.modules[m].units[s].ordered.clear(),
+            Input::Replica(_) => self.modules[m].units[s].heard_notes += 1,
+            Input::Done(job, Outcome::Replica(_)) => drop(self.modules[m].units[s].ordered.remove(job)),
+            _ => {}
+        }
         let cause = super::turns::Cause::of(&input);
         if let Input::Replica(ReplicaNote::Died { .. }) = &input {
             self.modules[m].units[s].is_death_untold = false;
@@ -404,6 +457,8 @@ impl World {
                 let id = self.new_id();
                 let unit = &mut self.modules[m].units[s];
                 unit.data = Some(Process::new(id, unit.deadline));
+                (unit.heard_notes, unit.kept) = (0, None);
+                unit.told.clear();
                 self.data_order(m, s, job, order);
             }
             None => {}
@@ -494,7 +549,10 @@ impl World {
                 let time = self.rng.range(MS, 5 * MS);
                 self.after(time, Event::Continue { m, s, life });
             }
-            Effect::Replica(job, order) => self.order_data(m, s, job, order),
+            Effect::Replica(job, order) => {
+                self.modules[m].units[s].ordered.insert(job);
+                self.order_data(m, s, job, order);
+            }
             // What differs on a disk is no matter of the rules.
             Effect::Verify => {}
             Effect::Ask(job, request) => {
@@ -717,6 +775,7 @@ impl Unit {
     /// Everything that was only in memory is gone. Returns the ends of connections that ended with it.
     pub(super) fn lose_power(&mut self, rng: &mut super::rng::Rng) -> Vec<(u64, usize)> {
         self.tree.lose_power(rng);
+        self.kept = None;
         (self.is_vip_up, self.is_vip_wanted, self.is_app_up) = (false, false, false);
         let dead: Vec<Process> = std::mem::take(&mut self.orphans).into_iter().chain(self.data.take()).collect();
         dead.iter().filter_map(Process::connection).collect()

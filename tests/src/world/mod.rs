@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use tsugi_core::command::{Command, Verb};
-use tsugi_core::engine::{Input, Mirror, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
+use tsugi_core::engine::{Input, Kept, Mirror, MirrorConfig, Mutant, Outcome, Saved, Ticket, Timer};
 use tsugi_core::event::Event;
 use tsugi_core::ids::{Epoch, JobId, LifeId, NodeName, Session};
 use tsugi_core::module::{Async, Authority, DefaultPrim, Profile, Timing};
@@ -59,6 +59,8 @@ pub struct Budget {
     pub swaps: u8,
     /// Scripts that fail and orders to the data process that are not carried out.
     pub fails: u8,
+    /// Agents that die and go on with what was kept of their engine.
+    pub bounces: u8,
     /// Losses of the arbiter's store: it comes back empty, as another life.
     pub losses: u8,
     /// Highest record version explored.
@@ -125,6 +127,9 @@ struct Node {
     engine: Option<Mirror>,
     disk: Saved,
     lives: u8,
+    /// What may be kept of the engine besides its present state: that before the last input, if it led to nothing that
+    /// counts.
+    before: Option<Arc<Kept>>,
     /// Running timers; for those that count from a beat, which one.
     timers: BTreeMap<Timer, u32>,
     data: Data,
@@ -206,6 +211,7 @@ pub enum Action {
     GiveUp { node: usize },
     Crash { node: usize },
     Restart { node: usize },
+    GoOn { node: usize, is_older: bool },
     Cut,
     Heal,
     LoseStore,
@@ -216,7 +222,7 @@ impl Action {
     /// Neither a fault nor an order of a person (but for starting what was stopped).
     pub fn is_benign(&self) -> bool {
         match self {
-            Action::ArbiterTwice { .. } | Action::LoseStore => false,
+            Action::ArbiterTwice { .. } | Action::LoseStore | Action::GoOn { .. } => false,
             Action::ArbiterLate { .. } | Action::Fail { .. } | Action::Crash { .. } | Action::Cut | Action::Write { .. } => false,
             Action::Order { verb, .. } => *verb == Verb::Start,
             _ => true,
@@ -235,6 +241,7 @@ impl World {
         let node = |i: usize| Node {
             engine: Some(Mirror::new(config(i, &setting), Saved::default(), entropy(i, 1))),
             disk: Saved::default(),
+            before: None,
             lives: 1,
             timers: BTreeMap::new(),
             data: Data::default(),
@@ -379,6 +386,14 @@ impl World {
         if self.left.crashes > 0 {
             all.push(Action::Crash { node: i });
         }
+        if self.left.bounces > 0 && node.jobs.is_empty() {
+            if engine.kept().is_some() {
+                all.push(Action::GoOn { node: i, is_older: false });
+            }
+            if node.before.is_some() {
+                all.push(Action::GoOn { node: i, is_older: true });
+            }
+        }
         if self.left.late > 0 && self.asked.iter().any(|a| a.from == i && a.is_current) {
             all.push(Action::ArbiterLate { node: i });
         }
@@ -447,6 +462,7 @@ impl World {
             }
             Action::Crash { node } => self.crash(node),
             Action::Restart { node } => self.restart(node),
+            Action::GoOn { node, is_older } => self.go_on(node, is_older),
             Action::Cut => {
                 self.left.cuts -= 1;
                 self.is_cut = true;

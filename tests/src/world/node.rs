@@ -79,6 +79,7 @@ impl World {
         dead.lost |= dead.data.memory & !disk;
         dead.timers.clear();
         dead.notes.clear();
+        dead.before = None;
         dead.jobs.clear();
         dead.data = Data { memory: disk, disk, ..Data::default() };
         (dead.sent, dead.expired, dead.heard) = (0, 0, 0);
@@ -110,6 +111,34 @@ impl World {
         if must_start {
             self.feed(index, order(Verb::Start));
         }
+    }
+
+    /// The agent of a node dies and is there again before anybody does anything about it; its data process goes on
+    /// meanwhile, and keeps its notes. Everything that came in between is lost.
+    pub(super) fn go_on(&mut self, index: usize, is_older: bool) {
+        self.left.bounces -= 1;
+        let cfg = config(index, self.setting());
+        let node = self.node_mut(index);
+        let before = node.before.take().map(|kept| (*kept).clone());
+        let now = node.engine.as_ref().and_then(Mirror::kept);
+        let Some(kept) = (if is_older { before } else { now }) else { return };
+        node.engine = Some(Mirror::of_kept(cfg, kept));
+        for unkept in [Timer::Beat, Timer::PeerSilent, Timer::PromiseGiven] {
+            node.timers.remove(&unkept);
+        }
+        self.net[1 - index] = None;
+        self.feed(index, Input::GoneOn);
+        // A promise that begins now outlives the belief in every beat that was sent before.
+        let sent = self.nodes[1 - index].sent;
+        if let Some(since) = self.node_mut(index).timers.get_mut(&Timer::PromiseGiven) {
+            *since = sent;
+        }
+        // It has heard nothing in this life that its beats could answer.
+        self.node_mut(index).heard = 0;
+        if let Some(flying) = &mut self.net[index] {
+            flying.answers = 0;
+        }
+        self.node_mut(index).before = None;
     }
 
     /// What this arbiter makes of a request.
@@ -149,6 +178,8 @@ impl World {
     pub(super) fn feed(&mut self, node: usize, input: Input) {
         let mut inputs = vec![input];
         let mut bound = 0;
+        let has_bounces = self.left.bounces > 0;
+        let mut before = self.nodes[node].engine.as_ref().filter(|_| has_bounces).and_then(Mirror::kept);
         while !inputs.is_empty() {
             bound += 1;
             assert!(bound < 200, "the engine of node {node} never comes to rest");
@@ -156,11 +187,16 @@ impl World {
             let mut effects = Vec::new();
             let Some(engine) = self.node_mut(node).engine.as_mut() else { return };
             engine.step(input, &mut effects);
+            if !effects.iter().all(Effect::is_light) {
+                before = None;
+            }
             for effect in effects {
                 self.effect(node, effect, &mut inputs);
             }
         }
         self.renumber(node);
+        let now = self.nodes[node].engine.as_ref().filter(|_| before.is_some()).and_then(Mirror::kept);
+        self.node_mut(node).before = before.filter(|before| now.as_ref() != Some(before)).map(Arc::new);
     }
 
     fn effect(&mut self, node: usize, effect: Effect, inputs: &mut Vec<Input>) {

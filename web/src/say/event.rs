@@ -12,6 +12,11 @@ use tsugi_core::state::{Health, Readiness, State};
 /// Words an event of `module` on `node`.
 pub fn event(lang: Lang, event: &Event, module: &ModuleName, node: &NodeName) -> Said {
     match event {
+        Event::AgentWentOn => Said::only(both!(
+            lang,
+            "The agent on {node} was started again; the module goes on as it was.",
+            "{node} のエージェントが再起動しましたが、モジュールはそのまま動作を続けています。"
+        )),
         Event::AgentStarted => Said::only(both!(lang, "The agent on {node} started.", "{node} のエージェントが起動しました。")),
         Event::Entered { to, readiness, reason: why, .. } => {
             let (word, gloss) = (to.word(), gloss(lang, *to, *readiness, why.as_ref()));

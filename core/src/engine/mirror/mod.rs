@@ -9,6 +9,7 @@
 
 mod act;
 mod follow;
+mod kept;
 mod order;
 mod plan;
 mod serve;
@@ -28,6 +29,9 @@ use crate::wire::arbiter::{ArbiterRequest, Record};
 use crate::wire::peer::Status;
 use plan::{Goal, Step};
 use std::collections::VecDeque;
+use std::time::Duration;
+
+pub use kept::Kept;
 
 /// What a node is about, apart from the state it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,6 +206,7 @@ impl Mirror {
     pub fn step(&mut self, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Boot => self.on_boot(out),
+            Input::GoneOn => self.go_on(out),
             Input::Command(command) => self.on_command(command, out),
             Input::Loops(change) => self.on_loops(change, out),
             Input::Heard { status, answers } => self.on_heard(status, answers, out),
@@ -279,9 +284,7 @@ impl Mirror {
             self.is_contact = true;
             out.push(Effect::Report(Event::PeerSeen { peer: self.cfg.peer.clone() }));
         }
-        // The follower waits for its whole promise, the others only for the usual silence.
-        let silence = if self.phase == Phase::Following { self.cfg.timing.keep } else { self.cfg.timing.silence };
-        out.push(Effect::SetTimer(Timer::PeerSilent, silence));
+        out.push(Effect::SetTimer(Timer::PeerSilent, self.silence()));
         let promise = if status.is_promise { answers } else { None };
         self.peer = Some(status);
         self.exclude_if_asked(out);
@@ -291,6 +294,11 @@ impl Mirror {
             Phase::Claiming if self.is_mutant(Mutant::PromiseWithIntent) => self.on_heard_following(out),
             Phase::Stopped | Phase::Idle | Phase::Claiming => {}
         }
+    }
+
+    /// The follower waits for its whole promise, the others only for the usual silence.
+    fn silence(&self) -> Duration {
+        if self.phase == Phase::Following { self.cfg.timing.keep } else { self.cfg.timing.silence }
     }
 
     fn on_silence(&mut self, out: &mut Vec<Effect>) {

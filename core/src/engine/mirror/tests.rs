@@ -226,6 +226,48 @@ fn with_failover_off_a_lost_primary_is_not_replaced_until_a_person_says_so() {
     assert!(matches!(b.asked(), Some(ArbiterRequest::Claim { .. })), "{:?}", b.asked());
 }
 
+/// An engine as another life of its driver takes it up, before it has been told so.
+fn kept_and_taken_up(engine: &Mirror) -> Mirror {
+    let kept = serde_json::to_string(&engine.kept().expect("at rest")).unwrap();
+    Mirror::of_kept(engine.cfg.clone(), serde_json::from_str(&kept).unwrap())
+}
+
+#[test]
+fn what_is_kept_of_an_engine_at_rest_is_all_of_it() {
+    let mut b = secondary();
+    let but_for_beats = Mirror { last_sent: None, is_bound: false, goal: Goal::Idle, ..b.engine.clone() };
+    assert_eq!(kept_and_taken_up(&b.engine), but_for_beats);
+
+    b.feed(Input::Timer(Timer::PeerSilent));
+    b.feed(Input::Timer(Timer::PromiseGiven));
+    assert!(b.engine.kept().is_none(), "a claim is under way");
+    let ArbiterRequest::Claim { gen_id, .. } = b.asked().cloned().unwrap() else { panic!("{:?}", b.asked()) };
+    b.answer(Record { gen_id, ..record(3, "b", &["b"]) });
+    assert_eq!(b.shown(), (State::Alone, Readiness::Ready, None));
+    let but_for_beats = Mirror { last_sent: None, is_bound: false, goal: Goal::Idle, ..b.engine.clone() };
+    assert_eq!(kept_and_taken_up(&b.engine), but_for_beats);
+
+    b.order(Verb::Stop);
+    assert!(b.engine.kept().is_none(), "what is stopped begins anew");
+}
+
+#[test]
+fn a_secondary_that_goes_on_is_bound_by_what_it_may_have_promised_and_waits_for_its_primary_anew() {
+    let mut b = secondary();
+    b.engine = kept_and_taken_up(&b.engine);
+    let mut effects = Vec::new();
+    b.engine.step(Input::GoneOn, &mut effects);
+
+    let keep = b.engine.cfg.timing.keep;
+    for timer in [Timer::PromiseGiven, Timer::PeerSilent] {
+        assert!(effects.contains(&Effect::SetTimer(timer, keep)), "{timer:?} in {effects:?}");
+    }
+    assert!(effects.iter().any(|e| matches!(e, Effect::Send(_))), "the primary hears of it at once");
+    assert!(effects.iter().all(Effect::is_light), "{effects:?}");
+    b.feed(Input::Timer(Timer::PeerSilent));
+    assert!(b.asked().is_none(), "claimed while its promise may bind it");
+}
+
 #[test]
 fn prim_without_consent_never_overrides_a_record_that_names_another_node() {
     let mut b = Bench::new(saved(Flag::UpToDate, 2, &["a", "b"]), true);
