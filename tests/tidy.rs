@@ -150,7 +150,7 @@ const LAYERS: &[Layers] = &[
             // guard keeps alive what `vip` raised.
             &["console", "guard"],
             &["script", "checker", "vip", "farm", "rfs", "link", "store", "arbiter", "watchdog"],
-            &["tls", "cgroup"],
+            &["tls", "cgroup", "kept"],
             &["config", "clock", "procfs", "commands", "disk"],
         ],
         // What the hands did comes back into the runner's inbox.

@@ -17,6 +17,8 @@ const FAST_MAX: f64 = 3.0;
 const KNOWN_MAX: f64 = 30.0;
 /// A killed application serves again.
 const RESTART_MAX: f64 = 0.3;
+/// What the client is not to notice: a pause as the machine itself has them.
+const UNNOTICED_MAX: f64 = 0.25;
 /// A fault that the secondary's promise decides about, beyond that promise and the application's start.
 const BEYOND_PROMISE: f64 = 2.0;
 /// A secondary's loss, beyond the silence that is waited for.
@@ -50,9 +52,6 @@ struct Setting {
     /// `P_B`.
     keep: Duration,
 }
-
-/// Faults whose interruption these times decide.
-const EXPLICIT_FAULTS: [Fault; 2] = [Fault::PowerOff, Fault::AgentKilled];
 
 /// Which parts, how often. Any part may be run by itself.
 #[derive(Debug, Clone, clap::Args)]
@@ -168,7 +167,8 @@ fn bar_of(fault: Fault, word: &str, timing: Timing, own: f64) -> f64 {
         Fault::PowerOff => KNOWN_MAX,
         Fault::AppKilled => RESTART_MAX,
         Fault::Stop | Fault::Swap => HANDOVER_MAX + own,
-        Fault::AgentKilled | Fault::Cut => timing.keep.as_secs_f64() + BEYOND_PROMISE + own,
+        Fault::AgentKilled => UNNOTICED_MAX,
+        Fault::Cut => timing.keep.as_secs_f64() + BEYOND_PROMISE + own,
         Fault::SecondaryOff => timing.silence.as_secs_f64() + BEYOND_SILENCE,
     }
 }
@@ -276,7 +276,7 @@ fn explicit_rows(
     let mut ours = Ours::start(lab, setting.heart, Arbiter::Console)?;
     let bar = setting.keep.as_secs_f64() + BEYOND_PROMISE + median(&ours.scripts_alone(3)?);
     let (none, mut power_off) = (BTreeMap::new(), None);
-    for fault in choice.faults().into_iter().filter(|f| EXPLICIT_FAULTS.contains(f)) {
+    for fault in choice.faults().into_iter().filter(|f| *f == Fault::PowerOff) {
         let runs = takeovers(&mut ours, fault, choice.times(), name)?;
         let beside = kind_of(fault).and_then(|kind| peers.get(kind)).unwrap_or(&none);
         let made = row_of(&format!("{}, {name}", fault.words()), bar, &runs).beside(beside);

@@ -45,7 +45,7 @@ pub enum Fault {
     PowerOff,
     /// SIGKILL for the application.
     AppKilled,
-    /// SIGKILL for the agent of the serving host.
+    /// SIGKILL for the agent of the serving host, which its supervisor starts again.
     AgentKilled,
     /// The serving host is cut from everything.
     Cut,
@@ -77,16 +77,16 @@ impl Fault {
 
     fn milestones(self) -> &'static [Milestone] {
         match self {
-            Fault::PowerOff | Fault::AgentKilled | Fault::Cut => split::TAKEOVER,
+            Fault::PowerOff | Fault::Cut => split::TAKEOVER,
             Fault::Stop | Fault::Swap => split::HANDOVER,
             Fault::AppKilled => split::RESTART,
-            Fault::SecondaryOff => &[],
+            Fault::AgentKilled | Fault::SecondaryOff => &[],
         }
     }
 
     /// The other node serves afterwards.
     fn moves(self) -> bool {
-        !matches!(self, Fault::AppKilled | Fault::SecondaryOff)
+        !matches!(self, Fault::AppKilled | Fault::AgentKilled | Fault::SecondaryOff)
     }
 }
 
@@ -197,6 +197,7 @@ impl Ours {
     fn wait_served(&self, fault: Fault, node: &str, since: u64) -> Result<()> {
         let is_served = |r: &EventRecord| match fault {
             Fault::AppKilled => matches!(r.event, Event::ScriptDone { script: tsugi_core::module::ScriptName::StartPrim, .. }),
+            Fault::AgentKilled => r.event == Event::AgentWentOn,
             _ => matches!(r.event, Event::Entered { to, readiness: Readiness::Ready, .. } if to.is_serving()),
         };
         let seen = || events::of(&self.pair.lab, node, since).ok()?.iter().any(is_served).then_some(());
