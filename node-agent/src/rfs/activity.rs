@@ -77,6 +77,8 @@ enum Kind {
     NamesGroup = 5,
     /// A directory and everything below.
     Subtree = 6,
+    /// The attributes of every file of a group. Not their contents: the files may be large, and a close alone sets a time.
+    AttributesGroup = 7,
 }
 
 impl Entry {
@@ -102,6 +104,7 @@ impl Entry {
             4 => Kind::Names,
             5 => Kind::NamesGroup,
             6 => Kind::Subtree,
+            7 => Kind::AttributesGroup,
             _ => return None,
         };
         Some(Self { kind, dir: u16::from_le_bytes([bytes[6], bytes[7]]), ino: long(bytes, 8), extent: long(bytes, 16) })
@@ -143,20 +146,23 @@ impl Noted {
         self.is_over
             || self.entries.contains(entry)
             || match entry.kind {
-                Kind::Part => same(Kind::Whole) || group(Kind::WholeGroup),
+                Kind::Part => {
+                    let is_attributes = entry.extent == ATTRIBUTES;
+                    same(Kind::Whole) || group(Kind::WholeGroup) || is_attributes && group(Kind::AttributesGroup)
+                }
                 Kind::Whole => group(Kind::WholeGroup),
                 Kind::Names => same(Kind::Subtree) || group(Kind::NamesGroup),
-                Kind::WholeGroup | Kind::NamesGroup | Kind::Subtree => false,
+                Kind::WholeGroup | Kind::AttributesGroup | Kind::NamesGroup | Kind::Subtree => false,
             }
     }
 
     /// The entry to make for this one: its group, where more of it were made already.
     fn widen(&mut self, entry: Entry) -> Entry {
         let kind = match entry.kind {
-            Kind::Part if entry.extent == ATTRIBUTES => Kind::WholeGroup,
+            Kind::Part if entry.extent == ATTRIBUTES => Kind::AttributesGroup,
             Kind::Whole => Kind::WholeGroup,
             Kind::Names => Kind::NamesGroup,
-            Kind::Part | Kind::WholeGroup | Kind::NamesGroup | Kind::Subtree => return entry,
+            Kind::Part | Kind::WholeGroup | Kind::AttributesGroup | Kind::NamesGroup | Kind::Subtree => return entry,
         };
         let group = group_of(entry.ino);
         let singles = self.singles.entry((kind, entry.dir, group)).or_default();
@@ -483,7 +489,8 @@ impl Found {
             } else if has(Kind::Whole, ino) || has(Kind::WholeGroup, group_of(ino)) {
                 Some(Suspect::Whole)
             } else {
-                parts.get(&ino).map(|extents| Suspect::Extents(extents.clone()))
+                let attributes = has(Kind::AttributesGroup, group_of(ino)).then(Vec::new);
+                parts.get(&ino).cloned().or(attributes).map(Suspect::Extents)
             }
         };
         let mut batch = Vec::new();
@@ -639,6 +646,33 @@ mod tests {
         assert!(home.find().is_none(), "what has no room is missed: also where the peer cannot be told");
         log.evict(0);
         assert_eq!(home.find().unwrap().count, log.count());
+    }
+
+    #[test]
+    fn files_of_which_only_the_attributes_changed_are_not_compared_whole_however_many_they_are() {
+        let home = Home::new();
+        let copy = home.dir.path().join("copy");
+        let names: Vec<String> = (0..40).map(|n| format!("f{n:02}")).collect();
+        let inos: Vec<u64> = names
+            .iter()
+            .map(|name| {
+                std::fs::write(copy.join(name), "").unwrap();
+                std::fs::metadata(copy.join(name)).unwrap().ino()
+            })
+            .collect();
+        let log = home.log();
+        log.begin();
+        log.prepare().unwrap();
+        log.level(1, &home.roots);
+        inos.iter().for_each(|ino| log.range(0, 0, *ino, 0, 0));
+        log.range(0, 0, inos[7], EXTENT, 1);
+        assert!(log.count() < 20, "{} entries for a few groups", log.count());
+        let resolved = home.resolved();
+        assert!(names.iter().all(|name| resolved.iter().any(|(path, _)| path == name)), "{resolved:?}");
+        for (path, how) in &resolved {
+            let wanted = if *path == names[7] { vec![1] } else { vec![] };
+            assert_eq!(*how, Suspect::Extents(wanted), "{path}");
+        }
     }
 
     #[test]
