@@ -234,6 +234,12 @@ pub struct ReplicaFigures {
     pub waiting: u64,
     /// See `waiting`.
     pub waiting_ms: u64,
+    /// Serving: operations that waited for the peer and were confirmed, in this process's life.
+    #[serde(default)]
+    pub confirmed: u64,
+    /// How long they waited, all together, in microseconds.
+    #[serde(default)]
+    pub confirmed_us: u64,
     /// What the resynchronisation compares, or the last one of this process did.
     #[serde(default)]
     pub reach: Option<Reach>,
@@ -243,6 +249,18 @@ pub struct ReplicaFigures {
     /// Objects that a verification found to differ, and that are not repaired yet.
     #[serde(default)]
     pub unrepaired: u64,
+}
+
+/// How fast replication goes, over the last seconds; coarse, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Sent and received for the module's data, in bytes a second; two significant digits.
+    pub bytes_per_s: u64,
+    /// Serving: how long an operation waited for the other node on average, in microseconds; two significant digits. Absent
+    /// where none did.
+    pub confirm_us: Option<u64>,
+    /// Serving: how long the oldest operation that is not confirmed has been waiting, in whole seconds. In good days 0.
+    pub waiting_s: u64,
 }
 
 /// Comparison of the two copies while the application goes on.
@@ -393,6 +411,9 @@ pub struct Snapshot {
     pub vips_held: Vec<std::net::IpAddr>,
     /// Replication.
     pub replication: Replication,
+    /// How fast it goes; absent while there is no connection to the other node's copy.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
     /// Resynchronisation in progress.
     pub resync: Option<Resync>,
     /// Comparison of the two copies.

@@ -126,6 +126,10 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
         }
     }
+    for (module, _) in std::mem::take(&mut agent.formers) {
+        // It could not be taken up after all: then it does not wait for anybody either.
+        let _ = kept::remove(&agent.config.run_dir, &module);
+    }
     agent.tell_versions();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;

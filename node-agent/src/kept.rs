@@ -8,10 +8,12 @@
 use crate::disk::PRIVATE;
 use crate::procfs;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use tsugi_core::command::Refusal;
 use tsugi_core::engine::{self, Timer};
 use tsugi_core::ids::{LifeId, ModuleName};
 
@@ -60,6 +62,10 @@ pub struct Kept {
     pub guard: ProcessName,
     /// End of the right to serve where no data process knows it; absent = none.
     pub deadline_ns: Option<u64>,
+    /// Orders answered lately, by their ids: a repeated one is not carried out again.
+    pub orders: Vec<(String, Option<Refusal>)>,
+    /// Classes of processes that were switched.
+    pub classes: BTreeMap<String, bool>,
     /// For people.
     pub since_unix_ms: u64,
     /// For people.
@@ -79,6 +85,8 @@ impl Kept {
             heard: 0,
             guard,
             deadline_ns: None,
+            orders: Vec::new(),
+            classes: BTreeMap::new(),
             since_unix_ms: 0,
             maintenance_until_unix_ms: None,
         }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod facts;
+mod pace;
 mod take_up;
 mod verify;
 
@@ -27,7 +28,7 @@ use tsugi_core::module::ScriptName;
 use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::ReplicaFigures;
-use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Replication, Snapshot, State, Verification};
+use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Replication, Snapshot, State, Traffic, Verification};
 use tsugi_core::wire::local::{Reply, Request};
 use verify::Verifications;
 
@@ -213,9 +214,13 @@ pub struct Runner {
     facts: BTreeMap<String, (Health, String)>,
     usable: facts::Usable,
     verifications: Verifications,
+    pace: pace::Pace,
+    traffic: Option<Traffic>,
     /// Orders of the data process that are not answered.
     ordered: BTreeSet<JobId>,
     is_going_on: bool,
+    /// What rules look at and no checker tests is looked at from then on: a module that goes on has heard nobody yet.
+    facts_from: Instant,
 }
 
 impl Runner {
@@ -225,7 +230,7 @@ impl Runner {
         let around = Runner::surroundings(&hands, reports.board.clone());
         let switches = hands.setting().log_dir.with_file_name("switches.json");
         let verifications = Verifications::load(hands.setting().log_dir.with_file_name("verified.json"));
-        let watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
+        let mut watching = Watching::new(hands.setting().def.checks.clone(), around, switches, to_inbox.clone());
         let setting = hands.setting();
         let keeper = Keeper::new(&setting.run_dir, &setting.module, kept.as_ref().map(|(kept, _)| kept.clone()));
         let mut timers: BTreeMap<Timer, u64> = kept.iter().flat_map(|(kept, _)| kept.timers.clone()).collect();
@@ -233,6 +238,13 @@ impl Runner {
             && kept.engine.is_held()
         {
             timers.insert(Timer::PromiseHeld, *deadline);
+        }
+        let mut facts_from = Instant::now();
+        let mut orders = VecDeque::new();
+        if let Some((kept, _)) = &kept {
+            watching.set_classes(kept.classes.clone());
+            orders.extend(kept.orders.clone());
+            facts_from += setting.def.heart.timing.silence;
         }
         Runner {
             keeper,
@@ -245,7 +257,8 @@ impl Runner {
             to_inbox,
             timers,
             watching,
-            orders: VecDeque::new(),
+            orders,
+            facts_from,
             figures: None,
             generation,
             since_unix_ms: kept.as_ref().map_or_else(unix_ms, |(kept, _)| kept.since_unix_ms),
@@ -259,6 +272,8 @@ impl Runner {
             facts: BTreeMap::new(),
             usable: Default::default(),
             verifications,
+            pace: Default::default(),
+            traffic: None,
         }
     }
 
@@ -504,6 +519,8 @@ impl Runner {
         let is_anew = |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld);
         self.keeper.keep(kept.map(|kept| Kept {
             timers: self.timers.iter().filter(|(timer, _)| !is_anew(timer)).map(|(timer, at)| (*timer, *at)).collect(),
+            orders: self.orders.iter().cloned().collect(),
+            classes: self.watching.classes().clone(),
             since_unix_ms: self.since_unix_ms,
             maintenance_until_unix_ms: self.maintenance_until_unix_ms,
             ..kept
@@ -551,11 +568,14 @@ impl Runner {
             self.hands.renew_vips().await;
         }
         self.vips_held = self.hands.vips_held().await;
-        self.tell_facts().await;
+        if Instant::now() >= self.facts_from {
+            self.tell_facts().await;
+        }
         // The last answer will do: nothing may wait for figures.
         if let Ok(figures) = tokio::time::timeout(FIGURES_MAX, self.hands.figures()).await {
             self.figures = figures;
         }
+        self.traffic = self.pace.look(self.figures.as_ref(), self.engine.replication(), Instant::now());
         self.verify_if_due().await;
         self.publish();
         self.repair_if_possible();
@@ -596,6 +616,7 @@ impl Runner {
             replication: if setting.data.is_some() { self.engine.replication() } else { Replication::None },
             // Figures are polled: of one that has ended they may still speak for a moment.
             resync: figures.filter(|_| self.engine.replication() == Replication::Resync).and_then(|f| f.resync.clone()),
+            traffic: self.traffic,
             verification: Verification {
                 running: figures.and_then(|f| f.verifying.clone()),
                 last: self.verifications.last.clone(),

@@ -33,6 +33,7 @@ fn snapshot(state: State, readiness: Readiness, reason: Option<Reason>, since: u
         reason,
         since_unix_ms: since,
         maintenance_until_unix_ms: None,
+        traffic: None,
         verification: Default::default(),
         flag: Flag::UpToDate,
         is_up_to_date: true,

@@ -120,7 +120,7 @@ fn a_damaged_copy_is_found_by_a_comparison_and_put_right_while_the_application_g
     let make = "for n in $(seq 50); do head -c 100000 /dev/urandom >file$n; done; head -c 20000000 /dev/urandom >big; mkdir d; date >d/f";
     pair.lab.sh("n1", &format!("cd {DIR} && {make} && sync")).unwrap();
     // It writes all the time, and a file of its own as often as it can.
-    let writes = format!("cd {DIR} && for n in $(seq 2000); do echo $n >>log; echo $n >hot; sleep 0.005; done; echo over >over");
+    let writes = format!("cd {DIR} && for n in $(seq 3000); do echo $n >>log; echo $n >hot; sleep 0.005; done; echo over >over");
     pair.lab.sh("n1", &format!("({writes}) >/dev/null 2>&1 &")).unwrap();
 
     // Bits rot on the secondary's disk, and somebody was in there with a rescue system.
@@ -154,12 +154,25 @@ fn a_damaged_copy_is_found_by_a_comparison_and_put_right_while_the_application_g
     let told = events::of(&pair.lab, "n1", begun).unwrap();
     assert!(told.iter().any(|r| matches!(&r.event, Event::Verified { done, .. } if done.differences == 2)), "{told:#?}");
 
+    // What the page says of it: over the last seconds.
+    let is_told = |v: &ModuleView| {
+        let traffic = v.nodes["n1"].snapshot.as_ref().and_then(|s| s.traffic);
+        traffic.is_some_and(|t| t.bytes_per_s > 0 && t.confirm_us.is_some_and(|us| us > 0) && t.waiting_s == 0)
+    };
+    pair.wait("how fast it goes", is_told).unwrap();
     // By the command line, while it still writes; and once more when it is over.
     let again = pair.lab.sh("n1", &format!("tsugi rfs verify -m {MODULE}; echo code $?")).unwrap();
     assert!(again.contains("the two copies are the same") && again.contains("code 0"), "{again}");
     let status = pair.lab.sh("n1", &format!("tsugi rfs status -m {MODULE}; tsugi --lang ja rfs status -m {MODULE}")).unwrap();
     println!("{status}");
-    assert!(status.contains("no differences") && status.contains("違いなし") && status.contains(DIR), "{status}");
+    assert!(
+        status.contains("confirmed after")
+            && status.contains("確認まで")
+            && status.contains("no differences")
+            && status.contains("違いなし")
+            && status.contains(DIR),
+        "{status}"
+    );
     let over = pair.seen("n1").unwrap().join("over");
     tsugi_tests::setup::wait_for("the writer", Duration::from_secs(120), || over.exists().then_some(())).unwrap();
     pair.wait_equal("n1", "n2").unwrap();

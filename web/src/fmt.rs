@@ -21,6 +21,11 @@ pub fn rate(bytes_per_s: u64) -> String {
     format!("{}/s", bytes(bytes_per_s))
 }
 
+/// Microseconds in milliseconds: `0.4`, `12`.
+pub fn millis_of(us: u64) -> String {
+    if us < 10_000 { format!("{:.1}", us as f64 / 1000.0) } else { format!("{:.0}", us as f64 / 1000.0) }
+}
+
 fn scaled(n: u64) -> (f64, &'static str) {
     let steps = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     steps.iter().find(|(size, _)| n as f64 >= *size).map_or((n as f64, "B"), |(size, unit)| (n as f64 / size, unit))

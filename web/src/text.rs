@@ -247,6 +247,7 @@ phrases! {
     COMPARED_TOTAL = "Compared / total", "照合済み / 全体";
     BYTES_COPIED = "Copied", "コピー済み";
     SPEED = "Speed", "速度";
+    TRAFFIC = "Replication now", "現在のレプリケーション";
     FILES_CHECKED = "Files compared", "照合済みファイル";
     TO_NODE = "To", "コピー先";
     VERIFYING = "Copies being compared", "コピーを照合中";

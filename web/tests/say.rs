@@ -8,7 +8,7 @@ use tsugi_core::event::{Event, GuardAct, Level};
 use tsugi_core::ids::{Epoch, ModuleName, NodeName, Session};
 use tsugi_core::module::{Action, Mode, ScriptName};
 use tsugi_core::rehearsal::Rehearsed;
-use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State};
+use tsugi_core::state::{ArbiterView, Flag, Health, Readiness, Reason, Replication, State, Traffic};
 use tsugi_web::fleet::HealthView;
 use tsugi_web::say::{self, Said};
 use tsugi_web::text::Lang;
@@ -379,4 +379,14 @@ fn small_words_are_worded() {
     for verb in verbs {
         pair("verb", &|lang| say::verb_name(lang, &verb).to_owned());
     }
+}
+
+#[test]
+fn how_fast_replication_goes_is_said_in_both_languages() {
+    let said = |lang, bytes_per_s, confirm_us, waiting_s| say::traffic(lang, &Traffic { bytes_per_s, confirm_us, waiting_s });
+    assert_eq!(said(Lang::En, 0, None, 0), "nothing to send");
+    assert_eq!(said(Lang::En, 12_000_000, Some(430), 0), "12.0 MB/s, confirmed after 0.4 ms");
+    assert_eq!(said(Lang::En, 0, None, 7), "0 B/s, a write has been waiting for 7 s");
+    assert_eq!(said(Lang::Ja, 0, None, 0), "送るデータなし");
+    assert_eq!(said(Lang::Ja, 12_000_000, Some(43_000), 7), "12.0 MB/s、確認まで 43 ミリ秒、7 秒間、確認を待っている書き込みあり");
 }

@@ -44,6 +44,7 @@ fn snapshot(name: &str, state: State) -> Snapshot {
         reason: None,
         since_unix_ms: 0,
         maintenance_until_unix_ms: None,
+        traffic: None,
         verification: Default::default(),
         flag: Flag::UpToDate,
         is_up_to_date: true,

@@ -453,12 +453,15 @@ impl Process {
             Role::Serving(serving) => {
                 let (waiting, oldest) = serving.ship().waiting();
                 let (last, bytes) = serving.sessions().traffic();
+                let (confirmed, confirmed_us) = serving.ship().confirmed();
                 ReplicaFigures {
                     resync: serving.sessions().progress().lock().unwrap_or_else(PoisonError::into_inner).clone(),
                     last: Lsn(last),
                     bytes,
                     waiting,
                     waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
+                    confirmed,
+                    confirmed_us,
                     reach: serving.sessions().reach(),
                     verifying: serving.ship().verification.progress(),
                     unrepaired: serving.ship().verification.unrepaired(),

@@ -129,6 +129,8 @@ struct Waits {
     durable: HashSet<u64>,
     ended: bool,
     since: BTreeMap<u64, Instant>,
+    /// Operations that waited and were confirmed, and for how long all together, in microseconds.
+    confirmed: (u64, u64),
     next_id: u64,
     parked: Vec<Parked>,
     inline: Vec<Inline>,
@@ -215,6 +217,7 @@ impl Ship {
             durable: HashSet::new(),
             ended: false,
             since: BTreeMap::new(),
+            confirmed: (0, 0),
             next_id: 0,
             parked: Vec::new(),
             inline: Vec::new(),
@@ -416,7 +419,10 @@ impl Ship {
 
     fn forget(waits: &mut Waits, ticket: Ticket, id: Option<u64>) {
         if let Some(id) = id {
-            waits.since.remove(&id);
+            let waited = waits.since.remove(&id).map(|begun| u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+            if let Some(us) = waited.filter(|_| waits.need_peer) {
+                waits.confirmed = (waits.confirmed.0 + 1, waits.confirmed.1.saturating_add(us));
+            }
         }
         if ticket.durable {
             waits.durable.remove(&ticket.lsn);
@@ -581,6 +587,11 @@ impl Ship {
         let mut waits = self.waits();
         waits.ended = true;
         self.release(waits);
+    }
+
+    /// Operations that waited for the peer and were confirmed, and how long they waited together, in microseconds.
+    pub fn confirmed(&self) -> (u64, u64) {
+        self.waits().confirmed
     }
 
     /// Number of waiting operations and the age of the oldest.

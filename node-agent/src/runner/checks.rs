@@ -3,14 +3,14 @@
 use super::Runner;
 use crate::checker::{CheckerEvent, Checkers, Surroundings};
 use crate::store::Switches;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tsugi_core::engine::Input;
 use tsugi_core::module::{Action, Check, Probe, When};
 use tsugi_core::rules::ResourceTable;
-use tsugi_core::state::{Health, Readiness, State};
+use tsugi_core::state::{Health, Readiness, ResourceView, State};
 use tsugi_core::wire::local::{Reply, Request, RuleView, WatchedView};
 
 use super::{INBOX_MAX, Inbox};
@@ -42,6 +42,16 @@ impl Watching {
         });
         let switches = Switches::load(&switches_path);
         Watching { checks, checkers: Checkers::new(around, tx), switches, switches_path, classes: BTreeMap::new() }
+    }
+
+    /// Classes of processes that are switched.
+    pub fn classes(&self) -> &BTreeMap<String, bool> {
+        &self.classes
+    }
+
+    /// As a former life had them.
+    pub fn set_classes(&mut self, classes: BTreeMap<String, bool>) {
+        self.classes = classes;
     }
 
     /// Ends every check.
@@ -89,12 +99,16 @@ impl Runner {
         if state == State::Stop {
             self.watching.classes.clear();
         }
+        // In a module that goes on: what was known holds until its checker says otherwise.
+        let is_known = |r: &ResourceView| matches!(r.health, Health::Up | Health::Down);
+        let before: BTreeSet<String> = self.engine.resources().into_iter().filter(is_known).map(|r| r.name).collect();
         let watching = &mut self.watching;
         let checks = std::mem::take(&mut watching.checks);
         let wanted: Vec<&Check> = checks.iter().filter(|c| watching.is_on(c, state, readiness)).collect();
         let new = wanted.iter().filter(|c| watching.checkers.running(&c.name) != Some(**c));
         let first = |c: &Check| {
-            let expected = watching.is_expected(c).then(|| (Health::Init, String::new()));
+            let is_waited_for = watching.is_expected(c) && !before.contains(&c.name);
+            let expected = is_waited_for.then(|| (Health::Init, String::new()));
             Some((c.clone(), watching.checkers.known_at_once(c).or(expected)?))
         };
         let known: Vec<(Check, (Health, String))> = new.filter_map(|c| first(c)).collect();

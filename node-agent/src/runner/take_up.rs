@@ -152,6 +152,7 @@ impl Candidate {
             reason: Some(reason),
             since_unix_ms: unix_ms(),
             maintenance_until_unix_ms: None,
+            traffic: None,
             verification: Default::default(),
             flag: saved.flag,
             is_up_to_date: false,

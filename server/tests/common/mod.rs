@@ -360,6 +360,7 @@ impl Agent {
             reason: None,
             since_unix_ms: self.since,
             maintenance_until_unix_ms: None,
+            traffic: None,
             verification: Default::default(),
             flag: Flag::UpToDate,
             is_up_to_date: true,

@@ -232,6 +232,9 @@ fn data(c: &Chrome, m: &ModuleView) -> Data {
             fact(c.t(p::REPLICATED_DIR), dir.to_owned(), None);
         }
     }
+    if let Some(traffic) = serving.and_then(|s| s.traffic.as_ref()).filter(|_| resyncing.is_none()) {
+        fact(c.t(p::TRAFFIC), say::traffic(lang, traffic), say::is_waiting(traffic).then_some("c-warn"));
+    }
     let verifications = || m.cells.iter().filter_map(NodeCell::now).map(|s| &s.verification);
     if let Some(running) = verifications().find_map(|v| v.running.as_ref()) {
         let tone = (running.differences > 0).then_some("c-warn");

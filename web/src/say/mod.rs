@@ -14,6 +14,7 @@ mod reason;
 mod rehearsal;
 mod state;
 mod steps;
+mod traffic;
 mod verb;
 mod verify;
 
@@ -26,6 +27,7 @@ pub use problem::{problem, problem_message, problem_remedy};
 pub use reason::{reason, reason_of, reason_short};
 pub use rehearsal::{not_rehearsed, rehearsed};
 pub use state::{Pill, action, arbiter, flag, gloss, mark, mode, pill, readiness, replication, resource_health, script};
+pub use traffic::{is_waiting, traffic};
 pub use verb::{command_line, refusal, verb_done, verb_name};
 pub use verify::{compared, difference, last as last_verification, unrepaired, verified};
 

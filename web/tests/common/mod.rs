@@ -113,6 +113,7 @@ pub fn snapshot(m: &str, n: &str, state: State, readiness: Readiness) -> Snapsho
         reason: None,
         since_unix_ms: NOW - 24 * MIN,
         maintenance_until_unix_ms: None,
+        traffic: None,
         verification: Default::default(),
         flag: Flag::UpToDate,
         is_up_to_date: true,

@@ -121,6 +121,9 @@ pub fn rfs(lang: Lang, view: &RfsView) -> String {
     if let Some(text) = resync(lang, s) {
         row(&mut out, words::RESYNC.in_(lang), &text);
     }
+    if let Some(traffic) = &s.traffic {
+        row(&mut out, words::TRAFFIC.in_(lang), &say::traffic(lang, traffic));
+    }
     if let Some(figures) = &view.figures {
         let reach = figures.reach.map(|reach| match reach {
             Reach::Whole => words::REACH_WHOLE,
