@@ -11,6 +11,7 @@ use crate::hands::{self, Former, Setting};
 use crate::kept::{self, Kept};
 use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
+use crate::rfs::excluded;
 use crate::rfs::handle::DataConfig;
 use crate::runner::{Candidate, Reports, RunnerHandle};
 use crate::store::{ClusterFile, RecordLoad, Store};
@@ -26,7 +27,7 @@ use tsugi_core::engine::{Engine, Light, LightConfig, Mirror, MirrorConfig, Saved
 use tsugi_core::event::{Event, GuardAct};
 use tsugi_core::ids::{LifeId, ModuleName, NodeName};
 use tsugi_core::module::depends::{self, Dependencies};
-use tsugi_core::module::xml::{self, ParseContext};
+use tsugi_core::module::xml::{self, ParseContext, Problem};
 use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::rehearsal::Rehearsal;
 use tsugi_core::state::{Flag, State};
@@ -329,7 +330,7 @@ impl Agent {
     fn definition(&self, deployment: &Deployment) -> Result<ModuleDef, Vec<String>> {
         let ctx = ParseContext { cluster: self.cluster.as_ref().map(|c| &c.cluster), nodes: &deployment.nodes };
         let parsed = xml::parse(&deployment.userconfig, &ctx);
-        parsed.def.ok_or_else(|| parsed.problems.iter().map(|p| format!("conf/userconfig.xml:{p}")).collect())
+        parsed.def.ok_or_else(|| parsed.problems.iter().map(of_userconfig).collect())
     }
 
     /// What only this node can know.
@@ -344,6 +345,7 @@ impl Agent {
         }
         let scripts: Vec<&str> = deployment.scripts.keys().map(String::as_str).collect();
         problems.extend(checker::problems(def, &scripts).into_iter().map(|p| format!("{node}: {p}")));
+        problems.extend(excluded::problems(def).iter().map(of_userconfig));
         for tree in def.rfs.iter().flat_map(|r| &r.replicated) {
             let path = std::path::Path::new(&tree.dir);
             if !path.is_dir() {
@@ -829,6 +831,10 @@ async fn rehearse(runner: Option<RunnerHandle>, command: Command) -> Rehearsal {
         Some(runner) => runner.rehearse(command).await.unwrap_or(not_here),
         None => not_here,
     }
+}
+
+fn of_userconfig(problem: &Problem) -> String {
+    format!("conf/userconfig.xml:{problem}")
 }
 
 fn list(names: &[String]) -> String {

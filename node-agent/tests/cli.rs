@@ -389,6 +389,29 @@ async fn a_configuration_is_checked_without_an_agent() {
 }
 
 #[tokio::test]
+async fn a_regular_expression_that_cannot_be_used_is_refused_with_place_reason_and_remedy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("userconfig.xml");
+    let path = file.to_str().expect("UTF-8");
+    let with = |expression: &str| {
+        let tree = format!("<replicated dir=\"/srv/a\">\n  <notreplicated regexpath=\"{expression}\"/></replicated>");
+        format!("<safe><service mode=\"mirror\"><user/>\n <rfs>{tree}</rfs></service></safe>")
+    };
+    std::fs::write(&file, with("*.tmp")).expect("a file");
+    let (code, out, _) = tsugi("/nowhere".into(), &["confcheck", path]).await;
+    let wanted = format!(
+        "{path}:3:29 safe/service/rfs/replicated/notreplicated regexpath: The regular expression `*.tmp` cannot be used: \
+         repetition operator missing expression. Correct the expression; a character that stands for itself gets a `\\` before it: \
+         `\\.`, `\\*`, `\\{{`.\n"
+    );
+    assert_eq!((code, out), (1, wanted));
+    let (code, ja, _) = tsugi("/nowhere".into(), &["--lang", "ja", "confcheck", path]).await;
+    assert!(code == 1 && ja.contains("正規表現 `*.tmp` は使えません") && ja.contains("正規表現を直してください"), "{ja}");
+    std::fs::write(&file, with(r"\.tmp$")).expect("a file");
+    assert_eq!(tsugi("/nowhere".into(), &["confcheck", path]).await, (0, String::new(), String::new()));
+}
+
+#[tokio::test]
 async fn what_a_script_printed_is_shown() {
     let world = World::new(|request| match request {
         Request::ScriptLog { script, .. } => {

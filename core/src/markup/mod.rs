@@ -15,4 +15,4 @@ mod words;
 
 pub use problem::{Expected, Fault, Place, Problem, ProblemKind, Severity, UnusedReason};
 pub use rule_fault::{RESOURCE_CLASSES, RuleFault};
-pub use value::Unit;
+pub use value::{NAME_PATTERN_BYTES_MAX, Unit};

@@ -175,6 +175,8 @@ pub enum Expected {
     InterfaceName,
     /// A path relative to the replicated directory, without `..`.
     RelativePath,
+    /// A regular expression for names: not too long, without `<` and `>`, and something after a leading `!`.
+    NamePattern,
     /// A command name as the kernel keeps it: at most 15 bytes.
     CommandName,
     /// A URL: `http://HOST[:PORT]/PATH` or `https://…`.
@@ -298,6 +300,13 @@ pub enum ProblemKind {
         value: String,
         /// What it should be.
         expected: Expected,
+    },
+    /// A regular expression that cannot be used.
+    BadPattern {
+        /// The expression.
+        pattern: String,
+        /// Why (English, a half sentence).
+        why: String,
     },
     /// A time with something that is no unit of time.
     BadUnit {

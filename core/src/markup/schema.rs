@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Name,
     /// A path below a directory.
     Path,
+    /// A regular expression for names.
+    NamePattern,
 }
 
 /// What becomes of an attribute that is right.
@@ -141,6 +143,7 @@ impl Kind {
             Kind::Netmask => value::netmask(text).map(drop),
             Kind::Name => crate::ids::ModuleName::new(text.trim()).map(drop).map_err(|_| value::bad(text, Expected::Name)),
             Kind::Path => value::relative_path(text).map(drop),
+            Kind::NamePattern => value::name_pattern(text),
         }
     }
 }

@@ -159,6 +159,18 @@ pub(crate) fn relative_path(text: &str) -> Result<String, ProblemKind> {
     }
 }
 
+/// Longest regular expression for names: far more than a name has, and little enough to be compiled at once.
+pub const NAME_PATTERN_BYTES_MAX: usize = 1000;
+
+/// A regular expression for names, or `!` and one. Whether it is one is for whoever compiles it.
+pub(crate) fn name_pattern(text: &str) -> Result<(), ProblemKind> {
+    let is_empty = text.strip_prefix('!').unwrap_or(text).is_empty();
+    if is_empty || text.len() > NAME_PATTERN_BYTES_MAX || text.contains(['<', '>', '\0']) {
+        return Err(bad(text, Expected::NamePattern));
+    }
+    Ok(())
+}
+
 /// Name of an environment variable.
 pub(crate) fn is_variable_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

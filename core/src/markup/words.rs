@@ -2,6 +2,7 @@
 
 use super::problem::{Expected, Fault, Problem, ProblemKind, UnusedReason};
 use super::rule_fault::{RESOURCE_CLASSES, RuleFault};
+use super::value::NAME_PATTERN_BYTES_MAX;
 
 fn list(words: &[String]) -> String {
     match words {
@@ -31,6 +32,7 @@ impl Problem {
             ProblemKind::MissingElement { name } => format!("Element `{name}` is missing."),
             ProblemKind::MissingAttribute { name } => format!("Attribute `{name}` is missing."),
             ProblemKind::BadValue { value, .. } => format!("`{value}` cannot be used."),
+            ProblemKind::BadPattern { pattern, why } => format!("The regular expression `{pattern}` cannot be used: {why}."),
             ProblemKind::BadUnit { value, .. } => format!("`{value}` does not end with a unit of time."),
             ProblemKind::TooFine { value, unit } => format!("`{value}` is finer than this attribute can hold: it counts whole `{unit}`."),
             ProblemKind::TooSmall { value, .. } => format!("`{value}` is too small."),
@@ -98,6 +100,9 @@ impl Problem {
             ProblemKind::MissingElement { name } => format!("Add <{name}> inside this element."),
             ProblemKind::MissingAttribute { name } => format!("Add {name}=\"…\"."),
             ProblemKind::BadValue { expected, .. } => expected_words(expected),
+            ProblemKind::BadPattern { .. } => {
+                "Correct the expression; a character that stands for itself gets a `\\` before it: `\\.`, `\\*`, `\\{`.".to_owned()
+            }
             ProblemKind::BadUnit { allowed, .. } => format!("Write a whole number and one of {}.", names(allowed)),
             ProblemKind::TooFine { unit, .. } => format!("Write a whole number of `{unit}`."),
             ProblemKind::TooSmall { least, .. } => format!("Write at least {least}."),
@@ -165,6 +170,10 @@ fn expected_words(expected: &Expected) -> String {
         Expected::VariableName => "Write letters, digits and `_`, not beginning with a digit.".to_owned(),
         Expected::InterfaceName => "Write the name of a network interface, at most 15 bytes, such as `eth0`.".to_owned(),
         Expected::RelativePath => "Write a path relative to the replicated directory, without `.`, `..` or `//`.".to_owned(),
+        Expected::NamePattern => format!(
+            "Write a POSIX extended regular expression for names, or `!` and one: at most {NAME_PATTERN_BYTES_MAX} bytes, \
+             without `<` and `>`."
+        ),
         Expected::CommandName => {
             "Write the name of the command without its path, at most 15 bytes (the kernel keeps no more), or use `nameregex`.".to_owned()
         }

@@ -4,6 +4,8 @@
 //! `ModuleDef` that exists is right; nobody checks it again, but for what only a node can know (a missing
 //! directory, an address in use).
 
+use crate::markup::tree::shorten;
+use crate::markup::{Place, Problem, ProblemKind};
 use crate::rules::Ruleset;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -210,14 +212,37 @@ pub enum Async {
 }
 
 /// One replicated tree.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Replicated {
     /// Absolute path, the same on both nodes; any characters but NUL.
     pub dir: String,
     /// Relative paths excluded from replication.
     pub not_replicated: Vec<String>,
+    /// What the names of objects excluded from replication look like.
+    #[serde(default)]
+    pub not_replicated_names: Vec<NamePattern>,
     /// Relative paths that must exist before replication starts (guards against an unmounted file system).
     pub to_check: Vec<String>,
+}
+
+/// `notreplicated regexpath=`: a POSIX extended regular expression for names, or `!` and one.
+///
+/// Whether it can be used is said where it is compiled, which is not in this crate: hence its place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NamePattern {
+    /// As it is written.
+    pub text: String,
+    /// Where in `userconfig.xml`.
+    pub place: Place,
+}
+
+impl NamePattern {
+    /// Says that it cannot be used, and why (English, a half sentence).
+    pub fn cannot_be_used(&self, why: &str) -> Problem {
+        let kind = ProblemKind::BadPattern { pattern: shorten(&self.text), why: why.to_owned() };
+        let element = "safe/service/rfs/replicated/notreplicated".to_owned();
+        Problem::error(self.place, element, Some("regexpath".to_owned()), kind)
+    }
 }
 
 /// `<rfs>`.

@@ -35,7 +35,9 @@ use crate::cluster::ClusterDef;
 use crate::ids::NodeName;
 use crate::markup::schema::{self, At};
 use crate::markup::tree;
-pub use crate::markup::{Expected, Fault, Place, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, Severity, Unit, UnusedReason};
+pub use crate::markup::{
+    Expected, Fault, NAME_PATTERN_BYTES_MAX, Place, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, Severity, Unit, UnusedReason,
+};
 
 mod macros;
 mod read;

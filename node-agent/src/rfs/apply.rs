@@ -3,9 +3,11 @@
 //! Any error means this copy is not what the source believes: it is reported, the session ends, and nothing more
 //! is acknowledged.
 
+use super::excluded::Excluded;
 use super::frame::{Attr, Fid, Msg, Op};
 use super::level::{self, Level};
 use super::link::Link;
+use super::room::{self, InTheWay};
 use super::volume::{self, Sync, Xattr, set_times};
 use anyhow::{Context, anyhow};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,6 +27,7 @@ struct Object {
 /// Applies operations.
 pub struct Applier {
     roots: Arc<Vec<OwnedFd>>,
+    excluded: Arc<Vec<Excluded>>,
     objects: HashMap<Fid, Object>,
     open_order: VecDeque<Fid>,
     open_max: usize,
@@ -109,10 +112,12 @@ impl What {
 }
 
 impl Applier {
-    /// Applies below these directories, acknowledging flushes through `link` until another one follows.
-    pub fn new(roots: Arc<Vec<OwnedFd>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> Self {
+    /// Applies below these directories, acknowledging flushes through `link` until another one follows. `excluded` is of each
+    /// directory.
+    pub fn new(roots: Arc<Vec<OwnedFd>>, excluded: Arc<Vec<Excluded>>, link: Arc<Link>, ack_in_memory: bool, no_fsync: bool) -> Self {
         Self {
             roots,
+            excluded,
             objects: HashMap::new(),
             open_order: VecDeque::new(),
             dir_times: HashMap::new(),
@@ -211,7 +216,10 @@ impl Applier {
             Op::Attr { fid, attr } => self.attributes(fid, &attr).context("cannot change attributes")?,
             Op::Create { fid, parent, name, mode, uid, gid, rdev, mtime, target, acl, dir_mtime } => {
                 let dir = self.path(parent)?;
-                let fd = create(dir, &name, mode, rdev, &target, uid, gid)
+                let made = || create(dir, &name, mode, rdev, &target, uid, gid);
+                let ways: &[InTheWay] = if mode & libc::S_IFMT == libc::S_IFDIR { &[InTheWay::File] } else { &[] };
+                let fd = self
+                    .with_room(parent, &name, ways, made)
                     .and_then(|fd| acl.map_or(Ok(()), |acl| set_acl(fd.as_raw_fd(), &acl)).map(|()| fd))
                     .and_then(|fd| set_times(fd.as_raw_fd(), None, Some(mtime)).map(|()| fd))
                     .with_context(|| format!("cannot create {}", String::from_utf8_lossy(&name)))?;
@@ -225,12 +233,20 @@ impl Applier {
             }
             Op::Unlink { parent, name, dir, dir_mtime } => {
                 let flags = if dir { libc::AT_REMOVEDIR } else { 0 };
-                volume::unlinkat(self.path(parent)?, &volume::cstr(&name)?, flags)
+                let (at, c_name) = (self.path(parent)?, volume::cstr(&name)?);
+                let ways: &[InTheWay] = if dir { &[InTheWay::Contents] } else { &[] };
+                self.with_room(parent, &name, ways, || volume::unlinkat(at, &c_name, flags))
                     .with_context(|| format!("cannot remove {}", String::from_utf8_lossy(&name)))?;
                 self.dir_times.insert(parent, dir_mtime);
             }
             Op::Rename { from, name, to, new, flags, from_mtime, to_mtime } => {
-                volume::rename(self.path(from)?, &volume::cstr(&name)?, self.path(to)?, &volume::cstr(&new)?, flags)
+                let (at, c_name, to_at, c_new) = (self.path(from)?, volume::cstr(&name)?, self.path(to)?, volume::cstr(&new)?);
+                let ways: &[InTheWay] = match flags {
+                    0 => &[InTheWay::File, InTheWay::Contents],
+                    libc::RENAME_NOREPLACE => &[InTheWay::File],
+                    _ => &[],
+                };
+                self.with_room(to, &new, ways, || volume::rename(at, &c_name, to_at, &c_new, flags))
                     .with_context(|| format!("cannot rename {} to {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&new)))?;
                 self.dir_times.extend([(from, from_mtime), (to, to_mtime)]);
             }
@@ -259,6 +275,20 @@ impl Applier {
             }
         }
         Ok(None)
+    }
+
+    /// Does something with a name; once more, if only what this node alone has there was in the way.
+    fn with_room<T>(&self, parent: Fid, name: &[u8], ways: &[InTheWay], act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let done = act();
+        if let Err(failed) = &done
+            && !ways.is_empty()
+            && let (Ok(root), Ok(dir), Some(excluded)) =
+                (self.root(parent.dir), self.path(parent), self.excluded.get(usize::from(parent.dir)))
+            && room::make(root, excluded, dir, &volume::cstr(name)?, ways, failed)?
+        {
+            return act();
+        }
+        done
     }
 
     fn fsync(&mut self, lsn: u64, fid: Fid, sync: Sync, mtime: Option<volume::Time>) -> anyhow::Result<Option<Flush>> {

@@ -6,6 +6,7 @@
 use super::activity;
 use super::apply::{Applier, Flush};
 use super::control::Agent;
+use super::excluded::Excluded;
 use super::frame::{Again, Hello, Msg, Op, SyncMsg, VERSION};
 use super::handle::DataConfig;
 use super::level::{self, Level};
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tsugi_core::ids::{LifeId, Session};
-use tsugi_core::module::{Async, Replicated};
+use tsugi_core::module::Async;
 use tsugi_core::replica::ReplicaNote;
 
 /// Between two tries to connect: the source may not have its offer yet.
@@ -84,6 +85,8 @@ struct Follower {
     last: Arc<AtomicU64>,
     left: Arc<Mutex<Option<Left>>>,
     roots: Arc<Vec<OwnedFd>>,
+    /// What is not replicated, of each directory.
+    excluded: Arc<Vec<Excluded>>,
     switches: TestSwitches,
     /// Questions of a verification; the thread that looks ends with this.
     looks: Mutex<Option<SyncSender<ToLook>>>,
@@ -194,6 +197,7 @@ impl Following {
         session: u64,
     ) -> anyhow::Result<Self> {
         let identity = Identity::load(&config.identity_dir, config.peer.as_str(), &config.cluster)?;
+        let excluded = Arc::new(config.dirs.iter().map(Excluded::judged).collect::<anyhow::Result<_>>()?);
         let stop = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(Mutex::new(None));
         let last = Arc::new(AtomicU64::new(0));
@@ -210,6 +214,7 @@ impl Following {
             last: last.clone(),
             left: Arc::clone(&left),
             roots: roots.clone(),
+            excluded,
             switches,
             looks: Mutex::default(),
         };
@@ -291,9 +296,10 @@ impl Follower {
     fn follow(&self) -> Result<End, Failure> {
         let Some(mut joined) = self.connect() else { return Ok(End::Stopped) };
         tracing::info!(session = self.session, "connected to the serving node; being brought level");
-        let mut target = SyncTarget::new(self.roots.clone(), self.excluded());
+        let mut target = SyncTarget::new(self.roots.clone(), self.excluded.clone());
         let in_memory = self.config.ack == Async::Second;
-        let applier = Applier::new(self.roots.clone(), joined.link.clone(), in_memory, self.switches.no_fsync);
+        let (roots, excluded) = (self.roots.clone(), self.excluded.clone());
+        let applier = Applier::new(roots, excluded, joined.link.clone(), in_memory, self.switches.no_fsync);
         let live = Arc::new(AtomicBool::new(false));
         self.keep_talking(&joined.link, &live)?;
         if let Some(log) = joined.suspects.take() {
@@ -327,18 +333,12 @@ impl Follower {
         ended
     }
 
-    /// What is not replicated, of each directory.
-    fn excluded(&self) -> Vec<Vec<Vec<u8>>> {
-        let of = |d: &Replicated| d.not_replicated.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect();
-        self.config.dirs.iter().map(of).collect()
-    }
-
     /// Answers a question of a verification, on a thread of its own: what it reads may take the disk for a while.
     fn look(&self, link: &Arc<Link>, look: Look) -> io::Result<()> {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         if looks.is_none() {
             let (ask, asked) = sync_channel::<ToLook>(LOOKS_MAX);
-            let (roots, excluded) = (self.roots.clone(), self.excluded());
+            let (roots, excluded) = (self.roots.clone(), self.excluded.clone());
             std::thread::Builder::new().name("look".into()).spawn(move || {
                 for (link, Look { number, dir, path, what }) in asked {
                     let at = usize::from(dir);

@@ -5,6 +5,7 @@
 //! here: an operation returns a ticket, and the translation layer answers when the ticket is good.
 
 use super::dirty::{Dirty, Marks};
+use super::excluded::Excluded;
 use super::frame::{Attr, Fid, Op};
 use super::identity;
 use super::ship::{Entered, Mode, Phase, Ship, Ticket};
@@ -78,7 +79,7 @@ pub struct Volume {
     files: RwLock<HashMap<u64, Arc<Handle>>>,
     dirs: RwLock<HashMap<u64, Arc<DirHandle>>>,
     next_handle: AtomicU64,
-    excluded: Vec<Vec<u8>>,
+    excluded: Excluded,
     on_disk_failure: OnDiskFailure,
     forget_attributes: OnceLock<ForgetAttributes>,
 }
@@ -100,12 +101,12 @@ fn write_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 impl Volume {
-    /// Serves the tree below an open directory. `excluded` are relative paths that are not replicated.
+    /// Serves the tree below an open directory.
     pub fn new(
         index: u16,
         name: &str,
         root: OwnedFd,
-        excluded: &[String],
+        excluded: Excluded,
         ship: Arc<Ship>,
         on_disk_failure: OnDiskFailure,
     ) -> io::Result<Self> {
@@ -118,7 +119,7 @@ impl Volume {
             files: RwLock::new(HashMap::new()),
             dirs: RwLock::new(HashMap::new()),
             next_handle: AtomicU64::new(1),
-            excluded: excluded.iter().map(|p| p.trim_matches('/').as_bytes().to_vec()).collect(),
+            excluded,
             on_disk_failure,
             forget_attributes: OnceLock::new(),
         })
@@ -150,15 +151,9 @@ impl Volume {
         &self.ship
     }
 
-    /// Paths that are not replicated.
-    pub fn excluded(&self) -> &[Vec<u8>] {
+    /// What of it is not replicated.
+    pub fn excluded(&self) -> &Excluded {
         &self.excluded
-    }
-
-    /// Whether a path is not replicated, or below one that is not.
-    pub fn is_excluded(&self, path: &[u8]) -> bool {
-        let is_in = |excluded: &Vec<u8>| path.strip_prefix(excluded.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        self.excluded.iter().any(is_in)
     }
 
     fn fid(&self, inode: &Inode) -> Fid {
@@ -179,11 +174,12 @@ impl Volume {
         result
     }
 
-    fn is_local(&self, parent: &Inode, name: &CStr) -> io::Result<bool> {
-        if parent.local || self.excluded.is_empty() {
-            return Ok(parent.local);
+    /// Whether what has a name is not replicated. `is_dir`: what it is, or is going to be.
+    fn is_local(&self, parent: &Inode, name: &CStr, is_dir: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
+        if parent.is_local() || self.excluded.is_empty() {
+            return Ok(parent.is_local());
         }
-        Ok(self.excluded.contains(&volume::join(&parent.path(self.table.root())?, name.to_bytes())))
+        self.excluded.is_excluded_entry(|| parent.path(self.table.root()), name.to_bytes(), is_dir)
     }
 
     fn carrier<'a>(&self, mode: &'a Mode, inode: &Inode) -> Carrier<'a> {
@@ -211,11 +207,13 @@ impl Volume {
         if inode.bound_in(stream.session()) {
             return Ok(true);
         }
-        let path = match inode.path_searched(self.table.root()) {
+        let path = match inode.path_searched(self.table.root(), &self.excluded) {
             Ok(path) => path,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                 inode.name_removed(self.table.root());
-                return if inode.replicated() { Err(e) } else { Ok(false) };
+                // Looked for while no name changed: what names it has are of nothing that is replicated.
+                inode.set_local(true);
+                return Ok(false);
             }
             Err(e) => return Err(e),
         };
@@ -245,7 +243,7 @@ impl Volume {
     /// Finds a name; counts as known to the kernel.
     pub fn lookup(&self, parent: u64, name: &CStr) -> io::Result<(Arc<Inode>, Stat)> {
         let parent = self.table.get(parent)?;
-        let local = self.is_local(&parent, name)?;
+        let local = self.is_local(&parent, name, || volume::is_dir_at(parent.fd().as_raw_fd(), name))?;
         self.table.lookup(&parent, name, local)
     }
 
@@ -633,7 +631,7 @@ impl Volume {
     pub fn create(&self, parent: u64, name: &CStr, new: &New<'_>, open: Option<i32>) -> Shipped<(Arc<Inode>, Stat, u64)> {
         let parent = self.table.get(parent)?;
         let mode = self.ship.enter()?;
-        let local = self.is_local(&parent, name)?;
+        let local = self.is_local(&parent, name, || Ok(new.mode & libc::S_IFMT == libc::S_IFDIR))?;
         let _order = self.namespace();
         let live = self.live_parent(&mode, &parent, local)?;
         let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &parent) };
@@ -683,11 +681,12 @@ impl Volume {
         let inode = self.table.get(id)?;
         let parent = self.table.get(parent)?;
         let mode = self.ship.enter()?;
-        if self.is_local(&parent, name)? != inode.local {
+        let local = self.is_local(&parent, name, || Ok(false))?;
+        if local != inode.is_local() {
             return Err(volume::errno(libc::EXDEV));
         }
         let _order = self.namespace();
-        let live = self.live_parent(&mode, &parent, inode.local)?;
+        let live = self.live_parent(&mode, &parent, local)?;
         if let Some(stream) = live {
             self.bind_locked(stream, &inode)?;
         }
@@ -696,7 +695,7 @@ impl Volume {
         marks.linked(&inode);
         self.disk("a link", volume::link_fd(inode.fd().as_raw_fd(), parent.fd().as_raw_fd(), name))?;
         inode.add_name(&parent, name.to_bytes());
-        let (inode, st) = self.table.lookup(&parent, name, inode.local)?;
+        let (inode, st) = self.table.lookup(&parent, name, local)?;
         let ticket = match live {
             Some(stream) => {
                 let (fid, dir_mtime) = (self.fid(&inode), changed(&parent)?);
@@ -712,7 +711,7 @@ impl Volume {
     pub fn unlink(&self, parent: u64, name: &CStr, what: Removal) -> Shipped<()> {
         let parent = self.table.get(parent)?;
         let mode = self.ship.enter()?;
-        let local = self.is_local(&parent, name)?;
+        let local = self.is_local(&parent, name, || Ok(what == Removal::Directory))?;
         let _order = self.namespace();
         let live = self.live_parent(&mode, &parent, local)?;
         let marks = if local { Dirty::no_marks() } else { self.marks(&mode, &parent) };
@@ -760,6 +759,11 @@ impl Volume {
         }
     }
 
+    /// Whether what has one name now is not replicated under another one.
+    fn is_local_as(&self, (parent, name): (&Inode, &CStr), now: (&Inode, &CStr)) -> io::Result<bool> {
+        self.is_local(parent, name, || volume::is_dir_at(now.0.fd().as_raw_fd(), now.1))
+    }
+
     /// renameat2(2).
     pub fn rename(&self, from: u64, name: &CStr, to: u64, new: &CStr, flags: u32) -> Shipped<()> {
         if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
@@ -768,8 +772,14 @@ impl Volume {
         let from = self.table.get(from)?;
         let to = self.table.get(to)?;
         let mode = self.ship.enter()?;
-        let local = self.is_local(&from, name)?;
-        if local != self.is_local(&to, new)? {
+        let (source, target) = ((&*from, name), (&*to, new));
+        let local = self.is_local_as(source, source)?;
+        let mut crosses = local != self.is_local_as(target, source)?;
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            // The one that comes back may be of the other kind.
+            crosses |= local != self.is_local_as(target, target)? || local != self.is_local_as(source, target)?;
+        }
+        if crosses {
             // Crossing the border of what is replicated is a copy, which the caller does on this error.
             return Err(volume::errno(libc::EXDEV));
         }

@@ -138,7 +138,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("data");
         std::fs::create_dir(&dir).unwrap();
-        let dirs = vec![Replicated { dir: dir.to_str().unwrap().to_owned(), not_replicated: vec![], to_check: vec![] }];
+        let dirs = vec![Replicated { dir: dir.to_str().unwrap().to_owned(), ..Replicated::default() }];
         Tree { dirs, file: home.path().join("copies.json"), _home: home }
     }
 

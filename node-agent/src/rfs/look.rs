@@ -3,6 +3,7 @@
 //! Times do not count, nor which names are one file; a hole and zeros are the same.
 
 use super::dirty::BLOCK;
+use super::excluded::Excluded;
 use super::volume;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -78,8 +79,8 @@ pub enum Found {
     },
 }
 
-/// Looks. `excluded`: relative paths that are not replicated.
-pub fn look(root: RawFd, excluded: &[Vec<u8>], path: &[u8], what: &What) -> Found {
+/// Looks.
+pub fn look(root: RawFd, excluded: &Excluded, path: &[u8], what: &What) -> Found {
     let found = match what {
         What::Names { from, to, each } => names(root, excluded, path, (from, to.as_deref()), *each),
         What::Named { names } => named(root, excluded, path, names),
@@ -91,14 +92,14 @@ pub fn look(root: RawFd, excluded: &[Vec<u8>], path: &[u8], what: &What) -> Foun
 /// A range that one node asks for has so many names at most on the other: beyond that a list of them would fit no frame.
 const NAMES_MAX: usize = 50_000;
 
-fn named(root: RawFd, excluded: &[Vec<u8>], path: &[u8], names: &[Vec<u8>]) -> io::Result<Found> {
+fn named(root: RawFd, excluded: &Excluded, path: &[u8], names: &[Vec<u8>]) -> io::Result<Found> {
     let open = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY)?;
     let device = volume::fstat(open.as_raw_fd())?.st_dev;
     let mut all = Vec::new();
     for name in names {
         let sum = if name.is_empty() {
             attributes(open.as_raw_fd(), device)?
-        } else if excluded.contains(&volume::join(path, name)) {
+        } else if is_excluded(open.as_raw_fd(), excluded, path, name)? {
             None
         } else {
             of_name(open.as_raw_fd(), name, device)?
@@ -106,6 +107,10 @@ fn named(root: RawFd, excluded: &[Vec<u8>], path: &[u8], names: &[Vec<u8>]) -> i
         all.extend(sum.map(|sum| (name.clone(), sum)));
     }
     Ok(Found::Names(all))
+}
+
+fn is_excluded(dir: RawFd, excluded: &Excluded, path: &[u8], name: &[u8]) -> io::Result<bool> {
+    excluded.is_excluded_entry(|| Ok(path), name, || volume::is_dir_at(dir, &volume::cstr(name)?))
 }
 
 /// `None`: it is gone, or lies on another file system.
@@ -117,21 +122,23 @@ fn of_name(dir: RawFd, name: &[u8], device: u64) -> io::Result<Option<Sum>> {
     }
 }
 
-fn names(root: RawFd, excluded: &[Vec<u8>], path: &[u8], (from, to): (&[u8], Option<&[u8]>), each: bool) -> io::Result<Found> {
+fn names(root: RawFd, excluded: &Excluded, path: &[u8], (from, to): (&[u8], Option<&[u8]>), each: bool) -> io::Result<Found> {
     let open = volume::open_beneath(root, path, libc::O_RDONLY | libc::O_DIRECTORY)?;
     let device = volume::fstat(open.as_raw_fd())?.st_dev;
     let mut all = Vec::new();
     if path.is_empty() && from.is_empty() {
         all.push((Vec::new(), attributes(open.as_raw_fd(), device)?.unwrap_or_default()));
     }
-    let range = in_range(open.as_raw_fd(), from, to)?;
+    let mut range = Vec::new();
+    for name in in_range(open.as_raw_fd(), from, to)? {
+        if !is_excluded(open.as_raw_fd(), excluded, path, &name)? {
+            range.push(name);
+        }
+    }
     if range.len() > NAMES_MAX {
         return Ok(Found::Unreadable { detail: format!("it has {} names where the other node has few", range.len()) });
     }
     for name in range {
-        if excluded.contains(&volume::join(path, &name)) {
-            continue;
-        }
         all.extend(of_name(open.as_raw_fd(), &name, device)?.map(|sum| (name, sum)));
     }
     if each {
@@ -222,13 +229,18 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
     use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+    use tsugi_core::module::Replicated;
+
+    fn without(path: &str) -> Excluded {
+        Excluded::new(&Replicated { not_replicated: vec![path.to_owned()], ..Replicated::default() }).unwrap()
+    }
 
     fn whole(dir: &File, path: &[u8]) -> Found {
-        look(dir.as_raw_fd(), &[b"not".to_vec()], path, &What::Names { from: Vec::new(), to: None, each: false })
+        look(dir.as_raw_fd(), &without("not"), path, &What::Names { from: Vec::new(), to: None, each: false })
     }
 
     fn contents(dir: &File, path: &str) -> Vec<Sum> {
-        match look(dir.as_raw_fd(), &[], path.as_bytes(), &What::Blocks { first: 0, count: 1000 }) {
+        match look(dir.as_raw_fd(), &Excluded::default(), path.as_bytes(), &What::Blocks { first: 0, count: 1000 }) {
             Found::Sums(sums) => sums,
             other => panic!("{other:?}"),
         }
@@ -285,7 +297,7 @@ mod tests {
         // By name, and in ranges.
         let each = |from: &str, to: Option<&str>| {
             let to = to.map(|to| to.as_bytes().to_vec());
-            match look(dirs[0].as_raw_fd(), &[], b"", &What::Names { from: from.into(), to, each: true }) {
+            match look(dirs[0].as_raw_fd(), &Excluded::default(), b"", &What::Names { from: from.into(), to, each: true }) {
                 Found::Names(names) => names.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect::<Vec<_>>(),
                 other => panic!("{other:?}"),
             }
@@ -293,7 +305,7 @@ mod tests {
         assert_eq!(each("", None), ["", "d", "l", "not"]);
         assert_eq!(each("d", Some("l")), ["d"]);
         let named = What::Named { names: ["", "d", "none", "not"].map(|name| name.as_bytes().to_vec()).to_vec() };
-        match look(dirs[0].as_raw_fd(), &[b"not".to_vec()], b"", &named) {
+        match look(dirs[0].as_raw_fd(), &without("not"), b"", &named) {
             Found::Names(names) => assert_eq!(names.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [&b""[..], b"d"]),
             other => panic!("{other:?}"),
         }
@@ -325,8 +337,8 @@ mod tests {
         let (one, other) = (contents(&dir, "hole"), contents(&dir, "zeros"));
         let differ: Vec<_> = (0..4).filter(|n| one[*n] != other[*n]).collect();
         assert_eq!(differ, [2]);
-        assert_eq!(look(dir.as_raw_fd(), &[], b"hole", &What::Blocks { first: 2, count: 1 }), Found::Sums(vec![one[2]]));
-        assert_eq!(look(dir.as_raw_fd(), &[], b"hole", &What::Blocks { first: 4, count: 9 }), Found::Sums(Vec::new()));
-        assert_eq!(look(dir.as_raw_fd(), &[], b"", &What::Blocks { first: 0, count: 1 }), Found::Gone);
+        assert_eq!(look(dir.as_raw_fd(), &Excluded::default(), b"hole", &What::Blocks { first: 2, count: 1 }), Found::Sums(vec![one[2]]));
+        assert_eq!(look(dir.as_raw_fd(), &Excluded::default(), b"hole", &What::Blocks { first: 4, count: 9 }), Found::Sums(Vec::new()));
+        assert_eq!(look(dir.as_raw_fd(), &Excluded::default(), b"", &What::Blocks { first: 0, count: 1 }), Found::Gone);
     }
 }

@@ -248,7 +248,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
-        let dirs = [Replicated { dir: path.to_owned(), not_replicated: vec![], to_check: vec![] }];
+        let dirs = [Replicated { dir: path.to_owned(), ..Replicated::default() }];
         check_writable(&dirs, &[open_dir(path).unwrap()]).unwrap();
         hide(path, run.path(), "m", 0).unwrap();
         std::fs::remove_file(marker(run.path(), "m", 0)).unwrap();

@@ -3,6 +3,7 @@
 use super::control::Agent;
 use super::deadline::Deadline;
 use super::dirty::{Base, Dirty};
+use super::excluded::Excluded;
 use super::follow::Left;
 use super::fs::Volume;
 use super::fuse::Fuse;
@@ -103,7 +104,8 @@ impl Serving {
         let notes = agent.clone();
         let on_failure = Box::new(move |detail: &str| notes.note(ReplicaNote::DiskFailed { detail: detail.to_owned() }));
         let number = u16::try_from(index).context("more than 65535 replicated directories")?;
-        let volume = Volume::new(number, &path, root, &replicated.not_replicated, ship.clone(), on_failure)
+        let excluded = Excluded::judged(replicated)?;
+        let volume = Volume::new(number, &path, root, excluded, ship.clone(), on_failure)
             .with_context(|| format!("cannot read the replicated directory {path}"))?;
         let volume = Arc::new(volume);
         let device = mounts::mount_fuse(&path, config.module.as_str())?;

@@ -385,10 +385,11 @@ impl<'a> Source<'a> {
         };
         for name in names {
             let full = join(path, &name);
-            if volume.excluded().contains(&full) {
+            let c_name = volume::cstr(&name)?;
+            if volume.excluded().is_excluded_entry(|| Ok(path), &name, || volume::is_dir_at(fd.as_raw_fd(), &c_name))? {
                 continue;
             }
-            let object = match volume::open_path_at(fd.as_raw_fd(), &volume::cstr(&name)?) {
+            let object = match volume::open_path_at(fd.as_raw_fd(), &c_name) {
                 // Of changed names some are gone: that is the change.
                 Err(e) if only.is_some() && e.raw_os_error() == Some(libc::ENOENT) => continue,
                 opened => match self.tolerate(opened, &full)? {
@@ -821,15 +822,15 @@ impl<'a> Source<'a> {
                 for entry in volume::list_dir(fd.as_raw_fd())? {
                     let full = join(&path, &entry.name);
                     let key = (volume.index(), entry.ino);
-                    if volume.excluded().contains(&full) {
-                        continue;
-                    }
                     let is_dir = match entry.kind {
                         libc::DT_UNKNOWN => {
                             volume::stat_at(fd.as_raw_fd(), &volume::cstr(&entry.name)?).is_ok_and(|st| volume::kind(&st) == libc::S_IFDIR)
                         }
                         kind => kind == libc::DT_DIR,
                     };
+                    if volume.excluded().is_excluded_entry(|| Ok(&path), &entry.name, || Ok(is_dir))? {
+                        continue;
+                    }
                     if is_dir {
                         todo.push(full);
                     } else if wanted.contains(&key) {
@@ -872,7 +873,7 @@ impl<'a> Source<'a> {
             return Ok(None);
         }
         let root = volume.table().root();
-        let path = if self.strict { inode.path_searched(root) } else { inode.path(root) };
+        let path = if self.strict { inode.path_searched(root, volume.excluded()) } else { inode.path(root) };
         match path {
             Ok(path) => Ok(Some(path)),
             Err(_) if volume::fstat(inode.fd().as_raw_fd())?.st_nlink == 0 => Ok(None),

@@ -4,6 +4,7 @@
 //! pass: whoever moved it there also marked it. After `Strict` the same is an error.
 
 use super::dirty::BLOCK;
+use super::excluded::Excluded;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
 use super::level;
 use super::volume::{self, Time};
@@ -27,7 +28,7 @@ struct OpenFile {
 /// See the module.
 pub struct SyncTarget {
     roots: Arc<Vec<OwnedFd>>,
-    excluded: Vec<Vec<Vec<u8>>>,
+    excluded: Arc<Vec<Excluded>>,
     strict: bool,
     files: HashMap<u64, OpenFile>,
     /// Names of the directory whose pieces are coming.
@@ -64,8 +65,8 @@ fn missing(e: &io::Error) -> bool {
 }
 
 impl SyncTarget {
-    /// Works below these directories; `excluded` are the paths of each that are not replicated.
-    pub fn new(roots: Arc<Vec<OwnedFd>>, excluded: Vec<Vec<Vec<u8>>>) -> Self {
+    /// Works below these directories; `excluded` is of each of them.
+    pub fn new(roots: Arc<Vec<OwnedFd>>, excluded: Arc<Vec<Excluded>>) -> Self {
         Self {
             roots,
             excluded,
@@ -142,9 +143,10 @@ impl SyncTarget {
         Ok(Reply::None)
     }
 
-    fn is_excluded(&self, dir: u16, path: &[u8], name: &[u8]) -> bool {
-        let Some(excluded) = self.excluded.get(usize::from(dir)).filter(|e| !e.is_empty()) else { return false };
-        excluded.contains(&volume::join(path, name))
+    /// Of a name in the open directory at a path.
+    fn is_excluded(&self, dir: u16, fd: i32, path: &[u8], name: &[u8]) -> io::Result<bool> {
+        let Some(excluded) = self.excluded.get(usize::from(dir)) else { return Ok(false) };
+        excluded.is_excluded_entry(|| Ok(path), name, || volume::is_dir_at(fd, &volume::cstr(name)?))
     }
 
     fn directory(&mut self, dir: u16, path: &[u8], meta: &Meta, entries: &[Entry], only: Option<BTreeSet<Vec<u8>>>) -> anyhow::Result<()> {
@@ -159,7 +161,7 @@ impl SyncTarget {
             None => volume::list_dir(fd)?.into_iter().map(|here| here.name).collect(),
         };
         for name in here {
-            if !self.names.contains(&name) && !self.is_excluded(dir, path, &name) {
+            if !self.names.contains(&name) && !self.is_excluded(dir, fd, path, &name)? {
                 volume::remove_tree(fd, &volume::cstr(&name)?).with_context(|| format!("cannot remove {}", show(&name)))?;
             }
         }

@@ -3,6 +3,7 @@
 //! Node ids are the backing inode numbers (1 = the root), so `st_ino` is stable. A descriptor also knows where its
 //! file is: the kernel follows renames of it and of its ancestors for us.
 
+use super::excluded::Excluded;
 use super::volume::{self, Stat};
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -20,8 +21,8 @@ pub struct Inode {
     pub id: u64,
     /// Type bits of the mode.
     pub kind: u32,
-    /// Below a path that is not replicated.
-    pub local: bool,
+    /// Not replicated: below what is not, or without a name that is.
+    local: AtomicBool,
     fd: RwLock<Arc<OwnedFd>>,
     /// Other names it was given, for when the one behind `fd` is removed.
     names: Mutex<Vec<(Arc<Inode>, Vec<u8>)>>,
@@ -47,7 +48,7 @@ impl Inode {
         Arc::new(Self {
             id,
             kind,
-            local,
+            local: AtomicBool::new(local),
             fd: RwLock::new(Arc::new(fd)),
             names: Mutex::new(Vec::new()),
             lookups: AtomicU64::new(0),
@@ -94,9 +95,19 @@ impl Inode {
         self.bound.store(session, Ordering::Release);
     }
 
+    /// Whether it is not replicated, by its names.
+    pub fn is_local(&self) -> bool {
+        self.local.load(Ordering::Acquire)
+    }
+
+    /// Names were found that say otherwise.
+    pub fn set_local(&self, local: bool) {
+        self.local.store(local, Ordering::Release);
+    }
+
     /// Whether changes of it concern the peer.
     pub fn replicated(&self) -> bool {
-        !self.local && !self.gone.load(Ordering::Acquire)
+        !self.is_local() && !self.gone.load(Ordering::Acquire)
     }
 
     /// Notes that contents changed (true) or that the peer was told the time (false); returns what it was.
@@ -157,18 +168,16 @@ impl Inode {
             return Ok(Vec::new());
         }
         let fd = self.fd();
-        let top = volume::kernel_path(root.fd().as_raw_fd())?;
-        let full = volume::kernel_path(fd.as_raw_fd())?;
-        let below = full.strip_prefix(top.as_slice()).and_then(|p| p.strip_prefix(b"/")).ok_or_else(|| volume::errno(libc::ENOENT))?;
+        let below = volume::path_below(root.fd().as_raw_fd(), fd.as_raw_fd())?;
         // Believed only if the path leads to this very object: a name may itself end in " (deleted)".
-        let there = volume::open_beneath(root.fd().as_raw_fd(), below, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let there = volume::open_beneath(root.fd().as_raw_fd(), &below, libc::O_PATH | libc::O_NOFOLLOW)?;
         let (a, b) = (volume::fstat(there.as_raw_fd())?, volume::fstat(fd.as_raw_fd())?);
-        if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) { Ok(below.to_vec()) } else { Err(volume::errno(libc::ENOENT)) }
+        if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) { Ok(below) } else { Err(volume::errno(libc::ENOENT)) }
     }
 
     /// Like `path`, but searches the tree if the known names are gone: a file that was opened by a name since
-    /// removed and has others the kernel was never asked for.
-    pub fn path_searched(&self, root: &Inode) -> io::Result<Vec<u8>> {
+    /// removed and has others the kernel was never asked for. Names that are not replicated are none.
+    pub fn path_searched(&self, root: &Inode, excluded: &Excluded) -> io::Result<Vec<u8>> {
         match self.path(root) {
             Ok(path) => return Ok(path),
             Err(e) if e.raw_os_error() != Some(libc::ENOENT) => return Err(e),
@@ -182,25 +191,25 @@ impl Inode {
         if let Ok(path) = self.path(root) {
             return Ok(path);
         }
-        let (path, fd) = search(root.fd().as_raw_fd(), &[], st.st_ino)?.ok_or_else(|| volume::errno(libc::ENOENT))?;
+        let (path, fd) = search(root.fd().as_raw_fd(), &[], excluded, st.st_ino)?.ok_or_else(|| volume::errno(libc::ENOENT))?;
         *self.fd.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fd);
         Ok(path)
     }
 }
 
-fn search(dir: RawFd, path: &[u8], ino: u64) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
+fn search(dir: RawFd, path: &[u8], excluded: &Excluded, ino: u64) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
     for entry in volume::list_dir(dir)? {
-        let mut below = path.to_vec();
-        if !below.is_empty() {
-            below.push(b'/');
+        let name = volume::cstr(&entry.name)?;
+        if excluded.is_excluded_entry(|| Ok(path), &entry.name, || volume::is_dir_at(dir, &name))? {
+            continue;
         }
-        below.extend_from_slice(&entry.name);
-        let fd = volume::open_path_at(dir, &volume::cstr(&entry.name)?)?;
+        let below = volume::join(path, &entry.name);
+        let fd = volume::open_path_at(dir, &name)?;
         if entry.ino == ino {
             return Ok(Some((below, fd)));
         }
         if entry.kind == libc::DT_DIR
-            && let Some(found) = search(fd.as_raw_fd(), &below, ino)?
+            && let Some(found) = search(fd.as_raw_fd(), &below, excluded, ino)?
         {
             return Ok(Some(found));
         }
@@ -235,8 +244,7 @@ impl Table {
         map.get(&id).cloned().ok_or_else(|| volume::errno(libc::ESTALE))
     }
 
-    /// Looks a name up and counts it as known to the kernel. The boolean says whether a file below `local` or
-    /// excluded by name is meant.
+    /// Looks a name up and counts it as known to the kernel. `local`: by this name it is not replicated.
     pub fn lookup(&self, parent: &Inode, name: &CStr, local: bool) -> io::Result<(Arc<Inode>, Stat)> {
         let fd = volume::open_path_at(parent.fd().as_raw_fd(), name)?;
         self.enter(fd, local)
@@ -256,7 +264,14 @@ impl Table {
                 inode.lookups.fetch_add(1, Ordering::AcqRel);
                 let inode = inode.clone();
                 drop(map);
-                if inode.kind != libc::S_IFDIR && st.st_nlink > 1 && inode.path(&self.root).is_err() {
+                // A file may have had names of both sorts before it was served. With one that is replicated it is, and is known
+                // by it.
+                let is_found = !inode.is_dir() && inode.is_local() && !local;
+                if is_found {
+                    inode.set_local(false);
+                }
+                let is_lost = || inode.is_local() == local && st.st_nlink > 1 && inode.path(&self.root).is_err();
+                if is_found || !inode.is_dir() && is_lost() {
                     *inode.fd.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fd);
                 }
                 return Ok((inode, st));

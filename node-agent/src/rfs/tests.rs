@@ -24,6 +24,7 @@ use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
 use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
+mod excluded;
 mod level;
 mod measure;
 mod names;
@@ -116,21 +117,17 @@ fn free_port() -> SocketAddr {
 
 impl Pair {
     fn new() -> Self {
-        Self::with("", &[])
+        Self::with("")
     }
 
-    fn with(env: &str, not_replicated: &[&str]) -> Self {
-        Self::capped(env, not_replicated, None)
-    }
-
-    fn capped(env: &str, not_replicated: &[&str], resync_kb_per_s_max: Option<u64>) -> Self {
-        Self::over(env, not_replicated, resync_kb_per_s_max, PATIENCE, |to| to)
+    fn with(env: &str) -> Self {
+        Self::over(env, &Replicated::default(), None, PATIENCE, |to| to)
     }
 
     /// `line` names where to connect to instead of a node's own address.
     fn over(
         env: &str,
-        not_replicated: &[&str],
+        tree: &Replicated,
         resync_kb_per_s_max: Option<u64>,
         patience: Duration,
         line: impl Fn(SocketAddr) -> SocketAddr,
@@ -148,11 +145,7 @@ impl Pair {
                 node: me.parse().unwrap(),
                 peer: peer.parse().unwrap(),
                 cluster: "lab".into(),
-                dirs: vec![Replicated {
-                    dir: dir.to_str().unwrap().into(),
-                    not_replicated: not_replicated.iter().map(|s| (*s).to_owned()).collect(),
-                    to_check: vec![],
-                }],
+                dirs: vec![Replicated { dir: dir.to_str().unwrap().into(), ..tree.clone() }],
                 ack: Async::None,
                 listen,
                 connect: line(connect),
@@ -630,7 +623,7 @@ fn a_name_moved_once_while_the_tree_is_copied_leaves_no_stale_name() {
     let first = |g: usize| format!("g{g}/{}", if (g / 3).is_multiple_of(2) { "x" } else { "y" });
     let second = |g: usize| format!("g{g}/{}", if (g / 3).is_multiple_of(2) { "y" } else { "x" });
     // Two seconds of copying, in the middle of which about half of the names have been told.
-    let mut pair = Pair::capped("", &[], Some(2400));
+    let mut pair = Pair::over("", &Replicated::default(), Some(2400), PATIENCE, |to| to);
     let d = pair.a.dir.clone();
     fs::create_dir_all(d.join("far")).unwrap();
     for g in 0..GROUPS {
@@ -918,27 +911,9 @@ fn an_operation_the_peer_cannot_apply_is_never_acknowledged() {
 }
 
 #[test]
-fn excluded_paths_stay_on_each_node() {
-    let mut pair = Pair::with("", &["cache"]);
-    fs::create_dir(pair.a.dir.join("cache")).unwrap();
-    fs::write(pair.a.dir.join("cache/a"), "of a").unwrap();
-    fs::create_dir(pair.b.dir.join("cache")).unwrap();
-    fs::write(pair.b.dir.join("cache/b"), "of b").unwrap();
-    pair.serve_and_arm(1, 1);
-    let d = pair.a.dir.clone();
-    fs::write(d.join("cache/a2"), "of a").unwrap();
-    fs::write(d.join("shared"), "x").unwrap();
-    let across = fs::rename(d.join("shared"), d.join("cache/shared")).unwrap_err();
-    assert_eq!(across.raw_os_error(), Some(libc::EXDEV));
-    let b = tree(&pair.b.dir);
-    let names: Vec<_> = b.keys().map(|p| p.to_str().unwrap()).collect();
-    assert_eq!(names, ["cache", "cache/b", "shared"]);
-}
-
-#[test]
 fn more_files_than_descriptors_are_no_problem() {
     // The child's limit is what this process has; the shell lowers it.
-    let mut pair = Pair::with("ulimit -n 4000;", &[]);
+    let mut pair = Pair::with("ulimit -n 4000;");
     pair.serve_and_arm(1, 1);
     let d = pair.a.dir.clone();
     for n in 0..9000 {
@@ -979,7 +954,7 @@ fi
 fn without_waiting_for_the_peer_acknowledged_data_is_lost() {
     // The negative control: with the switch, the same steps as in `a_dead_peer…` must lose data, or the other
     // tests prove nothing.
-    let mut pair = Pair::with("TSUGI_TEST_NO_PEER_ACK=1", &[]);
+    let mut pair = Pair::with("TSUGI_TEST_NO_PEER_ACK=1");
     pair.serve_and_arm(1, 1);
     let mut acknowledged = 0;
     let file = fs::File::create(pair.a.dir.join("log")).unwrap();

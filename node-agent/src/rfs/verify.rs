@@ -228,10 +228,12 @@ impl<'a> Walk<'a> {
                 for name in &names[at..end] {
                     let full = volume::join(&path, name);
                     let Ok(st) = volume::stat_at(open.as_raw_fd(), &volume::cstr(name)?) else { continue };
-                    if st.st_dev != device || volume.is_excluded(&full) || self.is_other(volume, &full) {
+                    let kind = volume::kind(&st);
+                    let is_excluded = volume.excluded().is_excluded_entry(|| Ok(&path), name, || Ok(kind == libc::S_IFDIR))?;
+                    if st.st_dev != device || is_excluded || self.is_other(volume, &full) {
                         continue;
                     }
-                    match volume::kind(&st) {
+                    match kind {
                         libc::S_IFDIR => todo.push(full),
                         libc::S_IFREG => self.file(volume, &full, st.st_size.unsigned_abs())?,
                         _ => {}

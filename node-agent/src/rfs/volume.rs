@@ -148,6 +148,15 @@ pub fn stat_at(dir: RawFd, name: &CStr) -> io::Result<Stat> {
     Ok(unsafe { st.assume_init() })
 }
 
+/// Whether a name leads to a directory; nothing is none.
+pub fn is_dir_at(dir: RawFd, name: &CStr) -> io::Result<bool> {
+    match stat_at(dir, name) {
+        Ok(st) => Ok(kind(&st) == libc::S_IFDIR),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// mkdirat(2).
 pub fn mkdirat(dir: RawFd, name: &CStr, mode: u32) -> io::Result<()> {
     // SAFETY: `name` is valid for the call.
@@ -202,6 +211,17 @@ pub fn readlink_at(dir: RawFd, name: &CStr) -> io::Result<Vec<u8>> {
 /// Where the kernel thinks the file behind a descriptor is: an absolute path, ` (deleted)` appended if that name is gone.
 pub fn kernel_path(fd: RawFd) -> io::Result<Vec<u8>> {
     readlink_at(libc::AT_FDCWD, &proc_path(fd))
+}
+
+/// The same relative to the directory behind another descriptor; not there if it is not below that.
+pub fn path_below(root: RawFd, fd: RawFd) -> io::Result<Vec<u8>> {
+    let (top, full) = (kernel_path(root)?, kernel_path(fd)?);
+    let below = full.strip_prefix(top.as_slice()).ok_or_else(|| errno(libc::ENOENT))?;
+    match below {
+        [] => Ok(Vec::new()),
+        [b'/', below @ ..] => Ok(below.to_vec()),
+        _ => Err(errno(libc::ENOENT)),
+    }
 }
 
 /// Changes owner and group; `None` leaves one as it is. Works on `O_PATH` and on links.

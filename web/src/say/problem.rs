@@ -3,7 +3,7 @@
 
 use crate::text::Lang;
 use crate::view::ProblemView;
-use tsugi_core::module::xml::{Expected, Fault, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, UnusedReason};
+use tsugi_core::module::xml::{Expected, Fault, NAME_PATTERN_BYTES_MAX, Problem, ProblemKind, RESOURCE_CLASSES, RuleFault, UnusedReason};
 
 /// What is wrong: one sentence.
 pub fn problem_message(lang: Lang, problem: &Problem) -> String {
@@ -56,6 +56,7 @@ fn message(kind: &ProblemKind) -> String {
         ProblemKind::MissingElement { name } => format!("要素 `{name}` がありません。"),
         ProblemKind::MissingAttribute { name } => format!("属性 `{name}` がありません。"),
         ProblemKind::BadValue { value, .. } => format!("`{value}` は使えません。"),
+        ProblemKind::BadPattern { pattern, why } => format!("正規表現 `{pattern}` は使えません（{why}）。"),
         ProblemKind::BadUnit { value, .. } => format!("`{value}` の末尾が時間の単位ではありません。"),
         ProblemKind::TooFine { value, unit } => format!("`{value}` は細かすぎます。この属性は `{unit}` 単位です。"),
         ProblemKind::TooSmall { value, .. } => format!("`{value}` は小さすぎます。"),
@@ -120,6 +121,9 @@ fn remedy(kind: &ProblemKind) -> String {
         ProblemKind::MissingElement { name } => format!("この要素の中に <{name}> を追加してください。"),
         ProblemKind::MissingAttribute { name } => format!("{name}=\"…\" を追加してください。"),
         ProblemKind::BadValue { expected, .. } => expected_words(expected),
+        ProblemKind::BadPattern { .. } => {
+            "正規表現を直してください。記号を文字そのものとして使うときは、`\\.`、`\\*`、`\\{` のように前に `\\` を付けます。".to_owned()
+        }
         ProblemKind::BadUnit { allowed, .. } => format!("整数の後に単位（{}）を付けてください。", names(allowed)),
         ProblemKind::TooFine { unit, .. } => format!("`{unit}` 単位の整数にしてください。"),
         ProblemKind::TooSmall { least, .. } => at_limit(least, "以上"),
@@ -187,7 +191,6 @@ fn instead_ja(instead: &str) -> String {
         ("the scripts of the module", "モジュールのスクリプト"),
         ("the order `prim` with acceptance of the loss", "損失を承知したうえでの `prim` の指示"),
         ("real-time replication", "リアルタイムの複製"),
-        ("`path`, one element for each file or folder", "`path`（ファイルやフォルダーごとに 1 要素）"),
         ("the virtual address, or a name that DNS gives it", "仮想 IP アドレス、または DNS で付けた名前"),
         ("`name` with a network of cluster.xml", "cluster.xml のネットワークを指定した `name`"),
         (
@@ -226,6 +229,9 @@ fn expected_words(expected: &Expected) -> String {
         Expected::VariableName => "英字、数字、`_` だけを使い、先頭を数字以外にしてください。".to_owned(),
         Expected::InterfaceName => "`eth0` のようなネットワークインターフェイス名を 15 バイト以内で書いてください。".to_owned(),
         Expected::RelativePath => "複製するディレクトリからの相対パスを、`.`、`..`、`//` を使わずに書いてください。".to_owned(),
+        Expected::NamePattern => format!(
+            "名前に対する POSIX 拡張正規表現か、`!` に続けた正規表現を、{NAME_PATTERN_BYTES_MAX} バイト以内で、`<` と `>` を使わずに書いてください。"
+        ),
         Expected::CommandName => {
             "パスを除いたコマンド名を 15 バイト以内で書くか（カーネルが保持する長さです）、`nameregex` を使ってください。".to_owned()
         }

@@ -76,7 +76,7 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
             verify_every: None,
             ack: Async::None,
             resync_kb_per_s_max: None,
-            replicated: vec![Replicated { dir: dir.to_owned(), not_replicated: vec![], to_check: vec![] }],
+            replicated: vec![Replicated { dir: dir.to_owned(), not_replicated: vec![], not_replicated_names: vec![], to_check: vec![] }],
         }),
         user: None,
         checks: vec![],

@@ -165,11 +165,8 @@ static REPLICATED: Rule = Rule {
     children: &[ChildRule::Many(&NOT_REPLICATED), ChildRule::Many(&TO_CHECK)],
 };
 
-static NOT_REPLICATED: Rule = Rule {
-    name: "notreplicated",
-    attributes: &[read("path", Kind::Path), refused("regexpath", Kind::Any, &[], Some("`path`, one element for each file or folder"))],
-    children: &[],
-};
+static NOT_REPLICATED: Rule =
+    Rule { name: "notreplicated", attributes: &[read("path", Kind::Path), read("regexpath", Kind::NamePattern)], children: &[] };
 
 static TO_CHECK: Rule = Rule { name: "tocheck", attributes: &[needed("path", Kind::Path)], children: &[] };
 

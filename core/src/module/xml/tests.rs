@@ -2,8 +2,8 @@ use super::*;
 use crate::cluster::xml::parse_cluster;
 use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Interface, Limits, Mode, Probe, Profile, Replicated, Rfs, Timing,
-    User, Vip, When, default_rules,
+    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Interface, Limits, Mode, NamePattern, Probe, Profile, Replicated,
+    Rfs, Timing, User, Vip, When, default_rules,
 };
 use crate::rules::Ruleset;
 use proptest::prelude::*;
@@ -68,7 +68,8 @@ const WHOLE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
       <heartbeat name="repl" ident="flow"/>
     </heart>
     <rfs async="second" reiallowedbw="2048" verify="168">
-      <replicated dir="/srv/data/"><notreplicated path="tmp/cache/"/><tocheck path=".here"/></replicated>
+      <replicated dir="/srv/data/"><notreplicated path="tmp/cache/"/><tocheck path=".here"/>
+        <notreplicated regexpath=" ~$"/><notreplicated regexpath="!\.(mdf|ldf)$"/></replicated>
       <replicated dir="/srv/with blank"/>
     </rfs>
     <vip><interface_list><interface name="eth0"><real_interface>
@@ -135,9 +136,13 @@ fn everything_a_module_can_say_is_read() {
                 Replicated {
                     dir: "/srv/data".to_owned(),
                     not_replicated: vec!["tmp/cache".to_owned()],
+                    not_replicated_names: vec![
+                        NamePattern { text: " ~$".to_owned(), place: Place { line: 13, column: 35 } },
+                        NamePattern { text: r"!\.(mdf|ldf)$".to_owned(), place: Place { line: 13, column: 67 } },
+                    ],
                     to_check: vec![".here".to_owned()],
                 },
-                Replicated { dir: "/srv/with blank".to_owned(), not_replicated: vec![], to_check: vec![] },
+                Replicated { dir: "/srv/with blank".to_owned(), not_replicated: vec![], not_replicated_names: vec![], to_check: vec![] },
             ],
         }),
         user: Some(User {

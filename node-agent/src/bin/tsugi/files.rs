@@ -2,6 +2,7 @@
 
 use crate::{Agent, Stop, exit};
 use std::path::Path;
+use tsugi_agent::rfs::excluded;
 use tsugi_core::ids::ModuleName;
 use tsugi_core::module::xml::{self, ParseContext};
 use tsugi_core::wire::local::{Reply, Request};
@@ -20,12 +21,14 @@ pub fn confcheck(lang: Lang, file: &Path) -> Result<u8, Stop> {
         Stop { text, code: exit::USAGE }
     })?;
     let parsed = xml::parse(&text, &ParseContext::default());
-    for problem in &parsed.problems {
+    // What the reader leaves to whoever uses it.
+    let unusable = parsed.def.as_ref().map(excluded::problems).unwrap_or_default();
+    for problem in parsed.problems.iter().chain(&unusable) {
         let p = say::problem(lang, &name.to_string(), problem);
         let warning = if p.is_warning { both!(lang, " (warning)", "（警告）") } else { String::new() };
         println!("{name}:{}:{} {}{warning}: {} {}", p.line, p.column, p.element, p.message, p.remedy.unwrap_or_default());
     }
-    Ok(if parsed.def.is_some() { 0 } else { exit::REFUSED })
+    Ok(if parsed.def.is_some() && unusable.is_empty() { 0 } else { exit::REFUSED })
 }
 
 /// The output files of a module's scripts, or what is in the newest one of `script`.

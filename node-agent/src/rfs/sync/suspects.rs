@@ -60,10 +60,14 @@ fn find(volume: &Volume, path: &[u8]) -> anyhow::Result<Option<Arc<Inode>>> {
 /// Puts an object of the peer's tree into the map as if it had changed here. What is not here is in the names of its
 /// directory.
 pub fn suspect(volume: &Volume, dirty: &Dirty, path: &[u8], how: &Suspect) -> anyhow::Result<()> {
-    if volume.is_excluded(path) {
+    // What cannot be replicated under this name whatever it is, is not even looked at.
+    if volume.excluded().is_excluded(path, || Ok(true))? {
         return Ok(());
     }
     let Some(inode) = find(volume, path)? else { return Ok(()) };
+    if volume.excluded().is_excluded(path, || Ok(inode.is_dir()))? {
+        return Ok(());
+    }
     let turn = dirty.enter();
     let marks = dirty.marks(&turn, volume.index());
     match (inode.kind, how) {

@@ -122,7 +122,7 @@ fn whatever_is_done_before_and_while_a_peer_is_away_it_is_equal_when_it_is_back(
     let rounds = std::env::var("TSUGI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let seed = std::env::var("TSUGI_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(rand::random::<u32>);
     println!("TSUGI_TEST_SEED={seed}");
-    let mut pair = Pair::over(CHECKPOINTS, &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over(CHECKPOINTS, &Replicated::default(), None, Duration::from_millis(100), |to| to);
     let mut deeds = Deeds { dir: pair.a.dir.clone(), random: StdRng::seed_from_u64(seed.into()), done: 0 };
     pair.serve_and_arm(1, 1);
     deeds.some(300);
@@ -161,7 +161,7 @@ fn whatever_is_done_before_and_while_a_peer_is_away_it_is_equal_when_it_is_back(
 
 #[test]
 fn a_peer_that_returns_gets_what_changed_and_nothing_else() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     let d = pair.a.dir.clone();
     for n in 0..200 {
         fs::write(d.join(format!("file{n}")), vec![n as u8; 200_000]).unwrap();
@@ -186,7 +186,7 @@ fn a_peer_that_returns_gets_what_changed_and_nothing_else() {
 
 #[test]
 fn a_copy_that_was_set_back_is_compared_as_a_whole() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     // Opened before it is covered.
     let roots = [std::os::fd::OwnedFd::from(fs::File::open(&pair.b.dir).unwrap())];
     pair.serve_and_arm(1, 1);
@@ -208,7 +208,7 @@ fn a_copy_that_was_set_back_is_compared_as_a_whole() {
 
 #[test]
 fn after_an_orderly_hand_over_nothing_is_compared_but_what_was_done_since() {
-    let mut pair = Pair::with("", &[]);
+    let mut pair = Pair::with("");
     for n in 0..50 {
         fs::write(pair.a.dir.join(format!("file{n}")), vec![n as u8; 100_000]).unwrap();
     }
@@ -255,7 +255,7 @@ fn a_name_that_comes_to_lead_to_another_file_takes_nothing_from_the_first() {
             fs::hard_link(d.join("c/x"), d.join("a/z")).unwrap();
         }),
     ];
-    let mut pair = Pair::over(CHECKPOINTS, &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over(CHECKPOINTS, &Replicated::default(), None, Duration::from_millis(100), |to| to);
     pair.serve_and_arm(1, 1);
     for (session, (what, way)) in (2..).zip(ways) {
         let d = pair.a.dir.join(session.to_string());
@@ -275,7 +275,7 @@ fn a_name_that_comes_to_lead_to_another_file_takes_nothing_from_the_first() {
 
 #[test]
 fn a_change_of_a_range_too_large_to_be_noted_is_noted_all_the_same() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     let file = pair.a.dir.join("file");
     fs::write(&file, vec![1; 300_000]).unwrap();
     pair.serve_and_arm(1, 1);
@@ -300,7 +300,7 @@ fn a_change_of_a_range_too_large_to_be_noted_is_noted_all_the_same() {
 
 #[test]
 fn a_name_removed_of_a_file_that_has_others_outside_the_tree_keeps_nobody_from_becoming_level() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     let outside = pair.tmp.path().join("outside");
     for name in ["one", "two"] {
         fs::write(pair.a.dir.join(name), name).unwrap();
@@ -335,7 +335,7 @@ fn the_peer_hears_soon_of_what_nobody_waits_for() {
 
 #[test]
 fn a_file_that_is_closed_in_another_session_than_it_was_written_in_keeps_its_time() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     pair.serve_and_arm(1, 1);
     let file = fs::File::create(pair.a.dir.join("file")).unwrap();
     file.write_all_at(b"text", 0).unwrap();
@@ -347,7 +347,7 @@ fn a_file_that_is_closed_in_another_session_than_it_was_written_in_keeps_its_tim
 
 #[test]
 fn a_directory_made_anew_under_an_old_name_has_nothing_of_the_old_one() {
-    let mut pair = Pair::with(CHECKPOINTS, &[]);
+    let mut pair = Pair::with(CHECKPOINTS);
     let dir = pair.a.dir.join("dir");
     fs::create_dir(&dir).unwrap();
     for name in ["one", "two"] {

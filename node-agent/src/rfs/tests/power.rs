@@ -117,7 +117,7 @@ fn whatever_is_done_before_and_after_a_power_failure_of_the_source_it_is_equal_w
     println!("TSUGI_TEST_SEED={seed}");
     // In a tree this small, groups would hide what was not noted.
     let env = format!("{CHECKPOINTS} TSUGI_TEST_LOG_GROUP=1");
-    let mut pair = Pair::over(&env, &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over(&env, &Replicated::default(), None, Duration::from_millis(100), |to| to);
     let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
     let mut deeds = Deeds { dir: pair.a.dir.clone(), random: StdRng::seed_from_u64(seed.into()), done: 0 };
     pair.serve_and_arm(1, 1);
@@ -164,7 +164,7 @@ fn whatever_is_done_before_and_after_a_power_failure_of_the_source_it_is_equal_w
 
 #[test]
 fn after_a_power_failure_of_the_source_what_nobody_touched_is_not_compared() {
-    let mut pair = Pair::over("", &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over("", &Replicated::default(), None, Duration::from_millis(100), |to| to);
     let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
     let (a, b) = (pair.a.dir.clone(), pair.b.dir.clone());
     fs::create_dir(a.join("deep")).unwrap();
@@ -203,7 +203,7 @@ fn after_a_power_failure_of_the_source_what_nobody_touched_is_not_compared() {
 
 #[test]
 fn a_file_that_stays_open_over_a_checkpoint_has_one_time() {
-    let mut pair = Pair::over(CHECKPOINTS, &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over(CHECKPOINTS, &Replicated::default(), None, Duration::from_millis(100), |to| to);
     let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
     pair.serve_and_arm(1, 1);
     let open = fs::File::create(pair.a.dir.join("open")).unwrap();
@@ -222,7 +222,7 @@ fn a_file_that_stays_open_over_a_checkpoint_has_one_time() {
 #[test]
 fn a_log_or_a_disk_that_was_set_back_is_not_believed() {
     for what in ["log", "disk"] {
-        let mut pair = Pair::over("", &[], None, Duration::from_millis(100), |to| to);
+        let mut pair = Pair::over("", &Replicated::default(), None, Duration::from_millis(100), |to| to);
         let mut disks = [Disk::new(&pair.a.dir), Disk::new(&pair.b.dir)];
         let a = pair.a.dir.clone();
         fs::write(a.join("one"), "1").unwrap();

@@ -108,7 +108,7 @@ fn whenever_the_serving_process_is_killed_the_peer_has_what_was_acknowledged_and
     let seed = std::env::var("TSUGI_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(rand::random::<u32>);
     println!("TSUGI_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed.into());
-    let mut pair = Pair::over("", &[], None, Duration::from_millis(100), |to| to);
+    let mut pair = Pair::over("", &Replicated::default(), None, Duration::from_millis(100), |to| to);
     let model = pair.tmp.path().join("model");
     fs::create_dir(&model).unwrap();
     let (mut done, mut under_way) = (0, 0);
@@ -189,7 +189,7 @@ fn look_at_each(env: &str) {
     let deeds = std::env::var("TSUGI_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
     let seed = std::env::var("TSUGI_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(rand::random::<u32>);
     println!("TSUGI_TEST_SEED={seed}");
-    let mut pair = Pair::over(env, &[], None, Duration::from_secs(20), |to| to);
+    let mut pair = Pair::over(env, &Replicated::default(), None, Duration::from_secs(20), |to| to);
     pair.restart(Who::B, "TSUGI_TEST_STOPS=1");
     pair.serve_and_arm(1, 1);
     // The same deeds on a plain directory beforehand: each state the primary's tree is going to have.

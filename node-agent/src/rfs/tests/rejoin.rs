@@ -124,7 +124,7 @@ impl Line {
 fn pair_over_line(patience: Duration) -> (Pair, Line) {
     let line = Line::new();
     let named = AtomicBool::new(false);
-    let pair = Pair::over("", &[], None, patience, |to| {
+    let pair = Pair::over("", &Replicated::default(), None, patience, |to| {
         // The first node asked is the one that serves: it never connects.
         if named.swap(true, Ordering::AcqRel) { line.before(to) } else { to }
     });

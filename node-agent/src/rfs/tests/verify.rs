@@ -7,7 +7,7 @@ use tsugi_core::copies::{DifferenceKind, Verified, VerifyEnd};
 const TRIES_MAX: u32 = 50;
 
 impl Pair {
-    fn verify(&mut self) -> Verified {
+    pub(super) fn verify(&mut self) -> Verified {
         self.a.process.verify();
         let event = self.wait(Who::A, "the end of the verification", |e| matches!(e, DataEvent::Verified(_)));
         let DataEvent::Verified(what) = event else { unreachable!() };
@@ -120,7 +120,7 @@ fn each_kind_of_difference_is_named_and_repaired_and_nothing_else_is_compared() 
 #[test]
 fn what_the_application_changes_meanwhile_is_no_difference() {
     // Operations lie for a while before they are sent: whoever looks without waiting for them finds a difference.
-    let mut pair = Pair::with("TSUGI_TEST_NO_PEER_ACK=1", &[]);
+    let mut pair = Pair::with("TSUGI_TEST_NO_PEER_ACK=1");
     pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
     fs::write(pair.a.dir.join("hot"), vec![1; 3_000_000]).unwrap();
     pair.arm(1, 1);

@@ -5,7 +5,7 @@ use crate::markup::Place;
 use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value;
-use crate::module::{Async, Heartbeat, Replicated, Rfs};
+use crate::module::{Async, Heartbeat, NamePattern, Replicated, Rfs};
 
 /// Directories of the system as a whole: replicating one would overwrite the other machine's system.
 const SYSTEM: [&str; 14] =
@@ -53,6 +53,7 @@ fn trees(rfs: &At<'_>, problems: &mut Vec<Problem>) -> Vec<Replicated> {
     let mut found: Vec<(Replicated, Place)> = Vec::new();
     for tree in rfs.all("replicated") {
         let not_replicated = excluded(&tree, problems);
+        let not_replicated_names = patterns(tree.all("notreplicated"));
         let to_check = paths(tree.all("tocheck"));
         let Some(dir) = tree.raw("dir").and_then(|dir| directory(&tree, dir, problems)) else { continue };
         let other = found.iter().find(|(r, _)| is_inside(&dir, &r.dir) || is_inside(&r.dir, &dir));
@@ -61,7 +62,7 @@ fn trees(rfs: &At<'_>, problems: &mut Vec<Problem>) -> Vec<Replicated> {
                 let kind = ProblemKind::NestedDirectories { dir: shorten(&dir), other: shorten(&other.dir), first: *first };
                 problems.push(tree.wrong("dir", kind));
             }
-            None => found.push((Replicated { dir, not_replicated, to_check }, tree.place_of("dir"))),
+            None => found.push((Replicated { dir, not_replicated, not_replicated_names, to_check }, tree.place_of("dir"))),
         }
     }
     found.into_iter().map(|(tree, _)| tree).collect()
@@ -69,9 +70,16 @@ fn trees(rfs: &At<'_>, problems: &mut Vec<Problem>) -> Vec<Replicated> {
 
 fn excluded(tree: &At<'_>, problems: &mut Vec<Problem>) -> Vec<String> {
     for bare in tree.all("notreplicated").iter().filter(|n| n.element.attributes.is_empty()) {
-        problems.push(bare.wrong("path", ProblemKind::MissingAttribute { name: "path".to_owned() }));
+        let names = ["path", "regexpath"].map(str::to_owned).to_vec();
+        problems.push(bare.wrong_here(ProblemKind::NeedsOneOf { names }));
     }
     paths(tree.all("notreplicated"))
+}
+
+/// As written: blanks at either end may be meant.
+fn patterns(elements: Vec<At<'_>>) -> Vec<NamePattern> {
+    let pattern = |e: &At<'_>| Some(NamePattern { text: e.raw("regexpath")?.to_owned(), place: e.place_of("regexpath") });
+    elements.iter().filter_map(pattern).collect()
 }
 
 fn paths(elements: Vec<At<'_>>) -> Vec<String> {
