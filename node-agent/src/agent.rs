@@ -13,12 +13,12 @@ use crate::link::{LinkConfig, LinkNetwork};
 use crate::local::{LocalServer, Responder};
 use crate::rfs::excluded;
 use crate::rfs::handle::DataConfig;
-use crate::runner::{Candidate, Reports, RunnerHandle};
+use crate::runner::{Candidate, Reports, RunnerHandle, as_left};
 use crate::store::{ClusterFile, RecordLoad, Store};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +30,7 @@ use tsugi_core::module::depends::{self, Dependencies};
 use tsugi_core::module::xml::{self, ParseContext, Problem};
 use tsugi_core::module::{Boot, Mode, ModuleDef, ScriptName};
 use tsugi_core::rehearsal::Rehearsal;
-use tsugi_core::state::{Flag, State};
+use tsugi_core::state::{Flag, Readiness, Snapshot, State};
 use tsugi_core::wire::console::Deployment;
 use tsugi_core::wire::local::{Reply, Request};
 
@@ -54,6 +54,8 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// The agent of a node.
 pub struct Agent {
+    /// Where this program was started from.
+    exe: PathBuf,
     config: AgentConfig,
     identity: Identity,
     store: Store,
@@ -74,6 +76,12 @@ pub struct Agent {
 
 /// Runs the agent until SIGTERM or SIGINT, then stops the modules in order.
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    // First: a signal that comes while modules are taken over must not end this process as if it were killed.
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    // And while the program is still where it was started from: an upgrade takes it away.
+    let exe = std::env::current_exe().context("find this program's own file")?;
     let identity = Identity::load(&config.state_dir)?;
     let store = Store::open(&config.state_dir)?;
     let life = LifeId(rand::random());
@@ -82,7 +90,6 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let console = ConsoleLink::start(&identity, hello, store.events().clone(), console_tx)?;
     let (local_tx, mut local_rx) = mpsc::channel(QUEUE_MAX);
     let _local = LocalServer::start(&config.socket(), local_tx)?;
-    let exe = std::env::current_exe().context("find this program's own file")?;
     if let Err(e) = commands::offer(&config.run_dir, &exe) {
         tracing::error!(error = %e, "the commands for scripts could not be put into {}: {e}", config.run_dir.display());
     }
@@ -96,6 +103,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let (notes_tx, mut notes_rx) = mpsc::channel(QUEUE_MAX);
     tracing::info!(node.name = %identity.node, cluster.name = %identity.cluster, "agent of node {} starts", identity.node);
     let mut agent = Agent {
+        exe,
         config,
         identity,
         store,
@@ -111,32 +119,36 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         formers: BTreeMap::new(),
     };
     let deployments = agent.store.deployments()?;
-    for deployment in &deployments {
-        if let Some(former) = agent.former(deployment).await {
-            agent.formers.insert(deployment.module.clone(), former);
-        }
-    }
+    // At the same time: one that hangs must not cost the others their right.
+    let found = futures_util::future::join_all(deployments.iter().map(|d| agent.former(d))).await;
+    let found = deployments.iter().zip(found).filter_map(|(d, former)| Some((d.module.clone(), former?)));
+    agent.formers = found.collect();
+    // They look at one another before each of them has said how it stands.
+    agent
+        .formers
+        .iter()
+        .filter_map(|(module, former)| agent.as_left(deployments.iter().find(|d| d.module == *module)?, former))
+        .for_each(|row| agent.board.put(&row));
     // All of them first, because the guard of the former life ends now, and taking a module up takes time.
     let begins_anew = deployments.iter().filter(|d| !agent.formers.contains_key(&d.module));
     let leftover: Vec<Setting> = begins_anew.filter_map(|d| agent.setting(d, agent.definition(d).ok()?).ok()).collect();
     leftover.iter().for_each(hands::hold);
-    agent.guard = start_guard(&agent.config, notes_tx).await;
+    agent.guard = start_guard(&agent.config, &agent.exe, notes_tx).await;
+    if agent.guard.is_none() {
+        // Nobody would see the end of their right.
+        agent.give_formers_up();
+    }
+    // Those that go on first: the guard of this life has them from then on.
+    let (go_on, begin): (Vec<_>, Vec<_>) = deployments.into_iter().partition(|d| agent.formers.contains_key(&d.module));
+    agent.start_modules(&go_on);
     futures_util::future::join_all(leftover.iter().map(hands::drop_addresses)).await;
-    for deployment in deployments {
-        if let Err(e) = agent.start_module(&deployment) {
-            tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
-        }
-    }
-    for (module, _) in std::mem::take(&mut agent.formers) {
-        // It could not be taken up after all: then it does not wait for anybody either.
-        let _ = kept::remove(&agent.config.run_dir, &module);
-    }
+    agent.start_modules(&begin);
+    agent.give_formers_up();
     agent.tell_versions();
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     // Whether the modules have come to rest is looked at until then; absent = nobody has asked for it.
     let mut replaced_by: Option<Instant> = None;
+    let mut look = tokio::time::interval(REST_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             Some(order) = console_rx.recv() => agent.on_console(order).await,
@@ -146,11 +158,13 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
                 tracing::info!("this program is to be replaced by the one that is installed");
                 replaced_by = Some(Instant::now() + REST_MAX);
             }
-            () = tokio::time::sleep(REST_EVERY), if replaced_by.is_some() => {
+            _ = look.tick(), if replaced_by.is_some() => {
+                // What takes time comes before the look.
+                agent.store.events().flush();
                 let busy = agent.busy();
                 if busy.is_empty() {
-                    let error = agent.replace(&exe);
-                    tracing::error!(program = %exe.display(), %error, "the installed program cannot be started; this one goes on: {error}");
+                    let error = agent.replace();
+                    tracing::error!(program = %agent.exe.display(), %error, "the installed program cannot be started; this one goes on: {error}");
                     replaced_by = None;
                 } else if replaced_by.is_some_and(|until| until < Instant::now()) {
                     tracing::error!("this program is not replaced: something is under way in {}; try again when it is green", list(&busy));
@@ -166,6 +180,29 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 }
 
 impl Agent {
+    fn start_modules(&mut self, deployments: &[Deployment]) {
+        for deployment in deployments {
+            if let Err(e) = self.start_module(deployment) {
+                tracing::error!(module.name = %deployment.module, error = %format!("{e:#}"), "module {} cannot be taken up: {e:#}", deployment.module);
+            }
+        }
+    }
+
+    /// What goes on and could not be taken up after all is not waited for.
+    fn give_formers_up(&mut self) {
+        for (module, _) in std::mem::take(&mut self.formers) {
+            if let Err(e) = kept::remove(&self.config.run_dir, &module) {
+                tracing::error!(module.name = %module, error = %e, "what was kept of module {module} cannot be taken away: {e}");
+            }
+        }
+    }
+
+    /// How a module that goes on was left.
+    fn as_left(&self, deployment: &Deployment, former: &Former) -> Option<Snapshot> {
+        let setting = self.setting(deployment, self.definition(deployment).ok()?).ok()?;
+        Some(as_left(&gone_on(&setting, former), &setting))
+    }
+
     async fn on_console(&mut self, order: FromConsole) {
         match order {
             FromConsole::Cluster(cluster) => self.on_cluster(cluster).await,
@@ -488,7 +525,7 @@ impl Agent {
             log_dir: self.store.log_dir(&module),
             state_dir: self.config.state_dir.clone(),
             run_dir: self.config.run_dir.clone(),
-            exe: std::env::current_exe().context("find this program's own file")?,
+            exe: self.exe.clone(),
             cgroups: self.cgroups.clone(),
             guard,
             module,
@@ -590,18 +627,22 @@ impl Agent {
 
     /// Modules that could not go on in another life of this agent: something runs there, and is not at rest.
     fn busy(&self) -> Vec<String> {
-        let is_out = |state: State| matches!(state, State::Stop | State::Wait);
+        // Out of every role, and not about to take one or to end a script.
+        let is_out = |s: &Snapshot| matches!(s.state, State::Stop | State::Wait) && s.readiness != Readiness::Transient;
         let is_busy = |(module, runner): &(&ModuleName, &RunnerHandle)| {
-            !runner.snapshot().is_some_and(|s| is_out(s.state)) && !kept::path(&self.config.run_dir, module).exists()
+            !runner.snapshot().as_ref().is_some_and(is_out) && !kept::path(&self.config.run_dir, module).exists()
         };
         self.runners.iter().filter(is_busy).map(|(module, _)| module.to_string()).collect()
     }
 
     /// Puts the installed program in the place of this one. Returns only if that fails.
-    fn replace(&self, exe: &Path) -> std::io::Error {
+    fn replace(&self) -> std::io::Error {
         use std::os::unix::process::CommandExt;
-        self.store.events().flush();
-        std::process::Command::new(exe).args(std::env::args_os().skip(1)).exec()
+        let error = std::process::Command::new(&self.exe).args(std::env::args_os().skip(1)).exec();
+        // For the program that did not come it was set back.
+        // SAFETY: a plain call.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        error
     }
 
     // ---- command line ----
@@ -812,10 +853,9 @@ fn mirror_config(me: NodeName, peer: NodeName, def: &ModuleDef) -> MirrorConfig 
 }
 
 /// The agent runs without a guard rather than not at all: it then does itself what it can.
-async fn start_guard(config: &AgentConfig, notes: mpsc::Sender<Note>) -> Option<Arc<Guard>> {
-    let exe = std::env::current_exe().ok()?;
+async fn start_guard(config: &AgentConfig, exe: &Path, notes: mpsc::Sender<Note>) -> Option<Arc<Guard>> {
     let watchdog = config.watchdog.clone().map(|device| WatchdogWish { device, timeout: Duration::from_secs(config.watchdog_timeout) });
-    match Guard::start(&exe, &config.state_dir, &config.run_dir, watchdog, notes).await {
+    match Guard::start(exe, &config.state_dir, &config.run_dir, watchdog, notes).await {
         Ok(guard) => Some(guard),
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "this node has no guard: nobody freezes modules should the agent die ({error:#})");

@@ -108,6 +108,9 @@ pub struct Former {
 impl Former {
     /// Takes over what there is, if it is as it was kept and may go on. `Err`: why not; then it is to be cleared away.
     pub async fn take_over(setting: &Setting, kept: Kept) -> Result<Former, String> {
+        if u128::from(kept.keep_ms) != setting.def.heart.timing.keep.as_millis() {
+            return Err("its promises were of another length".to_owned());
+        }
         if !kept.guard.is_there() {
             return Err("nobody has looked after it meanwhile: its guard is gone".to_owned());
         }
@@ -289,7 +292,7 @@ impl Hands {
             _ => return None,
         };
         let life = self.setting.link.as_ref()?.life;
-        let kept = Kept { data, heard: self.heard, ..Kept::new(generation, life, engine, guard) };
+        let kept = Kept { data, heard: self.heard, ..Kept::new(generation, life, engine, guard, self.setting.def.heart.timing.keep) };
         Some(if data.is_some() { kept } else { Kept { deadline_ns: self.deadline_ns, ..kept } })
     }
 

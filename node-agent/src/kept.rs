@@ -13,6 +13,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
 use tsugi_core::command::Refusal;
 use tsugi_core::engine::{self, Timer};
 use tsugi_core::ids::{LifeId, ModuleName};
@@ -23,6 +25,12 @@ const FORMAT: u32 = 1;
 /// Where it is.
 pub fn path(run_dir: &Path, module: &ModuleName) -> PathBuf {
     run_dir.join(format!("kept-{module}.json"))
+}
+
+/// Of this start of the machine.
+fn boot_id() -> String {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()).clone()
 }
 
 /// A process, named for good.
@@ -46,6 +54,8 @@ impl ProcessName {
 pub struct Kept {
     /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
+    /// Start of the machine it is of.
+    pub boot: String,
     /// Version of the configuration in force.
     pub generation: u64,
     /// The life of the agent, as the other node knows it: its promises go on.
@@ -58,6 +68,8 @@ pub struct Kept {
     pub data: Option<ProcessName>,
     /// Messages of the data process that are taken into account.
     pub heard: u64,
+    /// How long promises were kept (`P_B`), in milliseconds: what was promised so holds for that time.
+    pub keep_ms: u64,
     /// Who has looked after the module since.
     pub guard: ProcessName,
     /// End of the right to serve where no data process knows it; absent = none.
@@ -74,15 +86,17 @@ pub struct Kept {
 
 impl Kept {
     /// With nothing but what there is in every module.
-    pub fn new(generation: u64, life: LifeId, engine: engine::Kept, guard: ProcessName) -> Kept {
+    pub fn new(generation: u64, life: LifeId, engine: engine::Kept, guard: ProcessName, keep: Duration) -> Kept {
         Kept {
             format: FORMAT,
+            boot: boot_id(),
             generation,
             life,
             engine,
             timers: Vec::new(),
             data: None,
             heard: 0,
+            keep_ms: u64::try_from(keep.as_millis()).unwrap_or(u64::MAX),
             guard,
             deadline_ns: None,
             orders: Vec::new(),
@@ -102,6 +116,9 @@ impl Kept {
         let kept: Kept = serde_json::from_str(&text).map_err(|e| format!("it is of another version of the agent ({e})"))?;
         if kept.format != FORMAT {
             return Err(format!("it is of another version of the agent (format {})", kept.format));
+        }
+        if kept.boot != boot_id() {
+            return Err("the machine was started again since".to_owned());
         }
         Ok(Some(kept))
     }
@@ -231,7 +248,7 @@ mod tests {
 
     fn kept(generation: u64) -> Kept {
         let timers = vec![(Timer::LoopExpire(2), 9)];
-        Kept { timers, ..Kept::new(generation, LifeId(3), alone(), ProcessName { pid: 1, start: 2 }) }
+        Kept { timers, ..Kept::new(generation, LifeId(3), alone(), ProcessName { pid: 1, start: 2 }, Duration::from_secs(5)) }
     }
 
     #[test]

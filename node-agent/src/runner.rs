@@ -21,7 +21,7 @@ use take_up::Ends;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsugi_core::command::{BY_SHUTDOWN, Command, Refusal, Verb};
 use tsugi_core::copies::Verified;
-use tsugi_core::engine::{Effect, Engine, Input, Outcome, Ticket, Timer, VipPlan};
+use tsugi_core::engine::{Effect, Engine, Input, Outcome, Saved, Ticket, Timer, VipPlan};
 use tsugi_core::event::Event;
 use tsugi_core::ids::JobId;
 use tsugi_core::module::ScriptName;
@@ -32,7 +32,7 @@ use tsugi_core::state::{Health, NetworkView, PeerView, Readiness, Reason, Replic
 use tsugi_core::wire::local::{Reply, Request};
 use verify::Verifications;
 
-pub use take_up::Candidate;
+pub use take_up::{Candidate, as_left};
 
 /// Inputs that may wait; the senders are the module's own doers, so a full queue only slows them down.
 const INBOX_MAX: usize = 512;
@@ -189,6 +189,8 @@ pub struct Reports {
 pub struct Runner {
     /// First, so that it is void before anything else ends.
     keeper: Keeper,
+    /// The record as it is on the disk.
+    recorded: Saved,
     engine: Engine,
     hands: Hands,
     reports: Reports,
@@ -248,6 +250,7 @@ impl Runner {
         }
         Runner {
             keeper,
+            recorded: engine.saved().clone(),
             is_going_on: kept.is_some(),
             ordered: BTreeSet::new(),
             engine,
@@ -334,6 +337,9 @@ impl Runner {
             }
         }
         self.watching.stop();
+        if let Err(error) = self.keeper.void() {
+            tracing::error!(%error, "what is kept of a module that ends cannot be taken away");
+        }
         self.hands.give_up().await;
     }
 
@@ -447,6 +453,7 @@ impl Runner {
                     if let Err(e) = self.hands.save(&saved) {
                         return self.fail(format!("{e:#}")).await;
                     }
+                    self.recorded = *saved;
                 }
                 Effect::Send(status) => {
                     self.hands.send(*status);
@@ -513,10 +520,13 @@ impl Runner {
 
     /// How the module stands, for the next life of this agent, if it is at rest.
     fn keep(&mut self) {
-        let is_free = self.failure.is_none() && !self.is_ending && self.ordered.is_empty();
+        // What is not on the disk a next life would miss there, and not go on.
+        let is_recorded = *self.engine.saved() == self.recorded;
+        let is_free = self.failure.is_none() && !self.is_ending && self.ordered.is_empty() && is_recorded;
         let engine = if is_free { self.engine.kept() } else { None };
         let kept = engine.and_then(|engine| self.hands.kept(self.generation, engine));
-        let is_anew = |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld);
+        let is_anew =
+            |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld | Timer::Confirm);
         self.keeper.keep(kept.map(|kept| Kept {
             timers: self.timers.iter().filter(|(timer, _)| !is_anew(timer)).map(|(timer, at)| (*timer, *at)).collect(),
             orders: self.orders.iter().cloned().collect(),

@@ -120,6 +120,12 @@ struct Shared {
     tx: mpsc::Sender<LinkEvent>,
 }
 
+/// When a beat was sent, by the sender's boot clock, and received, by this node's.
+struct Arrived {
+    sent_ns: u64,
+    received_ns: u64,
+}
+
 struct LinkState {
     outgoing: Codec,
     incoming: Codec,
@@ -136,7 +142,7 @@ struct LinkState {
     processed: Option<(LifeId, u64)>,
     order: Order,
     /// Newest beat of a life that is being asked for a proof.
-    pending: Option<(LifeId, Box<Beat>, u64)>,
+    pending: Option<(LifeId, Box<Beat>, Arrived)>,
     networks: Vec<Network>,
     dropped: Dropped,
 }
@@ -339,7 +345,7 @@ impl Shared {
                     Body::Beat(beat) => {
                         let is_newest = state.pending.as_ref().is_none_or(|(life, other, _)| *life != header.life || other.seq < beat.seq);
                         if is_newest {
-                            state.pending = Some((header.life, beat, now));
+                            state.pending = Some((header.life, beat, Arrived { sent_ns: envelope.sent_ns, received_ns: now }));
                         }
                         self.speak(state, index, this, Body::Ask);
                     }
@@ -354,10 +360,14 @@ impl Shared {
                 for network in &mut state.networks {
                     network.newest = None;
                 }
-                if let Some((life, beat, received_ns)) = state.pending.take()
+                // One that was sent before this link began may be a recording: by the sender's clock it is older than the link.
+                let age = now.saturating_sub(state.begin);
+                let is_new = |at: &Arrived| envelope.sent_ns.saturating_sub(at.sent_ns) <= age;
+                if let Some((life, beat, at)) = state.pending.take()
                     && life == header.life
+                    && is_new(&at)
                 {
-                    self.hand_on(state, *beat, received_ns);
+                    self.hand_on(state, *beat, at.received_ns);
                 }
             }
             Verdict::Counts => {}

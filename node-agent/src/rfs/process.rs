@@ -17,6 +17,7 @@ use crate::kept;
 use anyhow::{Context, anyhow, bail};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,8 +37,8 @@ const OOM_SCORE: &str = "-900";
 const ARENAS_MAX: libc::c_int = 2;
 
 /// A follower without an agent promises nothing, so its primary goes on without it after some seconds. Then it waits for
-/// nothing any more.
-const LONE_FOLLOWER_MAX: Duration = Duration::from_secs(60);
+/// nothing any more; and its guard, without which nobody goes on, ends after this time, too.
+const LONE_FOLLOWER_MAX: Duration = Duration::from_secs(30);
 /// How often a process without an agent looks whether it still has something to wait for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// An agent that is there says what it wants at once.
@@ -197,7 +198,14 @@ impl Process {
     fn open_door(&self) -> Option<UnixListener> {
         let path = control::socket(&self.config.run_dir, &self.config.module);
         let _ = std::fs::remove_file(&path);
-        let door = UnixListener::bind(&path).and_then(|door| door.set_nonblocking(true).map(|()| door));
+        let open = || {
+            let door = UnixListener::bind(&path)?;
+            // This process has no mask: others could fill the queue of who wants to come in.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            door.set_nonblocking(true)?;
+            Ok(door)
+        };
+        let door: std::io::Result<UnixListener> = open();
         door.inspect_err(|e| tracing::warn!(path = %path.display(), error = %e, "this process cannot outlive its agent")).ok()
     }
 

@@ -141,33 +141,16 @@ impl Candidate {
     }
 
     fn show(&self, ends: &Ends, state: State, reason: Reason) {
-        let (setting, saved) = (&self.setting, self.engine.saved());
         let refused = |a: Allowed| Allowed { refusal: (a.verb != Verb::Stop).then_some(Refusal::Busy), ..a };
         let snapshot = Snapshot {
-            module: setting.module.clone(),
-            node: setting.node.clone(),
             config_generation: self.generation,
             state,
             readiness: Readiness::NotReady,
             reason: Some(reason),
-            since_unix_ms: unix_ms(),
-            maintenance_until_unix_ms: None,
-            traffic: None,
-            verification: Default::default(),
-            flag: saved.flag,
             is_up_to_date: false,
-            epoch: saved.epoch,
-            gen_id: saved.gen_id,
-            session: saved.session,
-            in_sync: saved.in_sync.clone(),
-            vips_held: Vec::new(),
-            replication: self.engine.replication(),
-            resync: None,
-            peer: PeerView { node: setting.peer.clone(), in_contact: false, state: None, networks: Vec::new() },
-            arbiter: self.engine.arbiter(),
             authority: self.arbiter.as_ref().map(|a| a.view().clone()).unwrap_or_default(),
-            resources: Vec::new(),
             allowed: self.engine.allowed().into_iter().map(refused).collect(),
+            ..as_left(&self.engine, &self.setting)
         };
         // Shown as it was, it is since then.
         let is_same = |shown: &Snapshot| shown.state == snapshot.state && shown.reason == snapshot.reason;
@@ -176,6 +159,38 @@ impl Candidate {
             self.reports.console.snapshot(snapshot.clone());
             ends.snapshot.send_replace(Some(snapshot));
         }
+    }
+}
+
+/// How a module stands by its engine alone, before its loop runs.
+pub fn as_left(engine: &Engine, setting: &Setting) -> Snapshot {
+    let saved = engine.saved();
+    let (peer, in_contact) = engine.peer();
+    Snapshot {
+        module: setting.module.clone(),
+        node: setting.node.clone(),
+        config_generation: 0,
+        state: engine.state(),
+        readiness: engine.readiness(),
+        reason: engine.reason().cloned(),
+        since_unix_ms: unix_ms(),
+        maintenance_until_unix_ms: None,
+        traffic: None,
+        verification: Default::default(),
+        flag: saved.flag,
+        is_up_to_date: engine.is_up_to_date(),
+        epoch: saved.epoch,
+        gen_id: saved.gen_id,
+        session: saved.session,
+        in_sync: saved.in_sync.clone(),
+        vips_held: Vec::new(),
+        replication: engine.replication(),
+        resync: None,
+        peer: PeerView { node: setting.peer.clone(), in_contact, state: peer.map(|p| p.state), networks: Vec::new() },
+        arbiter: engine.arbiter(),
+        authority: Default::default(),
+        resources: Vec::new(),
+        allowed: engine.allowed(),
     }
 }
 

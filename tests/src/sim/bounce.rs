@@ -14,7 +14,7 @@ use tsugi_core::replica::ReplicaNote;
 /// How often a data process without an agent looks whether it still has something to wait for.
 const LOOK_EVERY: u64 = 50 * MS;
 /// A follower without an agent ends after this.
-const LONE_FOLLOWER_MAX: u64 = 60 * S;
+const LONE_FOLLOWER_MAX: u64 = 30 * S;
 
 /// What is kept of a module.
 #[derive(Debug, Clone)]
@@ -40,7 +40,8 @@ impl World {
         if !is_quiet || unit.data.is_none() {
             return None;
         }
-        let is_anew = |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld);
+        let is_anew =
+            |timer: &Timer| matches!(timer, Timer::Beat | Timer::PeerSilent | Timer::PromiseGiven | Timer::PromiseHeld | Timer::Confirm);
         Some(Kept {
             engine: unit.engine.as_ref()?.kept()?,
             timers: unit.timers().iter().filter(|(timer, _)| !is_anew(timer)).map(|(timer, at)| (*timer, *at)).collect(),

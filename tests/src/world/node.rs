@@ -123,7 +123,7 @@ impl World {
         let now = node.engine.as_ref().and_then(Mirror::kept);
         let Some(kept) = (if is_older { before } else { now }) else { return };
         node.engine = Some(Mirror::of_kept(cfg, kept));
-        for unkept in [Timer::Beat, Timer::PeerSilent, Timer::PromiseGiven] {
+        for unkept in [Timer::Beat, Timer::PeerSilent, Timer::PromiseGiven, Timer::Confirm] {
             node.timers.remove(&unkept);
         }
         self.net[1 - index] = None;

@@ -120,6 +120,9 @@ impl Mirror {
 
     pub(super) fn forget_loops(&mut self, out: &mut Vec<Effect>) {
         self.loops.forget(out);
-        self.saved.loop_count = 0;
+        if self.saved.loop_count != 0 {
+            self.saved.loop_count = 0;
+            self.save(out);
+        }
     }
 }

@@ -88,7 +88,8 @@ impl Mirror {
             if peer.is_serving && self.is_level && peer.in_sync.contains(&self.cfg.me) && peer.requires == self.following {
                 self.adopt(peer, out);
             }
-            if self.is_level && !peer.is_serving && peer.released.is_some() && peer.released == Some(peer.epoch) {
+            let is_given_up = peer.released == Some(peer.epoch) && peer.epoch >= self.saved.epoch;
+            if self.is_level && !peer.is_serving && is_given_up {
                 // Given up in order: the promise has no one left to protect.
                 self.is_bound = false;
                 out.push(Effect::StopTimer(Timer::PromiseGiven));

@@ -200,6 +200,8 @@ impl Mirror {
         if self.is_contact {
             out.push(Effect::SetTimer(Timer::PeerSilent, self.silence()));
         }
+        // Nobody has looked meanwhile whether what rules ask for was asked for all the time.
+        self.watched.rest(out);
         out.push(Effect::SetTimer(Timer::Beat, self.cfg.timing.beat));
     }
 }

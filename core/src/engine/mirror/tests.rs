@@ -226,6 +226,18 @@ fn with_failover_off_a_lost_primary_is_not_replaced_until_a_person_says_so() {
     assert!(matches!(b.asked(), Some(ArbiterRequest::Claim { .. })), "{:?}", b.asked());
 }
 
+#[test]
+fn an_order_that_begins_the_count_of_automatic_actions_afresh_has_that_written_down() {
+    let mut b = secondary();
+    b.engine.saved.loop_count = 2;
+    let mut effects = Vec::new();
+    let order = Command { id: "1".into(), verb: Verb::Maintenance { minutes: 5 }, by: "root".into(), reason: None, is_automatic: false };
+    b.engine.step(Input::Command(order), &mut effects);
+
+    let written = effects.iter().rev().find_map(|e| if let Effect::Save(saved) = e { Some(saved.as_ref()) } else { None });
+    assert_eq!((written, b.engine.saved.loop_count), (Some(&b.engine.saved), 0));
+}
+
 /// An engine as another life of its driver takes it up, before it has been told so.
 fn kept_and_taken_up(engine: &Mirror) -> Mirror {
     let kept = serde_json::to_string(&engine.kept().expect("at rest")).unwrap();

@@ -390,12 +390,12 @@ impl Mirror {
         }
         let known = self.peer.as_deref().filter(|p| p.arbiter == self.saved.arbiter).map_or(Epoch(0), |p| p.epoch);
         let floor = self.saved.epoch.max(known);
-        if let Some(ArbiterRequest::Seed { store, in_sync: asked, .. }) = &self.saved.intent {
-            // The first one may still arrive: it is repeated as it is, or waited for.
-            let is_same = *store == record.instance && *asked == in_sync;
-            return match self.saved.intent.clone() {
-                Some(request) if is_same => self.ask(request, out),
-                _ => self.ask_later(BACKOFF, out),
+        if let Some(ArbiterRequest::Seed { store, .. }) = &self.saved.intent {
+            // The first one may still arrive, at any time: it is repeated as it is, also where another would be asked for now
+            // (by a node that served then). It may have been lost, and nothing else could follow it.
+            return match self.saved.intent.clone().filter(|_| *store == record.instance) {
+                Some(request) => self.ask(request, out),
+                None => self.ask_later(BACKOFF, out),
             };
         }
         // A pair's history goes on as it is; a node that starts alone begins a new one, as with a claim.
