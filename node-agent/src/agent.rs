@@ -167,7 +167,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
                     tracing::error!(program = %agent.exe.display(), %error, "the installed program cannot be started; this one goes on: {error}");
                     replaced_by = None;
                 } else if replaced_by.is_some_and(|until| until < Instant::now()) {
-                    tracing::error!("this program is not replaced: something is under way in {}; try again when it is green", list(&busy));
+                    tracing::error!("this program is not replaced, and goes on: {} would be stopped for it (something is under way there, or it is a light module, or has no guard). Reload again when all is green; a module that is green and still named has to be stopped first, or restart the agent", list(&busy));
                     replaced_by = None;
                 }
             }

@@ -126,7 +126,11 @@ impl Kept {
 
 /// Takes away what a former life has kept, which is not used.
 pub fn remove(run_dir: &Path, module: &ModuleName) -> io::Result<()> {
-    match std::fs::remove_file(path(run_dir, module)) {
+    take_away(&path(run_dir, module))
+}
+
+fn take_away(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
@@ -153,16 +157,10 @@ impl Keeper {
         if self.written.is_none() && !self.is_stuck {
             return Ok(());
         }
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                self.is_stuck = true;
-                Err(e)
-            }
-            _ => {
-                (self.written, self.is_stuck) = (None, false);
-                Ok(())
-            }
-        }
+        self.is_stuck = true;
+        take_away(&self.path)?;
+        (self.written, self.is_stuck) = (None, false);
+        Ok(())
     }
 
     /// The module is at rest like this; absent = it is not.

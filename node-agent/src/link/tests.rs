@@ -103,7 +103,11 @@ impl Raw {
         Body::Beat(Box::new(Beat { protocol: PROTOCOL, module, node, life: self.life, seq, answers, status: status(seq) }))
     }
     fn seal(&mut self, counter: u64, echo: Option<Echo>, body: Body) -> Vec<u8> {
-        self.seal.seal(self.life, counter, [0; 4], "lan", &Envelope { sent_ns: 1, echo, body }).unwrap()
+        self.seal_at(1, counter, echo, body)
+    }
+    /// Sent at this instant of the other side's clock.
+    fn seal_at(&mut self, sent_ns: u64, counter: u64, echo: Option<Echo>, body: Body) -> Vec<u8> {
+        self.seal.seal(self.life, counter, [0; 4], "lan", &Envelope { sent_ns, echo, body }).unwrap()
     }
     fn put(&self, datagram: &[u8]) {
         self.socket.send_to(datagram, self.to).unwrap();
@@ -238,6 +242,24 @@ async fn a_new_life_replaces_the_old_one_for_good_and_must_prove_itself() {
     let heard = next(&mut rx).await;
     assert_eq!((heard.peer_life, heard.seq), (LifeId(51), 4));
     assert_eq!(link.dropped().stale, 1);
+}
+
+/// A link that is opened anew in a living pair: what was recorded before is of the very life that proves itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_beat_from_before_this_link_is_not_heard_when_its_life_proves_itself() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let (local, peer) = (free("127.0.0.1"), free("127.0.0.7"));
+    let mut raw = Raw::new(peer, local, KEY, 50);
+    let (tx, mut rx) = mpsc::channel(16);
+    let _link = Link::start(config("a", "b", 1, vec![network("lan", local, peer)]), tx).await.unwrap();
+    let recorded = raw.seal_at(1, 1, None, raw.beat(7, None));
+    raw.put(&recorded);
+    let asked = raw.answer();
+    let proof = raw.seal_at(HOUR_NS, 2, Some(asked), Body::Proof);
+    raw.put(&proof);
+    let beat = raw.seal_at(HOUR_NS + 1, 3, None, raw.beat(9, None));
+    raw.put(&beat);
+    assert_eq!(next(&mut rx).await.seq, 9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
