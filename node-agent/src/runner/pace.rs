@@ -29,7 +29,10 @@ impl Pace {
         if is_anew {
             self.begin = Some((now, figures.clone()));
         } else if over >= WINDOW {
-            let (bytes, confirmed) = (figures.bytes - before.bytes, figures.confirmed - before.confirmed);
+            // Two nodes that have nothing to say ask one another twice a second whether they are there.
+            let is_idle = replication == Replication::Synchronous && figures.last == before.last;
+            let bytes = if is_idle { 0 } else { figures.bytes - before.bytes };
+            let confirmed = figures.confirmed - before.confirmed;
             let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
             self.now.bytes_per_s = coarse(bytes.saturating_mul(1000) / millis);
             self.now.confirm_us = figures.confirmed_us.saturating_sub(before.confirmed_us).checked_div(confirmed).map(coarse);
@@ -48,9 +51,10 @@ fn coarse(n: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tsugi_core::ids::Lsn;
 
     fn figures(bytes: u64, confirmed: u64, confirmed_us: u64, waiting_ms: u64) -> ReplicaFigures {
-        ReplicaFigures { bytes, confirmed, confirmed_us, waiting_ms, ..ReplicaFigures::default() }
+        ReplicaFigures { last: Lsn(confirmed), bytes, confirmed, confirmed_us, waiting_ms, ..ReplicaFigures::default() }
     }
 
     #[test]
@@ -64,7 +68,7 @@ mod tests {
         let first = look(&figures(61_728_495, 1000, 1_234_567, 0), 5);
         assert_eq!(first, Traffic { bytes_per_s: 12_000_000, confirm_us: Some(1200), waiting_s: 0 });
         assert_eq!(look(&figures(61_728_495, 1000, 1_234_567, 7100), 9), Traffic { waiting_s: 7, ..first }, "a write waits: at once");
-        let idle = look(&figures(61_728_495, 1000, 1_234_567, 0), 10);
+        let idle = look(&figures(61_730_000, 1000, 1_234_567, 0), 10);
         assert_eq!(idle, Traffic { bytes_per_s: 0, confirm_us: None, waiting_s: 0 });
         // Another session.
         look(&figures(50, 1000, 1_234_567, 0), 12);

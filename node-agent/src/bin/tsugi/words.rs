@@ -16,7 +16,7 @@ pub const REACH_LOGGED: Text = Text {
     en: "compared what either node had noted or logged as changed",
     ja: "両ノードで変更の記録があるものだけを照合",
 };
-pub const TRAFFIC: Text = Text { en: "now", ja: "現在" };
+pub const TRAFFIC: Text = Text { en: "speed now", ja: "現在の速度" };
 pub const STREAM: Text = Text { en: "operations", ja: "操作" };
 pub const WAITING: Text = Text { en: "waiting", ja: "応答待ち" };
 pub const COMPARISON: Text = Text { en: "comparison", ja: "照合" };
