@@ -32,12 +32,12 @@ pub struct Files {
 impl Files {
     /// n1 PRIM, n2 SECOND; disks of `disk_bytes`. `edit` may change the shipped configuration.
     pub fn start(lab: &str, disk_bytes: u64, edit: impl Fn(String) -> String) -> Result<Files> {
-        Self::start_on(lab, disk_bytes, false, edit)
+        Self::start_with(lab, Plan { disk_bytes, ..Plan::default() }, edit)
     }
 
-    /// The same, with the disks in this machine's memory if wanted.
-    pub fn start_on(lab: &str, disk_bytes: u64, in_memory: bool, edit: impl Fn(String) -> String) -> Result<Files> {
-        let lab = Lab::start(lab, &Plan { hosts: 2, console: true, disk_bytes, in_memory, ..Plan::default() })?;
+    /// The same, the lab otherwise as in a plan.
+    pub fn start_with(lab: &str, plan: Plan, edit: impl Fn(String) -> String) -> Result<Files> {
+        let lab = Lab::start(lab, &Plan { hosts: 2, console: true, ..plan })?;
         let api = setup::set_up(&lab)?;
         for host in ["n1", "n2"] {
             lab.sh(host, &format!("mkdir -p {DIR} {NATIVE} && sync {DIR}"))?;

@@ -196,7 +196,8 @@ impl Following {
         epoch: u64,
         session: u64,
     ) -> anyhow::Result<Self> {
-        let identity = Identity::load(&config.identity_dir, config.peer.as_str(), &config.cluster)?;
+        let identity = Identity::load(&config.identity_dir, config.peer.as_str(), &config.cluster)?
+            .without_cipher(TestSwitches::is_open(config.module.as_str()));
         let excluded = Arc::new(config.dirs.iter().map(Excluded::judged).collect::<anyhow::Result<_>>()?);
         let stop = Arc::new(AtomicBool::new(false));
         let slot = Arc::new(Mutex::new(None));

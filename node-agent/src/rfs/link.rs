@@ -64,6 +64,8 @@ const TEST_DELAY: Duration = Duration::from_millis(300);
 pub struct Link {
     socket: TcpStream,
     tls: Mutex<Connection>,
+    /// Test only: see [`Identity::without_cipher`].
+    is_open: bool,
     out: Mutex<Out>,
     epoch: u64,
     session: u64,
@@ -153,11 +155,19 @@ impl Link {
             tls.write_tls(&mut socket)?;
         }
         identity.check_peer(tls.peer_certificates())?;
+        if identity.is_open {
+            // What comes with the end of the handshake would be taken for a part of it: the one that ends it last is waited for.
+            match &tls {
+                Connection::Server(_) => socket.write_all(&[0])?,
+                Connection::Client(_) => socket.read_exact(&mut [0])?,
+            }
+        }
         socket.set_write_timeout(None)?;
         socket.set_read_timeout(Some(TICK))?;
         let link = Self {
             socket,
             tls: Mutex::new(tls),
+            is_open: identity.is_open,
             out: Mutex::new(Out { plain: Vec::new(), cipher: Vec::new(), late: false }),
             epoch,
             session,
@@ -283,6 +293,13 @@ impl Link {
     fn encrypt(&self, parts: &[&[u8]], cipher: &mut Vec<u8>) -> io::Result<()> {
         if self.broken.load(Ordering::Acquire) {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection has ended"));
+        }
+        if self.is_open {
+            for part in parts {
+                self.bytes.fetch_add(part.len() as u64, Ordering::Relaxed);
+                cipher.extend_from_slice(part);
+            }
+            return Ok(());
         }
         let mut tls = lock(&self.tls);
         for part in parts {
@@ -527,6 +544,15 @@ impl Inbox {
         self.link.heard_ns.store(now, Ordering::Relaxed);
         self.link.look_at_line(now);
         let link = self.link.clone();
+        if link.is_open {
+            let end = self.end + got;
+            if self.plain.len() < end {
+                self.plain.resize(end.next_power_of_two(), 0);
+            }
+            self.plain[self.end..end].copy_from_slice(&self.raw[..got]);
+            self.end = end;
+            return Ok(true);
+        }
         let mut tls = lock(&link.tls);
         let mut at = 0;
         while at < got {

@@ -168,6 +168,15 @@ pub struct TestSwitches {
 }
 
 impl TestSwitches {
+    /// `TSUGI_TEST_NO_TLS=MODULE`: nothing this module sends to its peer is enciphered. For a bench that says what TLS costs.
+    pub fn is_open(module: &str) -> bool {
+        let is_open = std::env::var("TSUGI_TEST_NO_TLS").is_ok_and(|name| name == module);
+        if is_open {
+            tracing::error!("TEST SWITCH TSUGI_TEST_NO_TLS IS SET: what this data process sends can be read on the line");
+        }
+        is_open
+    }
+
     /// Reads the environment and says loudly what it found.
     pub fn from_env() -> Self {
         let on = |name: &str| {

@@ -26,6 +26,7 @@ use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod excluded;
 mod level;
+mod line;
 mod measure;
 mod names;
 mod power;

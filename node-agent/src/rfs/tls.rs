@@ -17,6 +17,8 @@ pub struct Identity {
     roots: Arc<RootCertStore>,
     peer: String,
     cluster: String,
+    /// Test only: see [`Identity::without_cipher`].
+    pub is_open: bool,
 }
 
 impl Identity {
@@ -38,7 +40,13 @@ impl Identity {
         if roots.is_empty() {
             bail!("{} holds no certificate", file("ca.crt").display());
         }
-        Ok(Self { chain, key: Arc::new(key), roots: Arc::new(roots), peer: peer.to_owned(), cluster: cluster.to_owned() })
+        Ok(Self { chain, key: Arc::new(key), roots: Arc::new(roots), peer: peer.to_owned(), cluster: cluster.to_owned(), is_open: false })
+    }
+
+    /// Test only, to measure what TLS costs: after the handshake nothing is enciphered. Both ends have to be told.
+    pub fn without_cipher(mut self, is_open: bool) -> Self {
+        self.is_open = is_open;
+        self
     }
 
     /// For the end that listens.

@@ -9,8 +9,8 @@
 use super::{Row, median, say};
 use crate::check::modules_dir;
 use crate::files::Files;
-use crate::lab::Network;
 use crate::lab::names::{VIP, number_of};
+use crate::lab::{Network, Plan};
 use crate::setup::{self, CLUSTER, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -19,8 +19,13 @@ use std::time::Duration;
 const BENCH: &str = "replication";
 /// Repetitions of each work in each place.
 const RUNS: usize = 5;
-/// Every disk.
+/// Every disk on this machine's disk,
 const DISK_BYTES: u64 = 8 << 30;
+/// and in its memory. All of it is written once before anything is measured: memory that is touched for the first time is
+/// many times slower than a disk of memory should be, and whoever comes first would pay for the others.
+const MEMORY_DISK_BYTES: u64 = 4 << 30;
+/// What is left free then (MiB): the hosts write to it meanwhile.
+const LEFT_FREE_MIB: u64 = 256;
 /// A module of ours on one node, or a volume of the peer's, is there within this time.
 const START_BOUND: Duration = Duration::from_secs(120);
 /// A file that is written and read in places.
@@ -28,12 +33,17 @@ const FILE: &str = "64m";
 /// Seconds of a measurement that is ended by time.
 const SECONDS: u32 = 3;
 
+/// The module whose stream is not enciphered; see `TSUGI_TEST_NO_TLS`.
+const PLAIN_MODULE: &str = "plain";
+
 /// Replicated, as shipped.
 const OURS: &str = "ours";
 /// Plain directory.
 const NATIVE: &str = "native";
 /// A directory of ours without a peer.
 const ALONE: &str = "ours without a peer";
+/// Replicated, all but TLS as shipped.
+const PLAIN: &str = "ours without TLS";
 /// The peer.
 const GLUSTER: &str = "GlusterFS";
 
@@ -43,6 +53,9 @@ pub struct Choice {
     /// Only the rows whose name contains one of these words.
     #[arg(long, value_delimiter = ',')]
     pub rows: Vec<String>,
+    /// Set up and wait for the end of the input instead of measuring, for whoever wants to look by hand.
+    #[arg(long)]
+    pub hold: bool,
 }
 
 /// A directory to work in.
@@ -59,6 +72,10 @@ const PLACES: [Place; 4] = [
     Place { name: OURS, dir: crate::files::DIR, kind: "fuse.tsugi" },
     Place { name: GLUSTER, dir: "/srv/gluster", kind: "fuse.glusterfs" },
 ];
+
+/// What TLS costs: the same with and without.
+const TLS_PLACES: [Place; 2] =
+    [Place { name: OURS, dir: crate::files::DIR, kind: "fuse.tsugi" }, Place { name: PLAIN, dir: "/srv/data/plain", kind: "fuse.tsugi" }];
 
 /// Where the hosts have their disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,21 +253,59 @@ const WORKS: &[Work] = &[
     },
 ];
 
+/// The rows of the cost of TLS: ours beside ours without it. A figure, not a verdict.
+const TLS_WORKS: &[Work] = &[
+    Work {
+        row: "14 cost of TLS, 4k write + fdatasync",
+        unit: "/s",
+        store: Store::Memory,
+        to_native: None,
+        to_gluster: 0.0,
+        how: WRITE_SYNC,
+    },
+    Work {
+        row: "14 cost of TLS, 4k write, no fsync",
+        unit: "/s",
+        store: Store::Memory,
+        to_native: None,
+        to_gluster: 0.0,
+        how: How::Fio { file: "random", args: "--rw=randwrite --bs=4k", is_cold: false, is_fresh: false, bytes: false },
+    },
+    Work {
+        row: "14 cost of TLS, 1M write + fsync",
+        unit: "MB/s",
+        store: Store::Memory,
+        to_native: None,
+        to_gluster: 0.0,
+        how: How::Fio { file: "large", args: "--rw=write --bs=1m --end_fsync=1 --size=512m", is_cold: false, is_fresh: true, bytes: true },
+    },
+];
+
 /// Every row that is wanted; `is_quick`: one repetition, which shows that it works and proves nothing.
 pub fn run(choice: &Choice, is_quick: bool, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
     super::peer::need(&["fio", "glusterd", "gluster", "sqlite3", "git", "tar"])?;
     for store in [Store::Memory, Store::Disk] {
         let is_wanted =
             |w: &&Work| w.store == store && (choice.rows.is_empty() || choice.rows.iter().any(|word| w.row.contains(word.as_str())));
-        let works: Vec<&Work> = WORKS.iter().filter(is_wanted).collect();
+        let of_tls: Vec<&Work> = TLS_WORKS.iter().filter(is_wanted).collect();
+        let works: Vec<&Work> = WORKS.iter().filter(is_wanted).chain(of_tls.iter().copied()).collect();
         if works.is_empty() {
             continue;
         }
         say(&format!("two hosts with their disks {}", if store == Store::Disk { "on this machine's disk" } else { "in memory" }));
         let site = Site::start(store)?;
+        if choice.hold {
+            let dirs: Vec<&str> = PLACES.iter().map(|p| p.dir).collect();
+            say(&format!("held until the input ends; on host n1: {}", dirs.join(" ")));
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+            // Whoever measured by hand is told as well if it was not what it seemed.
+            site.check()?;
+            continue;
+        }
         for work in works {
             let runs = if is_quick { 1 } else { RUNS };
-            put(site.measure(work, runs)?)?;
+            let is_of_tls = of_tls.iter().any(|w| w.row == work.row);
+            put(site.measure(work, runs, if is_of_tls { &TLS_PLACES } else { &PLACES })?)?;
         }
     }
     Ok(())
@@ -263,9 +318,24 @@ struct Site {
 
 impl Site {
     fn start(store: Store) -> Result<Site> {
-        let pair = Files::start_on("b-repl", DISK_BYTES, store == Store::Memory, |c| c)?;
+        let in_memory = store == Store::Memory;
+        let disk_bytes = if in_memory { MEMORY_DISK_BYTES } else { DISK_BYTES };
+        let env = [("TSUGI_TEST_NO_TLS".to_owned(), PLAIN_MODULE.to_owned())].into();
+        let pair = Files::start_with("b-repl", Plan { disk_bytes, in_memory, env, ..Plan::default() }, |c| c)?;
         let site = Site { pair };
+        if in_memory {
+            for host in ["n1", "n2"] {
+                let free = site.pair.lab.sh(host, "df -BM --output=avail /srv/host | tail -n 1")?;
+                let free: u64 = free.trim().trim_end_matches('M').parse().with_context(|| format!("df said {free}"))?;
+                let count = free.saturating_sub(LEFT_FREE_MIB);
+                site.pair.lab.sh(
+                    host,
+                    &format!("cd /srv/host && dd if=/dev/zero of=fill bs=1M count={count} conv=fsync status=none && rm fill && sync -f ."),
+                )?;
+            }
+        }
         site.start_alone()?;
+        site.start_plain()?;
         site.start_gluster()?;
         site.prepare()?;
         site.check()?;
@@ -284,13 +354,28 @@ impl Site {
         for host in ["n1", "n2"] {
             lab.sh(host, &format!("mkdir -p {dir}"))?;
         }
-        let mut files = setup::read_module(&modules_dir().join(crate::files::MODULE), &[("DIR", dir), ("VIP", &VIP.to_string())])?;
-        let (before, rest) = files.userconfig.split_once("<vip>").context("the module has no virtual address")?;
-        let (_, after) = rest.split_once("</vip>").context("the module's virtual address does not end")?;
-        files.userconfig = format!("{before}{after}");
-        setup::apply_module(api, MODULE, &["n1", "n2"], &files)?;
+        setup::apply_module(api, MODULE, &["n1", "n2"], &without_address(dir)?)?;
         api.action(CLUSTER, MODULE, "prim", Some("n1"))?;
         api.wait_module(CLUSTER, MODULE, "n1 serves", START_BOUND, |v| v.state("n1") == crate::api::ALONE).map(drop)
+    }
+
+    /// A third one, replicated as the first but for TLS.
+    fn start_plain(&self) -> Result<()> {
+        let (lab, api, dir) = (&self.pair.lab, &self.pair.api, TLS_PLACES[1].dir);
+        for host in ["n1", "n2"] {
+            lab.sh(host, &format!("mkdir -p {dir} && sync {dir}"))?;
+        }
+        setup::apply_module(api, PLAIN_MODULE, &["n1", "n2"], &without_address(dir)?)?;
+        api.action(CLUSTER, PLAIN_MODULE, "prim", Some("n1"))?;
+        api.wait_module(CLUSTER, PLAIN_MODULE, "n1 serves", START_BOUND, |v| v.state("n1") == crate::api::ALONE)?;
+        api.action(CLUSTER, PLAIN_MODULE, "start", Some("n2"))?;
+        let is_replicated = |v: &crate::api::ModuleView| v.state("n1") == crate::api::PRIM && v.state("n2") == crate::api::SECOND;
+        api.wait_module(CLUSTER, PLAIN_MODULE, "it is replicated", START_BOUND, is_replicated)?;
+        for host in ["n1", "n2"] {
+            let log = std::fs::read_to_string(lab.places().host(host).join("agent.log"))?;
+            ensure!(log.contains("TSUGI_TEST_NO_TLS"), "on {host} the module {PLAIN_MODULE} is enciphered: there is nothing to compare");
+        }
+        Ok(())
     }
 
     /// Two daemons, one volume with two replicas, mounted where the work is done.
@@ -334,7 +419,7 @@ impl Site {
 
     /// Every place is what it is taken for, and has its peer. Without this a directory that is not mounted would look fast.
     fn check(&self) -> Result<()> {
-        for place in &PLACES {
+        for place in PLACES.iter().chain(&TLS_PLACES[1..]) {
             let kind = self.sh(&format!("findmnt -n -o FSTYPE -T {}", place.dir))?;
             ensure!(kind == place.kind, "{} is on {kind}, not on {}: nothing can be measured", place.dir, place.kind);
         }
@@ -349,22 +434,22 @@ impl Site {
         Ok(())
     }
 
-    fn measure(&self, work: &Work, runs: usize) -> Result<Row> {
+    fn measure(&self, work: &Work, runs: usize, places: &[Place]) -> Result<Row> {
         let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         if let How::Fio { file, args, is_fresh: false, .. } = &work.how {
-            for place in &PLACES {
+            for place in places {
                 self.lay_out(place, file, args)?;
             }
         }
         if let How::Pgbench = work.how {
-            for (number, place) in PLACES.iter().enumerate() {
+            for (number, place) in places.iter().enumerate() {
                 self.init_database(place, number)?;
             }
         }
         for turn in 0..runs {
-            for step in 0..PLACES.len() {
-                let number = (turn + step) % PLACES.len();
-                let place = &PLACES[number];
+            for step in 0..places.len() {
+                let number = (turn + step) % places.len();
+                let place = &places[number];
                 let rate = match &work.how {
                     How::Fio { file, args, is_cold, is_fresh, bytes } => self.fio(place, file, args, *is_cold, *is_fresh, *bytes)?,
                     How::Line { before, line, count } => count / self.line(place, before, line)?,
@@ -373,23 +458,26 @@ impl Site {
                 rates.entry(place.name).or_default().push(rate);
             }
             let now = |name| rates.get(name).and_then(|r| r.last()).copied().unwrap_or(f64::NAN);
-            let all: Vec<String> = PLACES.iter().map(|p| format!("{} {:.1}", p.name, now(p.name))).collect();
+            let all: Vec<String> = places.iter().map(|p| format!("{} {:.1}", p.name, now(p.name))).collect();
             say(&format!("{} {}/{runs}: {}", work.row, turn + 1, all.join(" · ")));
         }
         if let How::Pgbench = work.how {
-            PLACES.iter().try_for_each(|place| self.sh(&format!("rm -rf {}/pg", place.dir)).map(drop))?;
+            places.iter().try_for_each(|place| self.sh(&format!("rm -rf {}/pg", place.dir)).map(drop))?;
         }
         self.check()?;
         let ours = rates.remove(OURS).context("ours was not measured")?;
         let peers: BTreeMap<String, Vec<f64>> = rates.into_iter().map(|(name, runs)| (name.to_owned(), runs)).collect();
-        let to_gluster = median(&ours) / median(peers.get(GLUSTER).context("the peer was not measured")?);
+        let other = peers.get(GLUSTER).or_else(|| peers.get(PLAIN)).context("nothing was measured beside ours")?;
+        let to_other = median(&ours) / median(other);
         let name = format!("{}, {}", work.row, if work.store == Store::Disk { "disk" } else { "memory" });
         let mut row = Row::at_most(BENCH, &name, work.unit, work.to_gluster, ours).beside(&peers);
         row.better = "higher";
         row.worst = row.runs.iter().copied().fold(f64::NAN, f64::min);
-        row.ratio = Some(to_gluster);
-        row.holds = to_gluster >= work.to_gluster;
-        row.bars.insert(GLUSTER.to_owned(), work.to_gluster);
+        row.ratio = Some(to_other);
+        row.holds = to_other >= work.to_gluster;
+        if row.peers.contains_key(GLUSTER) {
+            row.bars.insert(GLUSTER.to_owned(), work.to_gluster);
+        }
         row.bar = None;
         if let Some(bar) = work.to_native {
             row.bars.insert(NATIVE.to_owned(), bar);
@@ -478,6 +566,15 @@ impl Site {
         let tps = out.lines().find_map(|l| l.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
         tps.with_context(|| format!("pgbench said {out}"))
     }
+}
+
+/// The shipped module for this directory, without its virtual address.
+fn without_address(dir: &str) -> Result<setup::ModuleFiles> {
+    let mut files = setup::read_module(&modules_dir().join(crate::files::MODULE), &[("DIR", dir), ("VIP", &VIP.to_string())])?;
+    let (before, rest) = files.userconfig.split_once("<vip>").context("the module has no virtual address")?;
+    let (_, after) = rest.split_once("</vip>").context("the module's virtual address does not end")?;
+    files.userconfig = format!("{before}{after}");
+    Ok(files)
 }
 
 fn port(number: usize) -> usize {
