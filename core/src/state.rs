@@ -240,6 +240,12 @@ pub struct ReplicaFigures {
     /// How long they waited, all together, in microseconds.
     #[serde(default)]
     pub confirmed_us: u64,
+    /// Serving, with compression: contents sent in the session, in bytes.
+    #[serde(default)]
+    pub contents: u64,
+    /// And what travelled in their place.
+    #[serde(default)]
+    pub travelled: u64,
     /// What the resynchronisation compares, or the last one of this process did.
     #[serde(default)]
     pub reach: Option<Reach>,
@@ -261,6 +267,9 @@ pub struct Traffic {
     pub confirm_us: Option<u64>,
     /// Serving: how long the oldest operation that is not confirmed has been waiting, in whole seconds. In good days 0.
     pub waiting_s: u64,
+    /// Serving, with compression: what travelled for contents of files, in percent of them. Absent where none did.
+    #[serde(default)]
+    pub compressed_percent: Option<u64>,
 }
 
 /// Comparison of the two copies while the application goes on.

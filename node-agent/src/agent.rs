@@ -585,6 +585,7 @@ impl Agent {
             run_dir: self.config.run_dir.clone(),
             marks: self.store.log_dir(&module).with_file_name("copies.json"),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
+            compress: rfs.compress,
             patience: def.heart.timing.silence,
         });
         let link = LinkConfig {

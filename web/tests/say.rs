@@ -383,10 +383,15 @@ fn small_words_are_worded() {
 
 #[test]
 fn how_fast_replication_goes_is_said_in_both_languages() {
-    let said = |lang, bytes_per_s, confirm_us, waiting_s| say::traffic(lang, &Traffic { bytes_per_s, confirm_us, waiting_s });
+    let said = |lang, bytes_per_s, confirm_us, waiting_s| {
+        say::traffic(lang, &Traffic { bytes_per_s, confirm_us, waiting_s, compressed_percent: None })
+    };
     assert_eq!(said(Lang::En, 0, None, 0), "nothing to send");
     assert_eq!(said(Lang::En, 12_000_000, Some(430), 0), "12.0 MB/s, confirmed after 0.4 ms");
     assert_eq!(said(Lang::En, 0, None, 7), "0 B/s, a write has been waiting for 7 s");
     assert_eq!(said(Lang::Ja, 0, None, 0), "送るデータなし");
     assert_eq!(said(Lang::Ja, 12_000_000, Some(43_000), 7), "12.0 MB/s、確認まで 43 ミリ秒、7 秒間、確認を待っている書き込みあり");
+    let compressed = Traffic { bytes_per_s: 12_000_000, confirm_us: Some(430), waiting_s: 0, compressed_percent: Some(32) };
+    assert_eq!(say::traffic(Lang::En, &compressed), "12.0 MB/s, compressed to 32 %, confirmed after 0.4 ms");
+    assert_eq!(say::traffic(Lang::Ja, &compressed), "12.0 MB/s、32 % に圧縮、確認まで 0.4 ミリ秒");
 }

@@ -211,6 +211,17 @@ pub enum Async {
     Second,
 }
 
+/// How the contents of files travel to the secondary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compress {
+    /// `compress="off"`, our default: as they are.
+    #[default]
+    Off,
+    /// `compress="lz4"`: compressed, where that makes them shorter.
+    Lz4,
+}
+
 /// One replicated tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Replicated {
@@ -252,6 +263,9 @@ pub struct Rfs {
     pub ack: Async,
     /// Cap on resynchronisation in KB/s.
     pub resync_kb_per_s_max: Option<u64>,
+    /// How contents travel.
+    #[serde(default)]
+    pub compress: Compress,
     /// The copies are compared by themselves so long after the last time; absent = only when somebody orders it.
     #[serde(default)]
     pub verify_every: Option<Duration>,

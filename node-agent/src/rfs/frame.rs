@@ -1,9 +1,11 @@
 //! What travels between the two data processes, and how it is framed.
 //!
 //! A frame is `length · crc32c · epoch · session · lsn · length of the message · message (postcard) · data`, all
-//! numbers little endian. Contents of files travel in `data`, so that they are never copied through a serialiser.
+//! numbers little endian. Contents of files travel in `data`, so that they are never copied through a serialiser. The highest
+//! bit of the message's length says that they are compressed (see [`super::compress`]).
 
 use super::activity::Suspect;
+use super::compress;
 use super::level::Level;
 use super::look::{Look, Seen};
 use super::volume::{Sync, Time, Xattr};
@@ -13,13 +15,15 @@ use std::io;
 use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
 const PREFIX: usize = 8;
 /// Epoch, session, lsn, length of the message.
 const HEADER: usize = 28;
+/// In the length of the message, which is far shorter: the data is compressed.
+const COMPRESSED: u32 = 1 << 31;
 
 /// A file within a session: the directory's index and the source's inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -241,6 +245,22 @@ pub enum Msg {
     Bye,
 }
 
+/// The data of a frame to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Data<'a> {
+    /// As it travels.
+    pub bytes: &'a [u8],
+    /// By [`super::compress`].
+    pub is_compressed: bool,
+}
+
+impl<'a> Data<'a> {
+    /// As it is.
+    pub fn plain(bytes: &'a [u8]) -> Self {
+        Self { bytes, is_compressed: false }
+    }
+}
+
 /// A received frame.
 #[derive(Debug)]
 pub struct Frame<'a> {
@@ -268,7 +288,7 @@ pub struct Address {
 }
 
 /// Appends everything of a frame but its data to a buffer.
-pub fn encode(to: Address, msg: &Msg, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+pub fn encode(to: Address, msg: &Msg, data: Data<'_>, out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; PREFIX]);
     out.extend_from_slice(&to.epoch.to_le_bytes());
@@ -278,12 +298,13 @@ pub fn encode(to: Address, msg: &Msg, data: &[u8], out: &mut Vec<u8>) -> io::Res
     let at = out.len();
     *out = postcard::to_extend(msg, std::mem::take(out)).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     let length = u32::try_from(out.len() - at).map_err(|_| too_long())?;
-    out[at - 4..at].copy_from_slice(&length.to_le_bytes());
-    let covered = out.len() - start - PREFIX + data.len();
+    let flag = if data.is_compressed { COMPRESSED } else { 0 };
+    out[at - 4..at].copy_from_slice(&(length | flag).to_le_bytes());
+    let covered = out.len() - start - PREFIX + data.bytes.len();
     if covered > FRAME_BYTES_MAX {
         return Err(too_long());
     }
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&out[start + PREFIX..]), data);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&out[start + PREFIX..]), data.bytes);
     out[start..start + 4].copy_from_slice(&u32::try_from(covered).map_err(|_| too_long())?.to_le_bytes());
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     Ok(())
@@ -313,38 +334,72 @@ pub fn complete(buf: &[u8]) -> io::Result<Option<usize>> {
     Ok((buf.len() >= PREFIX + covered).then_some(PREFIX + covered))
 }
 
-/// Reads a complete frame.
-pub fn decode(frame: &[u8]) -> io::Result<Frame<'_>> {
+/// Reads a complete frame; `room` is for data that travelled compressed.
+pub fn decode<'a>(frame: &'a [u8], room: &'a mut Vec<u8>) -> io::Result<Frame<'a>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a damaged frame: {what}"));
     let body = frame.get(PREFIX..).filter(|b| b.len() >= HEADER).ok_or_else(|| bad("too short"))?;
     if crc32c::crc32c(body) != word(frame, 4) {
         return Err(bad("checksum"));
     }
-    let length = word(body, 24) as usize;
+    let word = word(body, 24);
+    let length = (word & !COMPRESSED) as usize;
     let message = body.get(HEADER..HEADER + length).ok_or_else(|| bad("length of the message"))?;
     let msg = postcard::from_bytes(message).map_err(|e| bad(&e.to_string()))?;
-    Ok(Frame { epoch: long(body, 0), session: long(body, 8), lsn: long(body, 16), msg, data: &body[HEADER + length..] })
+    let data = &body[HEADER + length..];
+    let data = if word & COMPRESSED == 0 { data } else { compress::expand(data, room).map_err(bad)? };
+    Ok(Frame { epoch: long(body, 0), session: long(body, 8), lsn: long(body, 16), msg, data })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tsugi_core::module::Compress;
 
     #[test]
     fn a_frame_survives_and_a_flipped_bit_does_not() {
         let mut buf = Vec::new();
         let msg = Msg::Op(Op::Write { fid: Fid { dir: 1, id: 77 }, offset: 4096 });
-        encode(Address { epoch: 3, session: 9, lsn: 12 }, &msg, b"contents", &mut buf).unwrap();
+        encode(Address { epoch: 3, session: 9, lsn: 12 }, &msg, Data::plain(b"contents"), &mut buf).unwrap();
         buf.extend_from_slice(b"contents");
         assert_eq!(complete(&buf[..buf.len() - 1]).unwrap(), None);
         assert_eq!(complete(&buf).unwrap(), Some(buf.len()));
-        let frame = decode(&buf).unwrap();
+        let mut room = Vec::new();
+        let frame = decode(&buf, &mut room).unwrap();
         assert_eq!((frame.epoch, frame.session, frame.lsn, frame.data), (3, 9, 12, &b"contents"[..]));
         assert_eq!(frame.msg, msg);
         for at in 4..buf.len() {
             buf[at] ^= 1;
-            assert!(decode(&buf).is_err(), "byte {at} flipped and not noticed");
+            assert!(decode(&buf, &mut Vec::new()).is_err(), "byte {at} flipped and not noticed");
             buf[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_compressed_frame_survives_and_a_wrong_one_is_refused_with_its_reason() {
+        let compressor = compress::Compressor::new(Compress::Lz4);
+        let (to, contents) = (Address { epoch: 3, session: 9, lsn: 12 }, [5; 100_000]);
+        let msg = Msg::Op(Op::Write { fid: Fid { dir: 1, id: 77 }, offset: 4096 });
+        let (mut buf, mut room) = (Vec::new(), Vec::new());
+        compressor.shorten(&contents, |data| {
+            encode(to, &msg, data, &mut buf).unwrap();
+            buf.extend_from_slice(data.bytes);
+        });
+        assert_eq!(complete(&buf).unwrap(), Some(buf.len()));
+        assert!(buf.len() < 1000, "{} bytes", buf.len());
+        let frame = decode(&buf, &mut room).unwrap();
+        assert_eq!((frame.lsn, frame.msg, frame.data), (12, msg.clone(), &contents[..]));
+        for at in 4..buf.len() {
+            buf[at] ^= 1;
+            assert!(decode(&buf, &mut Vec::new()).is_err(), "byte {at} flipped and not noticed");
+            buf[at] ^= 1;
+        }
+        // From a sender that is broken or worse: the checksum is right.
+        for (bytes, why) in [(&[0xff; 40][..], "too long"), (&[0; 3], "without a length"), (&[9, 0, 0, 0, 0], "of another length")] {
+            buf.clear();
+            encode(to, &msg, Data { bytes, is_compressed: true }, &mut buf).unwrap();
+            buf.extend_from_slice(bytes);
+            let error = decode(&buf, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.starts_with("a damaged frame: compressed contents") && error.ends_with(why), "{error}");
         }
     }
 }

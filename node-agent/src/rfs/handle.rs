@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 use tsugi_core::copies::Verified;
 use tsugi_core::ids::{JobId, ModuleName, NodeName};
-use tsugi_core::module::{Async, Replicated};
+use tsugi_core::module::{Async, Compress, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 use tsugi_core::state::ReplicaFigures;
 
@@ -60,6 +60,9 @@ pub struct DataConfig {
     pub marks: PathBuf,
     /// Cap on resynchronisation.
     pub resync_kb_per_s_max: Option<u64>,
+    /// How the serving side sends contents.
+    #[serde(default)]
+    pub compress: Compress,
     /// How long a session whose connection broke waits for a new one: as long as the peer may be silent before this
     /// node asks the arbiter for going on alone. A long line gets some round trips more.
     pub patience: Duration,
@@ -459,6 +462,7 @@ mod tests {
             run_dir: dir.into(),
             marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
+            compress: Compress::Off,
             patience: Duration::from_secs(1),
         };
         let deadline = Deadline::create().unwrap();

@@ -4,7 +4,7 @@
 //! is written with `out` alone held. So the receiver, which needs `tls` only to decrypt, can always go on, and
 //! two ends that both wait for room in the other's buffer cannot stop each other.
 
-use super::frame::{self, Address, Frame, Msg};
+use super::frame::{self, Address, Data, Frame, Msg};
 use super::tls::Identity;
 use super::volume::boottime_ns;
 use anyhow::{Context, bail};
@@ -240,6 +240,11 @@ impl Link {
 
     /// Sends a message that is no operation of the live stream; `lsn` is what it is about.
     pub fn send(&self, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+        self.send_data(lsn, msg, Data::plain(data))
+    }
+
+    /// The same with data that may be compressed.
+    pub fn send_data(&self, lsn: u64, msg: &Msg, data: Data<'_>) -> io::Result<()> {
         self.send_locked(&mut lock(&self.out), lsn, msg, data)
     }
 
@@ -269,7 +274,7 @@ impl Link {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            if self.encode(&mut out, 0, why, &[]).is_ok() {
+            if self.encode(&mut out, 0, why, Data::plain(&[])).is_ok() {
                 // All or nothing: a part of a record is the same as none.
                 let _ = socket2::SockRef::from(&self.socket).send_with_flags(&out.cipher, libc::MSG_DONTWAIT);
             }
@@ -278,16 +283,16 @@ impl Link {
         self.close();
     }
 
-    fn send_locked(&self, out: &mut Out, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+    fn send_locked(&self, out: &mut Out, lsn: u64, msg: &Msg, data: Data<'_>) -> io::Result<()> {
         self.encode(out, lsn, msg, data)?;
         if out.late { Ok(()) } else { self.flush_cipher(&mut out.cipher) }
     }
 
-    fn encode(&self, out: &mut Out, lsn: u64, msg: &Msg, data: &[u8]) -> io::Result<()> {
+    fn encode(&self, out: &mut Out, lsn: u64, msg: &Msg, data: Data<'_>) -> io::Result<()> {
         let Out { plain, cipher, .. } = out;
         plain.clear();
         frame::encode(Address { epoch: self.epoch, session: self.session, lsn }, msg, data, plain)?;
-        self.encrypt(&[plain, data], cipher)
+        self.encrypt(&[plain, data.bytes], cipher)
     }
 
     fn encrypt(&self, parts: &[&[u8]], cipher: &mut Vec<u8>) -> io::Result<()> {
@@ -398,6 +403,8 @@ pub struct Inbox {
     plain: Vec<u8>,
     read: usize,
     end: usize,
+    /// What travelled compressed; the same.
+    expanded: Vec<u8>,
     spin: Spin,
 }
 
@@ -458,7 +465,7 @@ impl Inbox {
     /// Receives from a link.
     pub fn new(link: Arc<Link>) -> Self {
         // One TLS record is 16 KiB; a write of 1 MiB comes in a few calls.
-        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0, end: 0, spin: Spin::new() }
+        Self { link, raw: vec![0; 256 * 1024], plain: Vec::new(), read: 0, end: 0, expanded: Vec::new(), spin: Spin::new() }
     }
 
     /// Waits until something can be received, or the connection has ended; awake at first if little is going on.
@@ -499,7 +506,7 @@ impl Inbox {
         };
         let start = self.read;
         self.read += length;
-        let frame = frame::decode(&self.plain[start..start + length])?;
+        let frame = frame::decode(&self.plain[start..start + length], &mut self.expanded)?;
         if frame.session != self.link.session && !matches!(frame.msg, Msg::Hello(_) | Msg::Refuse { .. }) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of session {}", frame.session)));
         }

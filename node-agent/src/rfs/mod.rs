@@ -12,6 +12,7 @@
 pub mod acks;
 pub mod activity;
 pub mod apply;
+pub mod compress;
 pub mod control;
 pub mod deadline;
 pub mod dirty;

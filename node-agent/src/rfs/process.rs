@@ -462,6 +462,7 @@ impl Process {
                 let (waiting, oldest) = serving.ship().waiting();
                 let (last, bytes) = serving.sessions().traffic();
                 let (confirmed, confirmed_us) = serving.ship().confirmed();
+                let (contents, travelled) = serving.sessions().compression();
                 ReplicaFigures {
                     resync: serving.sessions().progress().lock().unwrap_or_else(PoisonError::into_inner).clone(),
                     last: Lsn(last),
@@ -470,6 +471,8 @@ impl Process {
                     waiting_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
                     confirmed,
                     confirmed_us,
+                    contents,
+                    travelled,
                     reach: serving.sessions().reach(),
                     verifying: serving.ship().verification.progress(),
                     unrepaired: serving.ship().verification.unrepaired(),

@@ -156,6 +156,11 @@ impl Sessions {
         (0, lock(&shared.link).as_ref().map_or(0, |l| l.bytes()))
     }
 
+    /// Bytes of the contents sent in the session, and of what travelled in their place; 0 while nothing is compressed.
+    pub fn compression(&self) -> (u64, u64) {
+        self.shared().and_then(|shared| lock(&shared.stream).as_ref().map(|s| s.compressor().figures())).unwrap_or_default()
+    }
+
     /// Begins a verification.
     ///
     /// # Errors
@@ -292,7 +297,8 @@ impl One {
     fn run(&self) -> anyhow::Result<()> {
         let Some(Guest { inbox, hello, .. }) = self.first()? else { return Ok(()) };
         let link = inbox.link().clone();
-        let stream = Stream::new(&link, Lives { source: self.all.life, target: hello.life });
+        let lives = Lives { source: self.all.life, target: hello.life };
+        let stream = Stream::new(&link, lives, self.all.config.compress);
         *lock(&self.shared.link) = Some(link.clone());
         *lock(&self.shared.stream) = Some(stream.clone());
         if self.shared.is_cancelled() {

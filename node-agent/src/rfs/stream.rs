@@ -10,7 +10,8 @@
 //! `kept` and `link` (never held while anything is waited for). Acknowledgements need `kept` only, so they arrive
 //! while senders wait.
 
-use super::frame::{self, Address, Msg, Op};
+use super::compress::Compressor;
+use super::frame::{self, Address, Data, Msg, Op};
 use super::link::Link;
 use anyhow::bail;
 use std::collections::{BTreeSet, VecDeque};
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tsugi_core::ids::{Epoch, LifeId, Lsn, Session};
+use tsugi_core::module::Compress;
 use tsugi_core::replica::rejoin::{self, Asks, Refusal, Resend};
 
 /// Bytes kept for the peer at most: a second of a fast line. An application rarely comes near it, because each of
@@ -60,6 +62,7 @@ pub struct Stream {
     session: u64,
     lives: Lives,
     bytes_max: usize,
+    compressor: Compressor,
     out: Mutex<Out>,
     kept: Mutex<Kept>,
     room: Condvar,
@@ -121,13 +124,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Stream {
     /// The stream of a session, carried by its first connection. Not armed yet.
-    pub fn new(link: &Arc<Link>, lives: Lives) -> Arc<Self> {
-        let stream = Self::unattached(link.epoch(), link.session(), lives, IN_FLIGHT_BYTES_MAX);
+    pub fn new(link: &Arc<Link>, lives: Lives, compress: Compress) -> Arc<Self> {
+        let stream = Self::unattached(link.epoch(), link.session(), lives, compress, IN_FLIGHT_BYTES_MAX);
         *lock(&stream.link) = Some(Attached { link: link.clone(), since: Instant::now() });
         Arc::new(stream)
     }
 
-    fn unattached(epoch: u64, session: u64, lives: Lives, bytes_max: usize) -> Self {
+    fn unattached(epoch: u64, session: u64, lives: Lives, compress: Compress, bytes_max: usize) -> Self {
         let kept =
             Kept { queue: VecDeque::new(), bytes: 0, acked: 0, unflushed: BTreeSet::new(), attempt: 0, pool: Vec::new(), over: None };
         Self {
@@ -135,6 +138,7 @@ impl Stream {
             session,
             lives,
             bytes_max,
+            compressor: Compressor::new(compress),
             out: Mutex::new(Out { next: 1, later: Vec::new() }),
             kept: Mutex::new(kept),
             room: Condvar::new(),
@@ -170,6 +174,11 @@ impl Stream {
     /// Bytes sent and received over all connections.
     pub fn bytes(&self) -> u64 {
         self.carried.load(Ordering::Relaxed) + self.link().map_or(0, |l| l.bytes())
+    }
+
+    /// What shortens contents, those of the resynchronisation as well.
+    pub fn compressor(&self) -> &Compressor {
+        &self.compressor
     }
 
     /// The connection that carries it now; none while it is broken.
@@ -233,14 +242,15 @@ impl Stream {
     /// Sends the next operation and returns its number; while the connection is broken the operation is kept and
     /// sent later. Waits while too much is kept. `None`: the session is over.
     pub fn send(&self, op: Op, data: &[u8], durability: Durability) -> Option<u64> {
-        let (mut out, lsn, frame) = self.number(op, data, durability)?;
+        // Before it has a number: others may compress meanwhile, and what is kept for the peer is the shorter form.
+        let (mut out, lsn, frame) = self.compressor.shorten(data, |data| self.number(op, data, durability))?;
         self.put(&mut out, Some(&frame));
         Some(lsn)
     }
 
     /// The same for an operation that nobody waits for: it goes out with the next one, or by [`Stream::flush`].
     pub fn send_later(&self, op: Op) -> Option<u64> {
-        let (mut out, lsn, frame) = self.number(op, &[], Durability::Memory)?;
+        let (mut out, lsn, frame) = self.number(op, Data::plain(&[]), Durability::Memory)?;
         out.later.push(frame);
         if out.later.len() >= LATER_MAX {
             self.put(&mut out, None);
@@ -287,8 +297,8 @@ impl Stream {
     }
 
     /// Gives the next operation its number and keeps it.
-    fn number(&self, op: Op, data: &[u8], durability: Durability) -> Option<(MutexGuard<'_, Out>, u64, Arc<Vec<u8>>)> {
-        let reserved = data.len() + OP_BYTES;
+    fn number(&self, op: Op, data: Data<'_>, durability: Durability) -> Option<(MutexGuard<'_, Out>, u64, Arc<Vec<u8>>)> {
+        let reserved = data.bytes.len() + OP_BYTES;
         let mut buffer = self.reserve(reserved)?;
         let mut out = lock(&self.out);
         let lsn = out.next;
@@ -299,7 +309,7 @@ impl Stream {
             self.end(&format!("an operation cannot be sent: {e}"));
             return None;
         }
-        buffer.extend_from_slice(data);
+        buffer.extend_from_slice(data.bytes);
         let frame = Arc::new(buffer);
         {
             let mut kept = lock(&self.kept);
@@ -433,7 +443,7 @@ mod tests {
     const LIVES: Lives = Lives { source: LifeId(1), target: LifeId(2) };
 
     fn stream(bytes_max: usize) -> Arc<Stream> {
-        let stream = Stream::unattached(1, 1, LIVES, bytes_max);
+        let stream = Stream::unattached(1, 1, LIVES, Compress::Off, bytes_max);
         stream.arm();
         Arc::new(stream)
     }

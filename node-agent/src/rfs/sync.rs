@@ -79,6 +79,8 @@ pub struct Source<'a> {
     bytes_per_s_max: Option<u64>,
     compared: u64,
     copied: u64,
+    /// Of that, what travelled: the cap counts it.
+    travelled: u64,
     strict: bool,
     reach: Reach,
     /// Operations of the application when this last gave way to it.
@@ -159,6 +161,7 @@ impl<'a> Source<'a> {
             bytes_per_s_max,
             compared: 0,
             copied: 0,
+            travelled: 0,
             strict: false,
             reach,
             operations: ship.operations(),
@@ -311,8 +314,11 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    fn send(&self, msg: &SyncMsg, data: &[u8]) -> anyhow::Result<()> {
-        self.link.send(0, &Msg::Sync(msg.clone()), data).context("the connection broke during the resynchronisation")
+    /// Sends a message, with contents or none; how many bytes travelled for these.
+    fn send(&self, msg: &SyncMsg, contents: &[u8]) -> anyhow::Result<u64> {
+        let msg = Msg::Sync(msg.clone());
+        let sent = self.stream.compressor().shorten(contents, |data| self.link.send_data(0, &msg, data).map(|()| data.bytes.len() as u64));
+        sent.context("the connection broke during the resynchronisation")
     }
 
     fn report(&self, change: impl FnOnce(&mut Resync)) {
@@ -613,7 +619,7 @@ impl<'a> Source<'a> {
                     self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Zeros(data.len() as u64) }, &[])?;
                 }
                 _ => {
-                    self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Data }, data)?;
+                    self.travelled += self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Data }, data)?;
                     self.copied += data.len() as u64;
                 }
             }
@@ -621,7 +627,7 @@ impl<'a> Source<'a> {
         self.report(|_| ());
         self.give_way(begun);
         if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
-            let due = Duration::from_secs_f64(self.copied as f64 / rate.max(1) as f64);
+            let due = Duration::from_secs_f64(self.travelled as f64 / rate.max(1) as f64);
             while self.started.elapsed() < due && !self.link.is_broken() {
                 std::thread::sleep(due.saturating_sub(self.started.elapsed()).min(CAP_POLL));
             }
@@ -636,7 +642,7 @@ impl<'a> Source<'a> {
         let Some(pending) = self.files.remove(&id) else { return Ok(()) };
         let st = volume::fstat(pending.fd.as_raw_fd())?;
         let meta = meta(&st, pending.fd.as_raw_fd())?;
-        self.send(&SyncMsg::FileEnd { id, size: st.st_size.unsigned_abs(), meta }, &[])
+        self.send(&SyncMsg::FileEnd { id, size: st.st_size.unsigned_abs(), meta }, &[]).map(drop)
     }
 
     /// All contents sent; then what needs the names of the whole pass: links, and the directories' times.

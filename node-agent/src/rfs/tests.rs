@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tsugi_core::copies::Reach;
 use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
-use tsugi_core::module::{Async, Replicated};
+use tsugi_core::module::{Async, Compress, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
+mod compress;
 mod excluded;
 mod level;
 mod line;
@@ -133,6 +134,10 @@ impl Pair {
         patience: Duration,
         line: impl Fn(SocketAddr) -> SocketAddr,
     ) -> Self {
+        Self::set_up(env, tree, line, |config| DataConfig { resync_kb_per_s_max, patience, ..config })
+    }
+
+    fn set_up(env: &str, tree: &Replicated, line: impl Fn(SocketAddr) -> SocketAddr, change: impl Fn(DataConfig) -> DataConfig) -> Self {
         let base = std::env::var("TSUGI_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
         let tmp = tempfile::Builder::new().prefix("tsugi-rfs-").tempdir_in(base).unwrap();
         identities(tmp.path());
@@ -153,12 +158,13 @@ impl Pair {
                 identity_dir: tmp.path().join(me).join("identity"),
                 run_dir: tmp.path().join(me).join("run"),
                 marks: tmp.path().join(me).join("copies.json"),
-                resync_kb_per_s_max,
-                patience,
+                resync_kb_per_s_max: None,
+                compress: Compress::Off,
+                patience: PATIENCE,
             };
             let (tx, events) = mpsc::channel(100);
             let exe = script(tmp.path(), me, env);
-            let process = runtime.block_on(DataProcess::spawn(&exe, config, tx)).unwrap();
+            let process = runtime.block_on(DataProcess::spawn(&exe, change(config), tx)).unwrap();
             process.set_deadline(None);
             Node { process, events, held: vec![], dir, job: 0 }
         };
@@ -847,7 +853,7 @@ fn a_peer_stuck_at_the_end_of_a_resynchronisation_lets_the_application_go() {
         }
     });
     let begun = Instant::now();
-    let stream = Stream::new(&link, Lives { source: LifeId(1), target: LifeId(2) });
+    let stream = Stream::new(&link, Lives { source: LifeId(1), target: LifeId(2) }, Compress::Off);
     let how = How { reach: Reach::Whole, bytes_per_s_max: None, progress: Arc::default() };
     let ended = Source::new(&[], &ship, &link, &stream, from_peer, how).run();
     let why = format!("{:#}", ended.unwrap_err());

@@ -36,6 +36,9 @@ impl Pace {
             let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
             self.now.bytes_per_s = coarse(bytes.saturating_mul(1000) / millis);
             self.now.confirm_us = figures.confirmed_us.saturating_sub(before.confirmed_us).checked_div(confirmed).map(coarse);
+            let contents = figures.contents.saturating_sub(before.contents);
+            let travelled = figures.travelled.saturating_sub(before.travelled);
+            self.now.compressed_percent = (contents > 0).then(|| travelled.saturating_mul(100).div_ceil(contents));
             self.begin = Some((now, figures.clone()));
         }
         Some(Traffic { waiting_s: figures.waiting_ms / 1000, ..self.now })
@@ -66,13 +69,33 @@ mod tests {
         assert_eq!(look(&figures(100, 0, 0, 0), 0), Traffic::default());
         assert_eq!(look(&figures(9_000_000, 100, 100, 0), 2), Traffic::default(), "the window is not over");
         let first = look(&figures(61_728_495, 1000, 1_234_567, 0), 5);
-        assert_eq!(first, Traffic { bytes_per_s: 12_000_000, confirm_us: Some(1200), waiting_s: 0 });
+        assert_eq!(first, Traffic { bytes_per_s: 12_000_000, confirm_us: Some(1200), ..Traffic::default() });
         assert_eq!(look(&figures(61_728_495, 1000, 1_234_567, 7100), 9), Traffic { waiting_s: 7, ..first }, "a write waits: at once");
         let idle = look(&figures(61_730_000, 1000, 1_234_567, 0), 10);
-        assert_eq!(idle, Traffic { bytes_per_s: 0, confirm_us: None, waiting_s: 0 });
+        assert_eq!(idle, Traffic::default());
         // Another session.
         look(&figures(50, 1000, 1_234_567, 0), 12);
-        assert_eq!(look(&figures(50 + 5000, 1001, 1_234_577, 0), 17), Traffic { bytes_per_s: 1000, confirm_us: Some(10), waiting_s: 0 });
+        let other = look(&figures(50 + 5000, 1001, 1_234_577, 0), 17);
+        assert_eq!(other, Traffic { bytes_per_s: 1000, confirm_us: Some(10), ..Traffic::default() });
+    }
+
+    #[test]
+    fn what_compression_saves_is_that_of_the_last_window() {
+        let (mut pace, begin) = (Pace::default(), Instant::now());
+        let mut look = |contents, travelled, s: u64| {
+            let figures = ReplicaFigures { contents, travelled, ..figures(travelled, 0, 0, 0) };
+            let traffic = pace.look(Some(&figures), Replication::Resync, begin + Duration::from_secs(s));
+            traffic.expect("replicated").compressed_percent
+        };
+        assert_eq!(look(0, 0, 0), None);
+        assert_eq!(look(10_000_000, 3_200_000, 5), Some(32));
+        assert_eq!(look(10_000_000, 3_200_000, 9), Some(32), "the window is not over");
+        assert_eq!(look(11_000_000, 4_200_000, 10), Some(100));
+        assert_eq!(look(11_000_000, 4_200_000, 15), None, "nothing was sent");
+        assert_eq!(look(21_000_000, 4_201_000, 20), Some(1));
+        // Another session.
+        look(0, 0, 21);
+        assert_eq!(look(1000, 500, 26), Some(50));
     }
 
     #[test]

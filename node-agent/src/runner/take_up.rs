@@ -242,6 +242,7 @@ mod tests {
             run_dir: run_dir.into(),
             marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
+            compress: Default::default(),
             patience: Duration::from_secs(1),
         };
         let engine = LightConfig { me: node.clone(), maxloop: def.maxloop, loop_interval: def.loop_interval, rules: def.rules.clone() };

@@ -8,7 +8,7 @@ use tsugi_core::state::Traffic;
 const IDLE: Text = Text { en: "nothing to send", ja: "送るデータなし" };
 const JOINT: Text = Text { en: ", ", ja: "、" };
 
-/// `12 MB/s, confirmed after 1.2 ms`; a write that waits is named with its time.
+/// `12 MB/s, compressed to 32 %, confirmed after 1.2 ms`; a write that waits is named with its time.
 pub fn traffic(lang: Lang, t: &Traffic) -> String {
     let mut parts = Vec::new();
     let is_idle = t.bytes_per_s == 0 && t.confirm_us.is_none() && t.waiting_s == 0;
@@ -16,6 +16,9 @@ pub fn traffic(lang: Lang, t: &Traffic) -> String {
         parts.push(IDLE.in_(lang).to_owned());
     } else {
         parts.push(fmt::rate(t.bytes_per_s));
+        if let Some(percent) = t.compressed_percent {
+            parts.push(both!(lang, "compressed to {percent} %", "{percent} % に圧縮"));
+        }
     }
     if let Some(us) = t.confirm_us {
         let ms = fmt::millis_of(us);

@@ -8,7 +8,8 @@ use tsugi_core::command::{Refusal, Verb};
 use tsugi_core::event::{Event, EventRecord, Level};
 use tsugi_core::ids::{ArbiterName, ClusterName, Epoch, Gen, ModuleName, NodeName, Session};
 use tsugi_core::module::{
-    Action, Async, Authority, Boot, DefaultPrim, Heart, Heartbeat, Mode, ModuleDef, Profile, Replicated, Rfs, ScriptName, Timing, Vip,
+    Action, Async, Authority, Boot, Compress, DefaultPrim, Heart, Heartbeat, Mode, ModuleDef, Profile, Replicated, Rfs, ScriptName, Timing,
+    Vip,
 };
 use tsugi_core::rehearsal::{Rehearsal, Rehearsed};
 use tsugi_core::state::{
@@ -76,6 +77,7 @@ pub fn def(mode: Mode, vip: &str, dir: Option<&str>) -> ModuleDef {
             verify_every: None,
             ack: Async::None,
             resync_kb_per_s_max: None,
+            compress: Compress::Off,
             replicated: vec![Replicated { dir: dir.to_owned(), not_replicated: vec![], not_replicated_names: vec![], to_check: vec![] }],
         }),
         user: None,

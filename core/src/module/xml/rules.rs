@@ -4,7 +4,7 @@
 //! *unused* (accepted, a warning says why nothing is lost) or *refused* (an error says what to use in its place):
 //! nothing is left out silently. Our own: `service authority=`, `arbiter=`, `allow_split_brain=` and `fence`,
 //! `heart profile=`, `user starttimeout=`, the checkers `http`, `load`, `memory`, `disk`, `exec`, the attributes `rise`,
-//! `fall` and `retry` of all of them, `depends`, `user memory_max= pids_max= cpu_weight=`.
+//! `fall` and `retry` of all of them, `depends`, `rfs verify= compress=`, `user memory_max= pids_max= cpu_weight=`.
 
 mod check;
 
@@ -129,6 +129,7 @@ static RFS: Rule = Rule {
     attributes: &[
         read("async", Kind::OneOf(&["none", "second"])),
         read("reiallowedbw", Kind::Number(0, 1 << 40)),
+        read("compress", Kind::OneOf(&["off", "lz4"])),
         read("verify", Kind::Time(Unit::H, 0)),
         unused("packetsize", COUNT, CHOSEN),
         unused("reipacketsize", COUNT, CHOSEN),

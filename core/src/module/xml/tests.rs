@@ -2,8 +2,8 @@ use super::*;
 use crate::cluster::xml::parse_cluster;
 use crate::ids::{ArbiterName, ClusterName};
 use crate::module::{
-    Action, Async, Authority, Boot, Check, DefaultPrim, Heart, Heartbeat, Interface, Limits, Mode, NamePattern, Probe, Profile, Replicated,
-    Rfs, Timing, User, Vip, When, default_rules,
+    Action, Async, Authority, Boot, Check, Compress, DefaultPrim, Heart, Heartbeat, Interface, Limits, Mode, NamePattern, Probe, Profile,
+    Replicated, Rfs, Timing, User, Vip, When, default_rules,
 };
 use crate::rules::Ruleset;
 use proptest::prelude::*;
@@ -67,7 +67,7 @@ const WHOLE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
       <heartbeat name="default"/>
       <heartbeat name="repl" ident="flow"/>
     </heart>
-    <rfs async="second" reiallowedbw="2048" verify="168">
+    <rfs async="second" reiallowedbw="2048" compress="lz4" verify="168">
       <replicated dir="/srv/data/"><notreplicated path="tmp/cache/"/><tocheck path=".here"/>
         <notreplicated regexpath=" ~$"/><notreplicated regexpath="!\.(mdf|ldf)$"/></replicated>
       <replicated dir="/srv/with blank"/>
@@ -131,6 +131,7 @@ fn everything_a_module_can_say_is_read() {
         rfs: Some(Rfs {
             ack: Async::Second,
             resync_kb_per_s_max: Some(2048),
+            compress: Compress::Lz4,
             verify_every: Some(Duration::from_secs(7 * 24 * 3600)),
             replicated: vec![
                 Replicated {

@@ -19,7 +19,7 @@ const ROUNDS: u64 = 40;
 
 /// A line between the two nodes that can be cut.
 #[derive(Clone)]
-struct Line(Arc<Inner>);
+pub(super) struct Line(Arc<Inner>);
 
 struct Inner {
     at: SocketAddr,
@@ -36,7 +36,7 @@ struct Inner {
 }
 
 impl Line {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let line = Self(Arc::new(Inner {
             at: listener.local_addr().unwrap(),
@@ -69,7 +69,7 @@ impl Line {
     }
 
     /// In front of this node.
-    fn before(&self, to: SocketAddr) -> SocketAddr {
+    pub(super) fn before(&self, to: SocketAddr) -> SocketAddr {
         // Both nodes name where they connect to; only the follower ever does.
         *self.0.to.lock().unwrap() = Some(to);
         self.0.at
@@ -110,6 +110,16 @@ impl Line {
         }
     }
 
+    /// Cuts itself when so many bytes more have passed, and so on.
+    pub(super) fn cut_after(&self, bytes: u64) {
+        self.0.fuse.store(bytes, Ordering::Release);
+    }
+
+    /// How often it was cut.
+    pub(super) fn cuts(&self) -> u64 {
+        self.0.cuts.load(Ordering::Acquire)
+    }
+
     /// Cut, and down until it is up again.
     fn down(&self) {
         self.0.is_down.store(true, Ordering::Release);
@@ -133,7 +143,7 @@ fn pair_over_line(patience: Duration) -> (Pair, Line) {
 
 impl Pair {
     /// Takes what the nodes have said so far; fails if the loss of a session is among it.
-    fn assert_not_lost(&mut self) {
+    pub(super) fn assert_not_lost(&mut self) {
         for who in [Who::A, Who::B] {
             let node = self.node(who);
             while let Ok(event) = node.events.try_recv() {

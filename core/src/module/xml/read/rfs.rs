@@ -5,7 +5,7 @@ use crate::markup::Place;
 use crate::markup::schema::At;
 use crate::markup::tree::shorten;
 use crate::markup::value;
-use crate::module::{Async, Heartbeat, NamePattern, Replicated, Rfs};
+use crate::module::{Async, Compress, Heartbeat, NamePattern, Replicated, Rfs};
 
 /// Directories of the system as a whole: replicating one would overwrite the other machine's system.
 const SYSTEM: [&str; 14] =
@@ -23,6 +23,7 @@ pub(super) fn read(service: &At<'_>, heart: Heart, ctx: &ParseContext<'_>, probl
     let read = Rfs {
         ack: if rfs.text("async") == Some("second") { Async::Second } else { Async::None },
         resync_kb_per_s_max: rfs.number("reiallowedbw").filter(|kb: &u64| *kb > 0),
+        compress: if rfs.text("compress") == Some("lz4") { Compress::Lz4 } else { Compress::Off },
         verify_every: rfs.time("verify").filter(|every| !every.is_zero()),
         replicated: trees(&rfs, problems),
     };
