@@ -13,7 +13,7 @@ use std::io;
 use tsugi_core::ids::LifeId;
 
 /// Version of the frames and messages; both ends must speak the same.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Larger frames are a broken peer: the largest honest one is a write of 1 MiB or a piece of a directory.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Length and checksum before the part they cover.
@@ -149,8 +149,12 @@ pub enum SyncMsg {
     Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, only: Option<BTreeSet<Vec<u8>>>, last: bool },
     /// Two names of one file.
     Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
-    /// A file's blocks follow as hashes.
-    File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64 },
+    /// A file's contents follow, as hashes or data. `asks`: answered by `Fresh` or `Kept`.
+    File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64, asks: bool },
+    /// Target to source: it has no data in this file, hashes are of no use.
+    Fresh { id: u64 },
+    /// Target to source: it has some, or does not have the file.
+    Kept { id: u64 },
     /// Hashes of blocks, [`HOLE`] where there is nothing; answered by `Need`.
     Hashes { id: u64, blocks: Vec<(u64, [u8; 32])> },
     /// Blocks of `Hashes` that differ at the target.

@@ -25,6 +25,7 @@ use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod excluded;
+mod fresh;
 mod level;
 mod measure;
 mod names;
