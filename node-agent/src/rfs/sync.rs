@@ -2,7 +2,8 @@
 //!
 //! Pass 1 compares everything, or, with a peer whose copy is known but for what is in the map ([`Reach`]), what is in the map; each further pass only what changed meanwhile, which is less each time; the last
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
-//! of equal files travel, and none of files that the peer has nothing of ([`contents`]). A change during a pass is always in the next one's map (see [`Dirty`]).
+//! of equal files travel, and none of files that the peer has nothing of ([`contents`]). One of everything that is interrupted goes
+//! on from its last checkpoint ([`copying`]). A change during a pass is always in the next one's map (see [`Dirty`]).
 
 use super::dirty::{Changed, Collected, Dirty, Names as ChangedNames, Parts};
 use super::frame::{Entry, Meta, Msg, SyncMsg};
@@ -23,6 +24,7 @@ use tsugi_core::copies::Reach;
 use tsugi_core::state::Resync;
 
 mod contents;
+mod copying;
 pub(super) mod suspects;
 
 /// Names per message: some hundred KB.
@@ -47,6 +49,8 @@ const BRAKE_MAX: Duration = Duration::from_millis(20);
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// While the application is held: a peer this slow is not worth the wait, the resynchronisation fails instead.
 const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
+
+pub use copying::Copying;
 
 /// How to go about it.
 #[derive(Debug)]
@@ -80,6 +84,11 @@ pub struct Source<'a> {
     operations: u64,
     /// Taken from the map so far: to be given back if it does not reach the peer.
     taken: Vec<Collected>,
+    /// Contents that are there since an earlier session are not looked at.
+    skips: bool,
+    /// How much that is.
+    known: u64,
+    checkpoints: contents::Checkpoints,
     next_file: u64,
     files: HashMap<u64, contents::Pending>,
     pieces: usize,
@@ -104,8 +113,8 @@ pub struct Source<'a> {
     buffer: Vec<u8>,
 }
 
-/// Directory and inode number.
-type FileKey = (u16, u64);
+/// Index of the directory, and inode number.
+pub type FileKey = (u16, u64);
 
 /// The names of one file.
 #[derive(Default)]
@@ -155,6 +164,9 @@ impl<'a> Source<'a> {
             reach,
             operations: ship.operations(),
             taken: Vec::new(),
+            skips: false,
+            known: 0,
+            checkpoints: contents::Checkpoints::default(),
             next_file: 1,
             files: HashMap::new(),
             pieces: 0,
@@ -180,8 +192,11 @@ impl<'a> Source<'a> {
             let _gate = self.ship.close_gate();
             match self.reach {
                 Reach::Noted | Reach::Logged if self.link.is_broken() => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
+                Reach::Whole | Reach::Rest if self.link.is_broken() && self.ship.dirty.copying(|_| ()).is_some() => {
+                    self.ship.dirty.pause_copy(std::mem::take(&mut self.taken));
+                }
                 // Its own error: the same marks would end the same way for ever.
-                Reach::Noted | Reach::Logged | Reach::Whole => self.ship.dirty.stop(),
+                Reach::Noted | Reach::Logged | Reach::Whole | Reach::Rest => self.ship.dirty.stop(),
             }
         }
         done
@@ -193,7 +208,7 @@ impl<'a> Source<'a> {
             let mut mode = self.ship.close_gate();
             mode.phase = Phase::Sync(self.link.session());
             if self.reach == Reach::Whole {
-                dirty.begin(None);
+                dirty.begin_copy();
             }
             dirty.log.begin();
         }
@@ -204,11 +219,16 @@ impl<'a> Source<'a> {
         for volume in self.volumes {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        self.report(|p| *p = Resync::default());
+        let (files, known) = dirty.copying(|copying| copying.counted()).filter(|_| self.reach == Reach::Rest).unwrap_or_default();
+        self.known = known;
+        self.report(|p| *p = Resync { files_done: files, files_total: files, bytes_done: known, bytes_total: known, ..Resync::default() });
         match self.reach {
-            Reach::Whole => {
+            Reach::Whole | Reach::Rest => {
+                self.skips = self.reach == Reach::Rest;
                 self.walk_all()?;
                 self.finish_pass()?;
+                // From here on it is what changed that is looked at.
+                self.skips = false;
             }
             Reach::Noted => self.pass(dirty)?,
             Reach::Logged => {
@@ -280,10 +300,24 @@ impl<'a> Source<'a> {
     /// The caller holds the gate alone.
     fn take(&mut self, dirty: &Dirty) -> Collected {
         let taken = dirty.take();
-        if self.reach != Reach::Whole {
-            self.taken.push(taken.clone());
+        self.taken.push(taken.clone());
+        if self.is_whole() && !self.can_go_on() {
+            // It cannot go on after an interruption, or what it takes for that takes too much room.
+            self.taken.clear();
+            dirty.forget_copy();
         }
         taken
+    }
+
+    /// Every name is walked.
+    fn is_whole(&self) -> bool {
+        matches!(self.reach, Reach::Whole | Reach::Rest)
+    }
+
+    /// What was taken can be given back: it is no more than what can be named.
+    fn can_go_on(&self) -> bool {
+        let count = |taken: &Collected| if let Collected::Objects(objects) = taken { Some(objects.len()) } else { None };
+        self.taken.iter().map(count).sum::<Option<usize>>().is_some_and(|all| all <= self.ship.dirty.objects_max())
     }
 
     fn collected(&mut self, changed: Collected) -> anyhow::Result<()> {
@@ -315,7 +349,7 @@ impl<'a> Source<'a> {
         change(p);
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         p.bytes_copied = self.copied;
-        p.rate = p.bytes_done.saturating_mul(1000) / ms;
+        p.rate = p.bytes_done.saturating_sub(self.known).saturating_mul(1000) / ms;
     }
 
     /// What cannot be found is somebody's change in progress before the last pass, and an error in it.
@@ -400,10 +434,12 @@ impl<'a> Source<'a> {
             match volume::kind(&below) {
                 libc::S_IFDIR => found.push((name, libc::S_IFDIR)),
                 libc::S_IFREG if !entry.linked => {
-                    self.report(|p| {
-                        p.files_total += 1;
-                        p.bytes_total += below.st_size.unsigned_abs();
-                    });
+                    if !self.is_there((dir, below.st_ino), &below) {
+                        self.report(|p| {
+                            p.files_total += 1;
+                            p.bytes_total += below.st_size.unsigned_abs();
+                        });
+                    }
                     found.push((name, libc::S_IFREG));
                 }
                 _ => {}
@@ -613,7 +649,7 @@ impl<'a> Source<'a> {
     /// Where not everything is walked, the peer would keep the names that are not met for those of another file: all of
     /// them are looked for. Returns the files that were not known before.
     fn search(&mut self, wanted: HashSet<FileKey>) -> anyhow::Result<HashSet<FileKey>> {
-        if self.reach == Reach::Whole {
+        if self.is_whole() {
             return Ok(HashSet::new());
         }
         let wanted: HashSet<FileKey> = wanted.into_iter().filter(|key| !self.searched.contains(key)).collect();

@@ -6,7 +6,7 @@
 use super::dirty::BLOCK;
 use super::excluded::Excluded;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
-use super::level;
+use super::level::{self, Level};
 use super::volume::{self, Time, next_data};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -63,6 +63,8 @@ pub enum Reply {
     Send(Vec<SyncMsg>),
     /// Flush, then answer.
     Flush(u64),
+    /// Flush, write this down, then answer.
+    Checkpoint(Level),
     /// The live stream begins, at this base.
     Live {
         /// See [`SyncMsg::Live`].
@@ -147,6 +149,11 @@ impl SyncTarget {
             }
             SyncMsg::Strict => self.strict = true,
             SyncMsg::Flush { number } => return Ok(Reply::Flush(number)),
+            SyncMsg::Checkpoint(at) => {
+                // What it gave up before is flushed by then.
+                self.gave_up_level = false;
+                return Ok(Reply::Checkpoint(at));
+            }
             SyncMsg::Live { base } => {
                 if !self.strict || !self.files.is_empty() {
                     bail!("the source began the live stream before the end of the resynchronisation");
@@ -157,6 +164,7 @@ impl SyncTarget {
             | SyncMsg::Fresh { .. }
             | SyncMsg::Kept { .. }
             | SyncMsg::Flushed { .. }
+            | SyncMsg::Checkpointed { .. }
             | SyncMsg::Suspects { .. }
             | SyncMsg::AllSuspects
             | SyncMsg::Want { .. } => bail!("the source sent an answer where it should ask"),
@@ -272,7 +280,7 @@ impl SyncTarget {
         Ok(())
     }
 
-    /// True if the file is here and has no data.
+    /// True if nothing of the file is here.
     fn begin(&mut self, id: u64, dir: u16, path: &[u8], size: u64) -> anyhow::Result<bool> {
         if self.files.len() >= FILES_MAX {
             bail!("the source opened more than {FILES_MAX} files at once");
@@ -286,7 +294,7 @@ impl SyncTarget {
         let opened =
             opened.map_err(|e| if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) { volume::errno(libc::ENOENT) } else { e });
         let fd = self.tolerate(opened, "cannot open", path)?;
-        let mut is_fresh = false;
+        let mut is_fresh = true;
         if let Some(fd) = &fd {
             let length = volume::fstat(fd.as_raw_fd())?.st_size.unsigned_abs();
             is_fresh = next_data(fd.as_raw_fd(), 0, length) >= length;

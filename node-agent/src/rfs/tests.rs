@@ -24,6 +24,7 @@ use tsugi_core::ids::{Epoch, JobId, LifeId, Lsn, Session};
 use tsugi_core::module::{Async, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
+mod copying;
 mod excluded;
 mod fresh;
 mod level;

@@ -4,11 +4,12 @@
 //! the file before is taken for this one as well, and at most [`AHEAD_MAX`] of a file travels as data by that. Neither can be
 //! wrong: data are right whatever the peer has under them, and hashes find whatever it has not.
 
+use super::super::activity::Suspect;
 use super::super::dirty::{BLOCK, Parts};
 use super::super::frame::{Fill, HOLE, SyncMsg};
 use super::super::fs::Volume;
 use super::super::volume::{self, next_data, next_hole};
-use super::{PIECES_MAX, Source, meta};
+use super::{FileKey, PIECES_MAX, Source, meta, suspects};
 use anyhow::{Context, anyhow, bail};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::RecvTimeoutError;
@@ -26,6 +27,8 @@ const AHEAD_MAX: u64 = 1 << 20;
 const ASKED_MAX: usize = 256;
 /// Longest pause after a block for the sake of the application.
 const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
+/// What an interruption of a whole copy costs is what was copied in about this time.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 /// How often a capped resynchronisation looks whether it is still wanted.
 const CAP_POLL: Duration = Duration::from_millis(50);
 
@@ -35,8 +38,22 @@ pub(super) struct Pending {
     pieces: usize,
     all_sent: bool,
     there: There,
+    /// Its contents are not looked at if the peer has any: where that is.
+    known: Option<(u16, Vec<u8>)>,
+    /// It counts as there once it is, and a checkpoint was made.
+    counts: Option<FileKey>,
     /// Bytes that travelled as data before the peer had spoken of it.
     ahead: u64,
+}
+
+/// Checkpoints of a whole copy: after an interruption it goes on from the last one.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    last: Option<Instant>,
+    /// Files that are sent, and their bytes, since the last one was asked for.
+    sent: Vec<(FileKey, u64)>,
+    /// The one that is asked for, and the files before it.
+    asked: Option<(u64, Vec<(FileKey, u64)>)>,
 }
 
 /// What the peer has of a file.
@@ -70,16 +87,25 @@ impl Source<'_> {
         let size = st.st_size.unsigned_abs();
         let id = self.next_file;
         self.next_file += 1;
+        let is_there = *parts == Parts::Whole && self.is_there(key, &st);
         // A copy that is all there is not asked about each of its small files: one question under way finds where that ends.
-        let is_worth_asking = self.is_fresh == Some(true) || self.asked.is_empty() || size > BLOCKS_PER_PIECE * BLOCK;
-        let asks = *parts == Parts::Whole && size > 0 && is_worth_asking;
+        let is_worth_asking = self.is_fresh != Some(false) || self.asked.is_empty() || size > BLOCKS_PER_PIECE * BLOCK;
+        let asks = *parts == Parts::Whole && size > 0 && (is_worth_asking || is_there);
         if asks {
             self.asked.insert(id);
         }
         self.send(&SyncMsg::File { id, dir: volume.index(), path: path.to_vec(), ino: st.st_ino, size, asks }, &[])?;
         let raw = fd.as_raw_fd();
         let there = if asks { There::Asked } else { There::Something };
-        self.files.insert(id, Pending { fd, pieces: 0, all_sent: false, there, ahead: 0 });
+        let counts = (*parts == Parts::Whole && self.first_pass && self.is_whole() && !is_there).then_some(key);
+        let known = (is_there && asks).then(|| (volume.index(), path.to_vec()));
+        let is_known = known.is_some();
+        self.files.insert(id, Pending { fd, pieces: 0, all_sent: false, there, known, counts, ahead: 0 });
+        if is_known {
+            // Ends with the peer's word for it.
+            self.serve(PIECES_MAX)?;
+            return Ok(true);
+        }
         let count = size.div_ceil(BLOCK);
         match parts {
             Parts::Whole => self.whole(id, raw, size)?,
@@ -89,9 +115,17 @@ impl Source<'_> {
             pending.all_sent = true;
         }
         self.end_if_done(id)?;
-        self.report(|p| p.files_done += 1);
+        if !is_there {
+            self.report(|p| p.files_done += 1);
+        }
         self.serve(PIECES_MAX)?;
         Ok(true)
+    }
+
+    /// Whether the peer has a file's contents since an earlier session. One with several names may travel under another one now.
+    pub(super) fn is_there(&self, key: FileKey, st: &volume::Stat) -> bool {
+        let is_single = st.st_nlink == 1 && !self.links.contains_key(&key);
+        self.skips && is_single && self.ship.dirty.copying(|copying| copying.has(key)) == Some(true)
     }
 
     /// Everything of a file: holes, which are said at once, and what is between them.
@@ -208,8 +242,33 @@ impl Source<'_> {
     /// Serves the peer's wishes until at most so many pieces are under way; with 0, nothing at all.
     pub(super) fn serve(&mut self, pieces_max: usize) -> anyhow::Result<()> {
         let asked_max = if pieces_max == 0 { 0 } else { ASKED_MAX };
-        while self.answer(self.pieces > pieces_max || self.asked.len() > asked_max)? {}
-        Ok(())
+        let awaits_checkpoint = |all: &Self| pieces_max == 0 && all.checkpoints.asked.is_some();
+        while self.answer(self.pieces > pieces_max || self.asked.len() > asked_max || awaits_checkpoint(self))? {}
+        if pieces_max == 0 { Ok(()) } else { self.checkpoint() }
+    }
+
+    /// Asks for a checkpoint, if one is due.
+    fn checkpoint(&mut self) -> anyhow::Result<()> {
+        let last = *self.checkpoints.last.get_or_insert_with(Instant::now);
+        let is_due = last.elapsed() >= CHECKPOINT_EVERY || self.ship.switches.checkpoints;
+        if self.strict || !is_due || self.checkpoints.asked.is_some() || self.checkpoints.sent.is_empty() {
+            return Ok(());
+        }
+        let sent = std::mem::take(&mut self.checkpoints.sent);
+        let Some(at) = self.ship.dirty.copying(|copying| copying.ask()) else { return Ok(()) };
+        self.checkpoints.asked = Some((at.flushed, sent));
+        self.send(&SyncMsg::Checkpoint(at), &[])
+    }
+
+    fn checkpointed(&mut self, number: u64) -> anyhow::Result<()> {
+        match self.checkpoints.asked.take() {
+            Some((asked, sent)) if asked == number => {
+                self.checkpoints.last = Some(Instant::now());
+                self.ship.dirty.copying(|copying| copying.made(number, &sent));
+                Ok(())
+            }
+            _ => bail!("the peer speaks of a checkpoint it was not asked for"),
+        }
     }
 
     /// Takes the peer's next answer; false if it is not waited for and not there.
@@ -231,6 +290,7 @@ impl Source<'_> {
             SyncMsg::Fresh { id } => self.spoken_of(id, There::Nothing)?,
             SyncMsg::Kept { id } => self.spoken_of(id, There::Something)?,
             SyncMsg::Want { dir, paths } => self.wanted(dir, paths)?,
+            SyncMsg::Checkpointed { number } => self.checkpointed(number)?,
             _ => bail!("an unexpected answer during the resynchronisation"),
         }
         Ok(true)
@@ -240,12 +300,26 @@ impl Source<'_> {
         if !self.asked.remove(&id) {
             bail!("the peer speaks of a file it was not asked about");
         }
-        self.is_fresh = Some(there == There::Nothing);
-        // Of a small file everything may be sent by now.
-        if let Some(pending) = self.files.get_mut(&id) {
+        let known = self.files.get_mut(&id).and_then(|pending| {
             pending.there = there;
+            pending.known.take()
+        });
+        let Some((dir, path)) = known else {
+            // Of a small file everything may be sent by now.
+            self.is_fresh = Some(there == There::Nothing);
+            return Ok(());
+        };
+        // That says nothing about a file that is not known to be there.
+        let Some(pending) = self.files.get_mut(&id) else { return Ok(()) };
+        pending.all_sent = true;
+        if there == There::Nothing {
+            // It was made anew there. From now on it counts as changed.
+            let ino = volume::fstat(pending.fd.as_raw_fd())?.st_ino;
+            let dirty = &self.ship.dirty;
+            dirty.copying(|copying| copying.forget((dir, ino)));
+            suspects::suspect(self.volume(dir)?, dirty, &path, &Suspect::Subtree)?;
         }
-        Ok(())
+        self.end_if_done(id)
     }
 
     fn needed(&mut self, id: u64, blocks: &[u64]) -> anyhow::Result<()> {
@@ -316,6 +390,9 @@ impl Source<'_> {
         let Some(pending) = self.files.remove(&id) else { return Ok(()) };
         let st = volume::fstat(pending.fd.as_raw_fd())?;
         let meta = meta(&st, pending.fd.as_raw_fd())?;
+        if let Some(key) = pending.counts.filter(|key| st.st_nlink == 1 && !self.links.contains_key(key)) {
+            self.checkpoints.sent.push((key, st.st_size.unsigned_abs()));
+        }
         self.send(&SyncMsg::FileEnd { id, size: st.st_size.unsigned_abs(), meta }, &[])
     }
 }

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 impl Pair {
     /// A number of the last resynchronisation, as the serving node says it.
-    fn figure(&self, name: &str) -> u64 {
+    pub(super) fn figure(&self, name: &str) -> u64 {
         let log = fs::read_to_string(self.tmp.path().join("n1.log")).unwrap();
         let last = log.lines().rfind(|line| line.contains("the peer is level")).unwrap().to_owned();
         let (_, rest) = last.split_once(&format!("{name}=")).unwrap();
