@@ -434,7 +434,8 @@ impl<'a> Source<'a> {
             match volume::kind(&below) {
                 libc::S_IFDIR => found.push((name, libc::S_IFDIR)),
                 libc::S_IFREG if !entry.linked => {
-                    if !self.is_there((dir, below.st_ino), &below) {
+                    // Of names alone the contents do not follow, or are counted when they do.
+                    if *extent == Extent::Tree && !self.is_there((dir, below.st_ino), &below) {
                         self.report(|p| {
                             p.files_total += 1;
                             p.bytes_total += below.st_size.unsigned_abs();

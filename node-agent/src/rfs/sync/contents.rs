@@ -88,6 +88,17 @@ impl Source<'_> {
         let id = self.next_file;
         self.next_file += 1;
         let is_there = *parts == Parts::Whole && self.is_there(key, &st);
+        if expected.is_some() {
+            // It was not met in a walk, which counts what it meets.
+            let bytes = match parts {
+                Parts::Whole => size,
+                Parts::Blocks(blocks) => blocks.iter().map(|b| BLOCK.min(size.saturating_sub(b * BLOCK))).sum(),
+            };
+            self.report(|p| {
+                p.files_total += 1;
+                p.bytes_total += bytes;
+            });
+        }
         // A copy that is all there is not asked about each of its small files: one question under way finds where that ends.
         let is_worth_asking = self.is_fresh != Some(false) || self.asked.is_empty() || size > BLOCKS_PER_PIECE * BLOCK;
         let asks = *parts == Parts::Whole && size > 0 && (is_worth_asking || is_there);

@@ -145,3 +145,33 @@ fn a_capped_copy_of_new_files_keeps_its_cap_and_says_how_far_it_is() {
     assert!((1_500_000..2_500_000).contains(&last.rate), "{last:?}");
     pair.assert_equal();
 }
+
+#[test]
+fn how_far_a_comparison_of_what_changed_is_counts_what_changed() {
+    const BYTES: u64 = 2_000_000;
+    let env = super::level::CHECKPOINTS;
+    let mut pair = Pair::over(env, &Replicated::default(), Some(2000), PATIENCE, |to| to);
+    let file = pair.a.dir.join("file");
+    fs::write(&file, vec![1; BYTES as usize]).unwrap();
+    pair.serve_and_arm(1, 1);
+    pair.await_checkpoints();
+    pair.ok(Who::B, ReplicaOrder::CloseSession { epoch: Epoch(2) });
+    pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(2) });
+    fs::OpenOptions::new().write(true).open(&file).unwrap().write_all_at(&vec![2; BYTES as usize], 0).unwrap();
+    pair.a.held.clear();
+    let (epoch, session) = (Epoch(2), Session(2));
+    pair.ok(Who::A, ReplicaOrder::Offer { epoch, session });
+    pair.ok(Who::B, ReplicaOrder::Follow { epoch, session });
+    let begun = Instant::now();
+    let seen = loop {
+        assert!(begun.elapsed() < LONG, "{}", pair.logs());
+        let progress = pair.runtime.block_on(pair.a.process.figures()).and_then(|f| f.resync);
+        if let Some(p) = progress.filter(|p| p.bytes_copied > BYTES / 2) {
+            break p;
+        }
+    };
+    pair.note(Who::A, "Armed", |n| *n == ReplicaNote::Armed { session });
+    assert!((BYTES..BYTES + 100_000).contains(&seen.bytes_total) && seen.bytes_done <= seen.bytes_total, "{seen:?}");
+    assert!(seen.files_done <= seen.files_total, "{seen:?}");
+    pair.assert_equal();
+}
