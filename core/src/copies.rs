@@ -100,4 +100,6 @@ pub enum Reach {
     Noted,
     /// That, and what the other node has in its activity log.
     Logged,
+    /// Everything but the contents that are there since an earlier session, which was interrupted.
+    Rest,
 }

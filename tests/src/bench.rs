@@ -148,7 +148,7 @@ pub struct BenchPlan {
     pub json: bool,
     /// The choices of `failover`.
     pub failover: failover::Choice,
-    /// The choices of `replication`.
+    /// The choices of `replication`, and of `resync`.
     pub replication: replication::Choice,
 }
 
@@ -168,7 +168,7 @@ pub fn run(plan: &BenchPlan) -> Result<bool> {
         "demo" => demo(plan.json)?.into_iter().try_for_each(&mut put)?,
         "failover" => failover::run(&plan.failover, &mut put)?,
         "replication" => replication::run(&plan.replication, plan.failover.quick, &mut put)?,
-        "resync" => resync::run(plan.failover.quick, &mut put)?,
+        "resync" => resync::run(&plan.replication.rows, plan.failover.quick, &mut put)?,
         other => bail!("there is no bench `{other}`: demo, failover, replication, resync"),
     }
     Ok(is_good)

@@ -666,7 +666,10 @@ mod tests {
         log.level(1, &home.roots);
         inos.iter().for_each(|ino| log.range(0, 0, *ino, 0, 0));
         log.range(0, 0, inos[7], EXTENT, 1);
-        assert!(log.count() < 20, "{} entries for a few groups", log.count());
+        // Others make files on the same disk meanwhile: these may lie scattered. Neighbours take few entries.
+        let before = log.count();
+        (64_000..64_040).for_each(|ino| log.range(0, 1, ino, 0, 0));
+        assert!(log.count() - before < 10, "{} entries for a group", log.count() - before);
         let resolved = home.resolved();
         assert!(names.iter().all(|name| resolved.iter().any(|(path, _)| path == name)), "{resolved:?}");
         for (path, how) in &resolved {

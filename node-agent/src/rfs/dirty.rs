@@ -6,10 +6,13 @@
 //!   taking the map needs no lock;
 //! * while there is a [`Base`], every difference between this tree and the peer's last flushed one is in the map. The peer
 //!   says so by the same base ([`super::level`]); then only what is in the map has to be compared;
+//! * while there is a [`Copying`], everything that changed since that whole copy was begun is in the map, or was taken and is given
+//!   back when it is interrupted;
 //! * marks go into the generation their operation began in. A checkpoint ends a generation, waits until nobody is inside
 //!   who began in it, and has the peer flush everything sent until then; only then its marks are forgotten.
 
 use super::activity::Activity;
+use super::sync::Copying;
 use super::table::Inode;
 use super::volume;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -193,6 +196,8 @@ struct Map {
     /// Of even and of odd generations: at most two have marks.
     marks: [Marked; 2],
     base: Option<Base>,
+    /// Since when everything is noted, where there is no base.
+    copying: Option<Copying>,
 }
 
 #[derive(Default)]
@@ -452,6 +457,37 @@ impl Dirty {
         self.is_on.store(true, Ordering::Release);
     }
 
+    /// From now on everything is noted, for a whole copy that begins. The caller holds the gate alone.
+    pub fn begin_copy(&self) {
+        *self.map() = Map { copying: Some(Copying::new(rand::random())), ..Map::default() };
+        self.is_on.store(true, Ordering::Release);
+    }
+
+    /// The whole copy that is being made, or was interrupted; none if not everything that changed since can be named.
+    pub fn copying<R>(&self, of: impl FnOnce(&mut Copying) -> R) -> Option<R> {
+        let mut map = self.map();
+        if map.marks.iter().any(|marked| marked.everything) {
+            map.copying = None;
+        }
+        map.copying.as_mut().map(of)
+    }
+
+    /// More than this many objects are not named.
+    pub fn objects_max(&self) -> usize {
+        self.objects_max
+    }
+
+    /// It cannot go on if it is interrupted.
+    pub fn forget_copy(&self) {
+        self.map().copying = None;
+    }
+
+    /// The whole copy was interrupted, and may go on with what is noted. The caller holds the gate alone.
+    pub fn pause_copy(&self, taken: Vec<Collected>) {
+        self.log.stop();
+        self.give_back(taken);
+    }
+
     /// Nothing is noted any more, nothing is known. The caller holds the gate alone.
     pub fn stop(&self) {
         self.log.stop();
@@ -462,7 +498,9 @@ impl Dirty {
     /// The peer is level, and what this copy had before the log was begun is flushed. The caller holds the gate alone.
     pub fn level(&self, id: u128, roots: &[OwnedFd]) {
         self.log.level(id, roots);
-        self.map().base = Some(Base { id, flushed: 0, sent: 0, logged: None });
+        let mut map = self.map();
+        map.base = Some(Base { id, flushed: 0, sent: 0, logged: None });
+        map.copying = None;
     }
 
     /// The session that began at this base is over, with this operation as the last one sent.

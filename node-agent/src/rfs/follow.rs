@@ -513,6 +513,15 @@ impl Follower {
                         }
                         link.send(0, &Msg::Sync(super::frame::SyncMsg::Flushed { number }), &[])?;
                     }
+                    Reply::Checkpoint(at) => {
+                        if !self.switches.no_fsync {
+                            self.flush_all().map_err(Failure::Apply)?;
+                        }
+                        level::write_copying(&self.roots, at)
+                            .context("cannot write down what this copy has of the other one")
+                            .map_err(Failure::Apply)?;
+                        link.send(0, &Msg::Sync(SyncMsg::Checkpointed { number: at.flushed }), &[])?;
+                    }
                     Reply::Live { base } => {
                         // Everything is flushed since the last word before this.
                         level::write(&self.roots, Level { base, flushed: 0 })
@@ -651,12 +660,14 @@ impl Follower {
         // What it speaks of is asked for at the beginning of a session.
         let found = if how.again.is_none() { activity::find(&self.config.marks, &self.roots) } else { None };
         let log = found.as_ref().map(|log| (log.base, log.count));
-        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level, log };
+        let copying = level::read_copying(&self.roots);
+        let hello = Hello { version: VERSION, module, dirs, life: self.life, again: how.again.clone(), level, log, copying };
         link.send(0, &Msg::Hello(hello), &[])?;
         match inbox.expect(how.answer)?.2 {
-            Msg::Welcome { life, unflushed, whole, suspects } => {
+            Msg::Welcome { life, unflushed, whole, rest, suspects } => {
                 if whole {
-                    level::clear(&self.roots).context("cannot give up what this copy was level with")?;
+                    let clear = if rest { level::clear_but_copying } else { level::clear };
+                    clear(&self.roots).context("cannot give up what this copy was level with")?;
                 }
                 Ok(Joined { link, inbox, since: Instant::now(), source: life, unflushed, suspects: found.filter(|_| suspects) })
             }

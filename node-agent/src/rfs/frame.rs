@@ -153,8 +153,12 @@ pub enum SyncMsg {
     Dir { dir: u16, path: Vec<u8>, meta: Meta, entries: Vec<Entry>, only: Option<BTreeSet<Vec<u8>>>, last: bool },
     /// Two names of one file.
     Link { dir: u16, path: Vec<u8>, same_as: Vec<u8> },
-    /// A file's blocks follow as hashes.
-    File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64 },
+    /// A file's contents follow, as hashes or data. `asks`: answered by `Fresh` or `Kept`.
+    File { id: u64, dir: u16, path: Vec<u8>, ino: u64, size: u64, asks: bool },
+    /// Target to source: it has no data in this file, or not the file; hashes are of no use.
+    Fresh { id: u64 },
+    /// Target to source: it has some.
+    Kept { id: u64 },
     /// Hashes of blocks, [`HOLE`] where there is nothing; answered by `Need`.
     Hashes { id: u64, blocks: Vec<(u64, [u8; 32])> },
     /// Blocks of `Hashes` that differ at the target.
@@ -173,6 +177,11 @@ pub enum SyncMsg {
     AllSuspects,
     /// Target to source: it had to make these anew, and has nothing in them.
     Want { dir: u16, paths: Vec<Vec<u8>> },
+    /// Flush, and write down on the copy that it is of this whole copy and has made this checkpoint; answered by
+    /// `Checkpointed`, in the order of everything else.
+    Checkpoint(Level),
+    /// Target to source: it was made.
+    Checkpointed { number: u64 },
     /// Flush; answered by `Flushed`.
     Flush { number: u64 },
     /// Answer to `Flush`.
@@ -198,6 +207,8 @@ pub struct Hello {
     pub level: Option<Level>,
     /// Base and length of the activity log that speaks of it.
     pub log: Option<(u128, u64)>,
+    /// The whole copy that was being made of it, and its last checkpoint.
+    pub copying: Option<Level>,
 }
 
 /// Where a session whose connection broke is to go on.
@@ -218,9 +229,10 @@ pub enum Msg {
     Hello(Hello),
     /// Source to follower: this is the session offered. On a connection that continues a session, the fsyncs among
     /// the applied operations whose `Durable` did not arrive; the operations not applied yet follow. `whole`: everything
-    /// will be compared, so that the copy is of no known state until it is level. `suspects`: the target says first what its
+    /// will be compared, so that the copy is of no known state until it is level; `rest`: but for what it has of the whole copy
+    /// it speaks of. `suspects`: the target says first what its
     /// activity log has.
-    Welcome { life: LifeId, unflushed: Vec<u64>, whole: bool, suspects: bool },
+    Welcome { life: LifeId, unflushed: Vec<u64>, whole: bool, rest: bool, suspects: bool },
     /// Source to follower: not this session, or not any more. Whoever was in it has lost it.
     Refuse { detail: String },
     /// Are you there?

@@ -17,6 +17,10 @@ const LEVEL: &CStr = c"trusted.tsugi.level";
 /// The number of the activity log that speaks of this copy ([`super::activity`]).
 const LOG: &CStr = c"trusted.tsugi.log";
 
+/// A whole copy on its way: its number and that of its last checkpoint ([`super::sync::Copying`]). Everything the checkpoint speaks of
+/// is on disk. It goes with [`clear`] like the others: a copy that goes its own way is not on its way any more.
+const COPYING: &CStr = c"trusted.tsugi.copying";
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
@@ -39,7 +43,16 @@ impl Level {
 
 /// What all directories together are level with.
 pub fn read(roots: &[OwnedFd]) -> Option<Level> {
-    let one = |root: &OwnedFd| volume::get_xattr(root.as_raw_fd(), LEVEL).ok().as_deref().and_then(Level::parse);
+    read_as(LEVEL, roots)
+}
+
+/// The whole copy that is being made of all directories together.
+pub fn read_copying(roots: &[OwnedFd]) -> Option<Level> {
+    read_as(COPYING, roots)
+}
+
+fn read_as(name: &CStr, roots: &[OwnedFd]) -> Option<Level> {
+    let one = |root: &OwnedFd| volume::get_xattr(root.as_raw_fd(), name).ok().as_deref().and_then(Level::parse);
     let all = roots.iter().map(one).collect::<Option<Vec<_>>>()?;
     let first = *all.first()?;
     all.iter().all(|level| level.base == first.base).then(|| Level { flushed: all.iter().map(|l| l.flushed).min().unwrap_or(0), ..first })
@@ -47,8 +60,19 @@ pub fn read(roots: &[OwnedFd]) -> Option<Level> {
 
 /// Writes it down, on disk before this returns. Everything it speaks of has to be on disk before.
 pub fn write(roots: &[OwnedFd], level: Level) -> io::Result<()> {
+    // A copy that is level is not on its way any more.
+    clear_all(roots, &[COPYING])?;
+    write_as(LEVEL, roots, level)
+}
+
+/// The same of a whole copy and its checkpoint.
+pub fn write_copying(roots: &[OwnedFd], at: Level) -> io::Result<()> {
+    write_as(COPYING, roots, at)
+}
+
+fn write_as(name: &CStr, roots: &[OwnedFd], level: Level) -> io::Result<()> {
     for root in roots {
-        match volume::set_xattr(root.as_raw_fd(), LEVEL, level.text().as_bytes(), 0) {
+        match volume::set_xattr(root.as_raw_fd(), name, level.text().as_bytes(), 0) {
             Ok(()) => volume::fsync(root.as_raw_fd(), volume::Sync::All)?,
             // Without it everything will be compared.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPERM | libc::ENOSPC | libc::EDQUOT)) => {}
@@ -60,9 +84,18 @@ pub fn write(roots: &[OwnedFd], level: Level) -> io::Result<()> {
 
 /// This copy goes its own way from now on, and no log speaks of it: on disk before this returns.
 pub fn clear(roots: &[OwnedFd]) -> io::Result<()> {
+    clear_all(roots, &[LEVEL, LOG, COPYING])
+}
+
+/// The same of a copy that a whole copy is being made of, which goes on.
+pub fn clear_but_copying(roots: &[OwnedFd]) -> io::Result<()> {
+    clear_all(roots, &[LEVEL, LOG])
+}
+
+fn clear_all(roots: &[OwnedFd], names: &[&CStr]) -> io::Result<()> {
     for root in roots {
         let mut is_changed = false;
-        for name in [LEVEL, LOG] {
+        for name in names {
             match volume::remove_xattr(root.as_raw_fd(), name) {
                 Ok(()) => is_changed = true,
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM)) => {}

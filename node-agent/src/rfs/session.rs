@@ -310,10 +310,14 @@ impl One {
             let _gate = self.all.ship.close_gate();
             dirty.stop();
         }
-        let reach = reach(dirty.base(), hello.level, hello.log);
+        let reach = match reach(dirty.base(), hello.level, hello.log) {
+            Reach::Whole if dirty.copying(|copying| copying.goes_on(hello.copying)) == Some(true) => Reach::Rest,
+            reach => reach,
+        };
         *lock(&self.all.reach) = Some(reach);
-        let (whole, suspects) = (reach == Reach::Whole, reach == Reach::Logged);
-        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole, suspects }, &[])?;
+        let (whole, suspects) = (matches!(reach, Reach::Whole | Reach::Rest), reach == Reach::Logged);
+        let rest = reach == Reach::Rest;
+        link.send(0, &Msg::Welcome { life: self.all.life, unflushed: Vec::new(), whole, rest, suspects }, &[])?;
         tracing::info!(session = self.session, ?reach, "the peer is connected; resynchronisation begins");
         let (answers, from_peer) = sync_channel(ANSWERS_MAX);
         let reader = self.receive_from(inbox, &stream, Some(answers))?;

@@ -408,7 +408,7 @@ impl Stream {
         }
         receive()?;
         let unflushed = resend.unflushed.iter().map(|lsn| lsn.0).collect();
-        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed, whole: false, suspects: false }, &[])?;
+        link.send(0, &Msg::Welcome { life: self.lives.source, unflushed, whole: false, rest: false, suspects: false }, &[])?;
         if self.is_late.load(Ordering::Acquire) {
             link.send_late();
         }

@@ -2,10 +2,11 @@
 //!
 //! Pass 1 compares everything, or, with a peer whose copy is known but for what is in the map ([`Reach`]), what is in the map; each further pass only what changed meanwhile, which is less each time; the last
 //! one runs with the gate held, so that nothing changes any more, and ends in the live stream. Only block hashes
-//! of equal files travel. A change during a pass is always in the next one's map (see [`Dirty`]).
+//! of equal files travel, and none of files that the peer has nothing of ([`contents`]). One of everything that is interrupted goes
+//! on from its last checkpoint ([`copying`]). A change during a pass is always in the next one's map (see [`Dirty`]).
 
-use super::dirty::{BLOCK, Changed, Collected, Dirty, Names as ChangedNames, Parts};
-use super::frame::{Entry, Fill, HOLE, Meta, Msg, SyncMsg};
+use super::dirty::{Changed, Collected, Dirty, Names as ChangedNames, Parts};
+use super::frame::{Entry, Meta, Msg, SyncMsg};
 use super::fs::Volume;
 use super::link::Link;
 use super::ship::{Phase, Ship};
@@ -22,14 +23,14 @@ use std::time::{Duration, Instant};
 use tsugi_core::copies::Reach;
 use tsugi_core::state::Resync;
 
+mod contents;
+mod copying;
 pub(super) mod suspects;
 
 /// Names per message: some hundred KB.
 const NAMES_PER_PIECE: usize = 2000;
 /// And bytes of what comes with the names: extended attributes may be many times longer, a frame is limited.
 const NAMES_BYTES_PER_PIECE: usize = 4 << 20;
-/// Blocks per message of hashes: 32 MiB of file.
-const BLOCKS_PER_PIECE: usize = 256;
 /// Pieces under way: keeps both sides busy, bounds open files and memory.
 const PIECES_MAX: usize = 32;
 /// After so many passes the rest is done with the application held.
@@ -48,10 +49,8 @@ const BRAKE_MAX: Duration = Duration::from_millis(20);
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// While the application is held: a peer this slow is not worth the wait, the resynchronisation fails instead.
 const ANSWER_MAX_HELD: Duration = Duration::from_secs(5);
-/// Longest pause after a block for the sake of the application.
-const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
-/// How often a capped resynchronisation looks whether it is still wanted.
-const CAP_POLL: Duration = Duration::from_millis(50);
+
+pub use copying::Copying;
 
 /// How to go about it.
 #[derive(Debug)]
@@ -87,9 +86,18 @@ pub struct Source<'a> {
     operations: u64,
     /// Taken from the map so far: to be given back if it does not reach the peer.
     taken: Vec<Collected>,
+    /// Contents that are there since an earlier session are not looked at.
+    skips: bool,
+    /// How much that is.
+    known: u64,
+    checkpoints: contents::Checkpoints,
     next_file: u64,
-    files: HashMap<u64, Pending>,
+    files: HashMap<u64, contents::Pending>,
     pieces: usize,
+    /// Files of which the peer has yet to say whether it has anything.
+    asked: HashSet<u64>,
+    /// Whether it had nothing of the last one it spoke of; `None`: it has not spoken yet.
+    is_fresh: Option<bool>,
     /// Files with several names.
     links: HashMap<FileKey, Names>,
     /// Files all of whose names were looked for; with [`Reach::Whole`] all are met by themselves.
@@ -107,8 +115,8 @@ pub struct Source<'a> {
     buffer: Vec<u8>,
 }
 
-/// Directory and inode number.
-type FileKey = (u16, u64);
+/// Index of the directory, and inode number.
+pub type FileKey = (u16, u64);
 
 /// The names of one file.
 #[derive(Default)]
@@ -124,12 +132,6 @@ struct Names {
     owed: bool,
     /// A regular file: others have no contents.
     regular: bool,
-}
-
-struct Pending {
-    fd: OwnedFd,
-    pieces: usize,
-    all_sent: bool,
 }
 
 /// A name in a directory that has to be looked at next, and its type bits.
@@ -149,7 +151,6 @@ impl<'a> Source<'a> {
         answers: Receiver<SyncMsg>,
         How { reach, bytes_per_s_max, progress }: How,
     ) -> Self {
-        let block = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
         Self {
             volumes,
             ship,
@@ -166,9 +167,14 @@ impl<'a> Source<'a> {
             reach,
             operations: ship.operations(),
             taken: Vec::new(),
+            skips: false,
+            known: 0,
+            checkpoints: contents::Checkpoints::default(),
             next_file: 1,
             files: HashMap::new(),
             pieces: 0,
+            asked: HashSet::new(),
+            is_fresh: None,
             links: HashMap::new(),
             searched: HashSet::new(),
             met: HashSet::new(),
@@ -177,7 +183,7 @@ impl<'a> Source<'a> {
             first_pass: true,
             later: Vec::new(),
             again: Vec::new(),
-            buffer: block,
+            buffer: vec![0; contents::CHUNK],
         }
     }
 
@@ -189,8 +195,11 @@ impl<'a> Source<'a> {
             let _gate = self.ship.close_gate();
             match self.reach {
                 Reach::Noted | Reach::Logged if self.link.is_broken() => self.ship.dirty.give_back(std::mem::take(&mut self.taken)),
+                Reach::Whole | Reach::Rest if self.link.is_broken() && self.ship.dirty.copying(|_| ()).is_some() => {
+                    self.ship.dirty.pause_copy(std::mem::take(&mut self.taken));
+                }
                 // Its own error: the same marks would end the same way for ever.
-                Reach::Noted | Reach::Logged | Reach::Whole => self.ship.dirty.stop(),
+                Reach::Noted | Reach::Logged | Reach::Whole | Reach::Rest => self.ship.dirty.stop(),
             }
         }
         done
@@ -202,7 +211,7 @@ impl<'a> Source<'a> {
             let mut mode = self.ship.close_gate();
             mode.phase = Phase::Sync(self.link.session());
             if self.reach == Reach::Whole {
-                dirty.begin(None);
+                dirty.begin_copy();
             }
             dirty.log.begin();
         }
@@ -213,11 +222,16 @@ impl<'a> Source<'a> {
         for volume in self.volumes {
             volume.sync_all().with_context(|| format!("cannot flush {}", volume.name()))?;
         }
-        self.report(|p| *p = Resync::default());
+        let (files, known) = dirty.copying(|copying| copying.counted()).filter(|_| self.reach == Reach::Rest).unwrap_or_default();
+        self.known = known;
+        self.report(|p| *p = Resync { files_done: files, files_total: files, bytes_done: known, bytes_total: known, ..Resync::default() });
         match self.reach {
-            Reach::Whole => {
+            Reach::Whole | Reach::Rest => {
+                self.skips = self.reach == Reach::Rest;
                 self.walk_all()?;
                 self.finish_pass()?;
+                // From here on it is what changed that is looked at.
+                self.skips = false;
             }
             Reach::Noted => self.pass(dirty)?,
             Reach::Logged => {
@@ -289,10 +303,24 @@ impl<'a> Source<'a> {
     /// The caller holds the gate alone.
     fn take(&mut self, dirty: &Dirty) -> Collected {
         let taken = dirty.take();
-        if self.reach != Reach::Whole {
-            self.taken.push(taken.clone());
+        self.taken.push(taken.clone());
+        if self.is_whole() && !self.can_go_on() {
+            // It cannot go on after an interruption, or what it takes for that takes too much room.
+            self.taken.clear();
+            dirty.forget_copy();
         }
         taken
+    }
+
+    /// Every name is walked.
+    fn is_whole(&self) -> bool {
+        matches!(self.reach, Reach::Whole | Reach::Rest)
+    }
+
+    /// What was taken can be given back: it is no more than what can be named.
+    fn can_go_on(&self) -> bool {
+        let count = |taken: &Collected| if let Collected::Objects(objects) = taken { Some(objects.len()) } else { None };
+        self.taken.iter().map(count).sum::<Option<usize>>().is_some_and(|all| all <= self.ship.dirty.objects_max())
     }
 
     fn collected(&mut self, changed: Collected) -> anyhow::Result<()> {
@@ -327,7 +355,7 @@ impl<'a> Source<'a> {
         change(p);
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         p.bytes_copied = self.copied;
-        p.rate = p.bytes_done.saturating_mul(1000) / ms;
+        p.rate = p.bytes_done.saturating_sub(self.known).saturating_mul(1000) / ms;
     }
 
     /// What cannot be found is somebody's change in progress before the last pass, and an error in it.
@@ -412,10 +440,13 @@ impl<'a> Source<'a> {
             match volume::kind(&below) {
                 libc::S_IFDIR => found.push((name, libc::S_IFDIR)),
                 libc::S_IFREG if !entry.linked => {
-                    self.report(|p| {
-                        p.files_total += 1;
-                        p.bytes_total += below.st_size.unsigned_abs();
-                    });
+                    // Of names alone the contents do not follow, or are counted when they do.
+                    if *extent == Extent::Tree && !self.is_there((dir, below.st_ino), &below) {
+                        self.report(|p| {
+                            p.files_total += 1;
+                            p.bytes_total += below.st_size.unsigned_abs();
+                        });
+                    }
                     found.push((name, libc::S_IFREG));
                 }
                 _ => {}
@@ -461,188 +492,6 @@ impl<'a> Source<'a> {
         let target = if kind == libc::S_IFLNK { volume::readlink_fd(object.as_raw_fd())? } else { Vec::new() };
         let meta = meta(st, object.as_raw_fd())?;
         Ok(Entry { name, meta, ino: st.st_ino, nlink: st.st_nlink, rdev: st.st_rdev, target, linked })
-    }
-
-    /// Sends hashes of a file's blocks; the peer's wishes are served as they come. False: the name does not lead to
-    /// a file any more, or not to the expected one.
-    fn file(&mut self, volume: &Volume, path: &[u8], parts: &Parts, expected: Option<u64>) -> anyhow::Result<bool> {
-        let root = volume.table().root().fd();
-        let opened = volume::open_beneath(root.as_raw_fd(), path, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let Some(fd) = self.tolerate(opened, path)? else { return Ok(false) };
-        let st = volume::fstat(fd.as_raw_fd())?;
-        if volume::kind(&st) != libc::S_IFREG || expected.is_some_and(|ino| ino != st.st_ino) {
-            return Ok(false);
-        }
-        let key = (volume.index(), st.st_ino);
-        if *parts == Parts::Whole
-            && let Some(names) = self.links.get_mut(&key).filter(|names| names.carrier == path)
-        {
-            names.owed = false;
-            self.sent.insert(key);
-        }
-        let size = st.st_size.unsigned_abs();
-        let id = self.next_file;
-        self.next_file += 1;
-        self.send(&SyncMsg::File { id, dir: volume.index(), path: path.to_vec(), ino: st.st_ino, size }, &[])?;
-        let raw = fd.as_raw_fd();
-        self.files.insert(id, Pending { fd, pieces: 0, all_sent: false });
-        let count = size.div_ceil(BLOCK);
-        match parts {
-            Parts::Whole => self.hashes_of_all(id, raw, size)?,
-            Parts::Blocks(blocks) => self.hashes(id, raw, size, blocks.iter().filter(|b| *b < count))?,
-        }
-        if let Some(pending) = self.files.get_mut(&id) {
-            pending.all_sent = true;
-        }
-        self.end_if_done(id)?;
-        self.report(|p| p.files_done += 1);
-        self.serve(PIECES_MAX)?;
-        Ok(true)
-    }
-
-    /// As [`Self::hashes`] of every block, but for long holes, which are said at once.
-    fn hashes_of_all(&mut self, id: u64, fd: i32, size: u64) -> anyhow::Result<()> {
-        let count = size.div_ceil(BLOCK);
-        let mut block = 0;
-        while block < count {
-            let data_from = next_data(fd, block * BLOCK, size);
-            let hole_end = if data_from >= size { count } else { data_from / BLOCK };
-            if hole_end > block {
-                let (offset, end) = (block * BLOCK, size.min(hole_end * BLOCK));
-                self.send(&SyncMsg::Block { id, offset, fill: Fill::Hole(end - offset) }, &[])?;
-                self.report(|p| p.bytes_done += end - offset);
-                block = hole_end;
-                continue;
-            }
-            let data_end = next_hole(fd, data_from, size).clamp(data_from + 1, size).div_ceil(BLOCK);
-            self.hashes(id, fd, size, block..data_end)?;
-            block = data_end;
-        }
-        Ok(())
-    }
-
-    fn hashes(&mut self, id: u64, fd: i32, size: u64, blocks: impl Iterator<Item = u64>) -> anyhow::Result<()> {
-        let mut piece = Vec::new();
-        let mut data_from = 0;
-        for block in blocks {
-            let begun = Instant::now();
-            let offset = block * BLOCK;
-            if offset >= data_from {
-                data_from = next_data(fd, offset, size);
-            }
-            let hash = if data_from >= size.min(offset + BLOCK) {
-                HOLE
-            } else {
-                let n = volume::read_at(fd, &mut self.buffer, offset).context("cannot read a file to compare it")?;
-                *blake3::hash(&self.buffer[..n]).as_bytes()
-            };
-            let done = BLOCK.min(size - offset);
-            self.compared += done;
-            self.report(|p| p.bytes_done += done);
-            piece.push((block, hash));
-            self.give_way(begun);
-            if piece.len() >= BLOCKS_PER_PIECE {
-                self.piece(id, std::mem::take(&mut piece))?;
-            }
-        }
-        if piece.is_empty() { Ok(()) } else { self.piece(id, piece) }
-    }
-
-    fn piece(&mut self, id: u64, blocks: Vec<(u64, [u8; 32])>) -> anyhow::Result<()> {
-        if let Some(pending) = self.files.get_mut(&id) {
-            pending.pieces += 1;
-        }
-        self.pieces += 1;
-        self.send(&SyncMsg::Hashes { id, blocks }, &[])?;
-        self.serve(PIECES_MAX)
-    }
-
-    /// Serves the peer's wishes until at most so many pieces are under way.
-    fn serve(&mut self, pieces_max: usize) -> anyhow::Result<()> {
-        loop {
-            let answer = if self.pieces > pieces_max {
-                match self.answers.recv_timeout(self.patience()) {
-                    Ok(answer) => answer,
-                    Err(RecvTimeoutError::Timeout) => bail!("the peer did not answer within {} s", self.patience().as_secs()),
-                    Err(RecvTimeoutError::Disconnected) => bail!("the connection broke during the resynchronisation"),
-                }
-            } else {
-                match self.answers.try_recv() {
-                    Ok(answer) => answer,
-                    Err(_) => return Ok(()),
-                }
-            };
-            let (id, blocks) = match answer {
-                SyncMsg::Need { id, blocks } => (id, blocks),
-                SyncMsg::Want { dir, paths } => {
-                    self.wanted(dir, paths)?;
-                    continue;
-                }
-                _ => bail!("an unexpected answer during the resynchronisation"),
-            };
-            self.pieces = self.pieces.saturating_sub(1);
-            for block in blocks {
-                self.block(id, block * BLOCK)?;
-            }
-            if let Some(pending) = self.files.get_mut(&id) {
-                pending.pieces = pending.pieces.saturating_sub(1);
-            }
-            self.end_if_done(id)?;
-        }
-    }
-
-    /// An application that has written meanwhile gets the disk and the line for as long as this had them.
-    fn give_way(&mut self, begun: Instant) {
-        let operations = self.ship.operations();
-        if !self.strict && std::mem::replace(&mut self.operations, operations) != operations {
-            std::thread::sleep(begun.elapsed().min(GIVE_WAY_MAX));
-        }
-    }
-
-    fn block(&mut self, id: u64, offset: u64) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let pending = self.files.get(&id).ok_or_else(|| anyhow!("the peer asks for a file that is not under way"))?;
-        let n = volume::read_at(pending.fd.as_raw_fd(), &mut self.buffer, offset).context("cannot read a file to send it")?;
-        let fd = pending.fd.as_raw_fd();
-        let end = offset + n as u64;
-        let mut at = offset;
-        while at < end {
-            let data_from = next_data(fd, at, end).clamp(at, end);
-            if data_from > at {
-                self.send(&SyncMsg::Block { id, offset: at, fill: Fill::Hole(data_from - at) }, &[])?;
-            }
-            at = next_hole(fd, data_from, end).clamp(data_from, end);
-            let data = &self.buffer[usize::try_from(data_from - offset)?..usize::try_from(at - offset)?];
-            match data {
-                [] => {}
-                _ if data.iter().all(|b| *b == 0) => {
-                    self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Zeros(data.len() as u64) }, &[])?;
-                }
-                _ => {
-                    self.travelled += self.send(&SyncMsg::Block { id, offset: data_from, fill: Fill::Data }, data)?;
-                    self.copied += data.len() as u64;
-                }
-            }
-        }
-        self.report(|_| ());
-        self.give_way(begun);
-        if let Some(rate) = self.bytes_per_s_max.filter(|_| !self.strict) {
-            let due = Duration::from_secs_f64(self.travelled as f64 / rate.max(1) as f64);
-            while self.started.elapsed() < due && !self.link.is_broken() {
-                std::thread::sleep(due.saturating_sub(self.started.elapsed()).min(CAP_POLL));
-            }
-        }
-        Ok(())
-    }
-
-    fn end_if_done(&mut self, id: u64) -> anyhow::Result<()> {
-        if !self.files.get(&id).is_some_and(|p| p.all_sent && p.pieces == 0) {
-            return Ok(());
-        }
-        let Some(pending) = self.files.remove(&id) else { return Ok(()) };
-        let st = volume::fstat(pending.fd.as_raw_fd())?;
-        let meta = meta(&st, pending.fd.as_raw_fd())?;
-        self.send(&SyncMsg::FileEnd { id, size: st.st_size.unsigned_abs(), meta }, &[]).map(drop)
     }
 
     /// All contents sent; then what needs the names of the whole pass: links, and the directories' times.
@@ -807,7 +656,7 @@ impl<'a> Source<'a> {
     /// Where not everything is walked, the peer would keep the names that are not met for those of another file: all of
     /// them are looked for. Returns the files that were not known before.
     fn search(&mut self, wanted: HashSet<FileKey>) -> anyhow::Result<HashSet<FileKey>> {
-        if self.reach == Reach::Whole {
+        if self.is_whole() {
             return Ok(HashSet::new());
         }
         let wanted: HashSet<FileKey> = wanted.into_iter().filter(|key| !self.searched.contains(key)).collect();
@@ -958,22 +807,6 @@ fn weight(entry: &Entry) -> usize {
     const FIXED: usize = 64;
     let xattrs: usize = entry.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     FIXED + entry.name.len() + entry.target.len() + xattrs
-}
-
-/// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.
-fn next_data(fd: i32, offset: u64, size: u64) -> u64 {
-    let Ok(from) = i64::try_from(offset) else { return offset };
-    match volume::seek(fd, from, libc::SEEK_DATA) {
-        Ok(at) => at.unsigned_abs(),
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => size,
-        Err(_) => offset,
-    }
-}
-
-/// The next offset with a hole at or after `offset`; `end` where the file system cannot tell.
-fn next_hole(fd: i32, offset: u64, end: u64) -> u64 {
-    let Ok(from) = i64::try_from(offset) else { return end };
-    volume::seek(fd, from, libc::SEEK_HOLE).map_or(end, i64::unsigned_abs)
 }
 
 fn meta(st: &Stat, fd: i32) -> io::Result<Meta> {

@@ -6,8 +6,8 @@
 use super::dirty::BLOCK;
 use super::excluded::Excluded;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
-use super::level;
-use super::volume::{self, Time};
+use super::level::{self, Level};
+use super::volume::{self, Time, next_data};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -19,10 +19,18 @@ const PATHS_PER_MESSAGE: usize = 1000;
 /// Files open at the same time: the source's window plus some.
 const FILES_MAX: usize = 1024;
 
+/// So many new bytes of a file go to the disk while the next ones come: the flush at the end, for which the application may be
+/// held, has less to do.
+const WRITE_OUT_AFTER: u64 = 8 << 20;
+/// And so many at the end of a file. The kernel places what is small better when it sees more of it.
+const WRITE_OUT_AT_END: u64 = 1 << 20;
+
 struct OpenFile {
     /// `None`: it is not here (yet); its blocks are not wanted.
     fd: Option<OwnedFd>,
     size: u64,
+    /// Bytes written since the kernel was last told to write them out.
+    unwritten: u64,
 }
 
 /// See the module.
@@ -37,6 +45,8 @@ pub struct SyncTarget {
     /// Which source file a local file with several names stands for.
     claimed: HashMap<(u16, u64), u64>,
     buffer: Vec<u8>,
+    /// Hash of a block of zeros.
+    zeros: [u8; 32],
     /// Nothing is said of this copy's level any more until it is level again.
     gave_up_level: bool,
     /// The source does not know what was made anew here.
@@ -53,6 +63,8 @@ pub enum Reply {
     Send(Vec<SyncMsg>),
     /// Flush, then answer.
     Flush(u64),
+    /// Flush, write this down, then answer.
+    Checkpoint(Level),
     /// The live stream begins, at this base.
     Live {
         /// See [`SyncMsg::Live`].
@@ -67,6 +79,7 @@ fn missing(e: &io::Error) -> bool {
 impl SyncTarget {
     /// Works below these directories; `excluded` is of each of them.
     pub fn new(roots: Arc<Vec<OwnedFd>>, excluded: Arc<Vec<Excluded>>) -> Self {
+        let buffer = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
         Self {
             roots,
             excluded,
@@ -75,7 +88,8 @@ impl SyncTarget {
             names: HashSet::new(),
             pieces: Vec::new(),
             claimed: HashMap::new(),
-            buffer: vec![0; usize::try_from(BLOCK).unwrap_or(0)],
+            zeros: *blake3::hash(&buffer).as_bytes(),
+            buffer,
             gave_up_level: false,
             says_new: false,
             new: Vec::new(),
@@ -115,7 +129,12 @@ impl SyncTarget {
                 }
             }
             SyncMsg::Link { dir, path, same_as } => self.link(dir, &path, &same_as)?,
-            SyncMsg::File { id, dir, path, ino, size } => self.begin(id, dir, &path, ino, size)?,
+            SyncMsg::File { id, dir, path, size, asks, .. } => {
+                let is_fresh = self.begin(id, dir, &path, size)?;
+                if asks {
+                    return Ok(Reply::Send(vec![if is_fresh { SyncMsg::Fresh { id } } else { SyncMsg::Kept { id } }]));
+                }
+            }
             SyncMsg::Hashes { id, blocks } => {
                 let blocks = self.compare(id, &blocks)?;
                 return Ok(Reply::Send(vec![SyncMsg::Need { id, blocks }]));
@@ -130,15 +149,25 @@ impl SyncTarget {
             }
             SyncMsg::Strict => self.strict = true,
             SyncMsg::Flush { number } => return Ok(Reply::Flush(number)),
+            SyncMsg::Checkpoint(at) => {
+                // What it gave up before is flushed by then.
+                self.gave_up_level = false;
+                return Ok(Reply::Checkpoint(at));
+            }
             SyncMsg::Live { base } => {
                 if !self.strict || !self.files.is_empty() {
                     bail!("the source began the live stream before the end of the resynchronisation");
                 }
                 return Ok(Reply::Live { base });
             }
-            SyncMsg::Need { .. } | SyncMsg::Flushed { .. } | SyncMsg::Suspects { .. } | SyncMsg::AllSuspects | SyncMsg::Want { .. } => {
-                bail!("the source sent an answer where it should ask")
-            }
+            SyncMsg::Need { .. }
+            | SyncMsg::Fresh { .. }
+            | SyncMsg::Kept { .. }
+            | SyncMsg::Flushed { .. }
+            | SyncMsg::Checkpointed { .. }
+            | SyncMsg::Suspects { .. }
+            | SyncMsg::AllSuspects
+            | SyncMsg::Want { .. } => bail!("the source sent an answer where it should ask"),
         }
         Ok(Reply::None)
     }
@@ -251,7 +280,8 @@ impl SyncTarget {
         Ok(())
     }
 
-    fn begin(&mut self, id: u64, dir: u16, path: &[u8], _ino: u64, size: u64) -> anyhow::Result<()> {
+    /// True if nothing of the file is here.
+    fn begin(&mut self, id: u64, dir: u16, path: &[u8], size: u64) -> anyhow::Result<bool> {
         if self.files.len() >= FILES_MAX {
             bail!("the source opened more than {FILES_MAX} files at once");
         }
@@ -264,27 +294,42 @@ impl SyncTarget {
         let opened =
             opened.map_err(|e| if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ENXIO)) { volume::errno(libc::ENOENT) } else { e });
         let fd = self.tolerate(opened, "cannot open", path)?;
-        if let Some(fd) = &fd
-            && volume::fstat(fd.as_raw_fd())?.st_size.unsigned_abs() != size
-        {
-            volume::truncate(fd.as_raw_fd(), size)
-                .with_context(|| format!("cannot set the length of {}", String::from_utf8_lossy(path)))?;
+        let mut is_fresh = true;
+        if let Some(fd) = &fd {
+            let length = volume::fstat(fd.as_raw_fd())?.st_size.unsigned_abs();
+            is_fresh = next_data(fd.as_raw_fd(), 0, length) >= length;
+            if length != size {
+                volume::truncate(fd.as_raw_fd(), size)
+                    .with_context(|| format!("cannot set the length of {}", String::from_utf8_lossy(path)))?;
+            }
         }
-        self.files.insert(id, OpenFile { fd, size });
-        Ok(())
+        self.files.insert(id, OpenFile { fd, size, unwritten: 0 });
+        Ok(is_fresh)
     }
 
     fn compare(&mut self, id: u64, blocks: &[(u64, [u8; 32])]) -> anyhow::Result<Vec<u64>> {
         let file = self.files.get(&id).ok_or_else(|| anyhow!("hashes of a file that was not begun"))?;
         let Some(fd) = &file.fd else { return Ok(Vec::new()) };
         let mut wanted = Vec::new();
+        let mut data_from = 0;
         for (block, hash) in blocks {
+            let begin = block * BLOCK;
+            let length = BLOCK.min(file.size.saturating_sub(begin));
             if *hash == HOLE {
-                let begin = block * BLOCK;
-                make_hole(fd.as_raw_fd(), begin, BLOCK.min(file.size.saturating_sub(begin)))?;
+                make_hole(fd.as_raw_fd(), begin, length)?;
                 continue;
             }
-            match volume::read_at(fd.as_raw_fd(), &mut self.buffer, block * BLOCK) {
+            if begin >= data_from {
+                data_from = next_data(fd.as_raw_fd(), begin, u64::MAX);
+            }
+            if data_from >= begin + length {
+                // Nothing is here: it need not be read to know what that is.
+                if *hash != zeros_hash(&self.zeros, length) {
+                    wanted.push(*block);
+                }
+                continue;
+            }
+            match volume::read_at(fd.as_raw_fd(), &mut self.buffer, begin) {
                 Ok(n) if blake3::hash(&self.buffer[..n]).as_bytes() == hash => {}
                 Ok(_) => wanted.push(*block),
                 // A disk that has lost it mostly takes it again when it is written anew; if not, that is told then.
@@ -296,10 +341,18 @@ impl SyncTarget {
     }
 
     fn block(&mut self, id: u64, offset: u64, fill: Fill, data: &[u8]) -> anyhow::Result<()> {
-        let file = self.files.get(&id).ok_or_else(|| anyhow!("a block of a file that was not begun"))?;
+        let file = self.files.get_mut(&id).ok_or_else(|| anyhow!("a block of a file that was not begun"))?;
         let Some(fd) = &file.fd else { return Ok(()) };
         match fill {
-            Fill::Data => volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write"),
+            Fill::Data => {
+                volume::write_all_at(fd.as_raw_fd(), data, offset).context("cannot write")?;
+                file.unwritten += data.len() as u64;
+                if file.unwritten >= WRITE_OUT_AFTER {
+                    file.unwritten = 0;
+                    volume::begin_to_write_out(fd.as_raw_fd());
+                }
+                Ok(())
+            }
             Fill::Hole(length) if offset + length <= file.size => make_hole(fd.as_raw_fd(), offset, length),
             // Grown since: the bytes must exist before the end says how long the file is.
             Fill::Hole(length) | Fill::Zeros(length) => write_zeros(fd.as_raw_fd(), offset, length),
@@ -313,10 +366,18 @@ impl SyncTarget {
         if st.st_size.unsigned_abs() != size {
             volume::truncate(fd.as_raw_fd(), size).context("cannot set a file's length")?;
         }
+        if file.unwritten >= WRITE_OUT_AT_END {
+            volume::begin_to_write_out(fd.as_raw_fd());
+        }
         set_meta(fd.as_raw_fd(), meta).context("cannot set a file's attributes")?;
         let times: Option<Time> = Some(meta.mtime);
         volume::set_times(fd.as_raw_fd(), None, times).context("cannot set a file's times")
     }
+}
+
+/// Hash of so many zeros, at most a block of them.
+fn zeros_hash(of_block: &[u8; 32], length: u64) -> [u8; 32] {
+    if length == BLOCK { *of_block } else { *blake3::hash(&vec![0; usize::try_from(length).unwrap_or(0)]).as_bytes() }
 }
 
 fn write_zeros(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {

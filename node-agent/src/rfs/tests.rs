@@ -25,7 +25,9 @@ use tsugi_core::module::{Async, Compress, Replicated};
 use tsugi_core::replica::{ReplicaAnswer, ReplicaNote, ReplicaOrder};
 
 mod compress;
+mod copying;
 mod excluded;
+mod fresh;
 mod level;
 mod line;
 mod measure;

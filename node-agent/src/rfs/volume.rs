@@ -327,6 +327,36 @@ pub fn seek(fd: RawFd, offset: i64, whence: i32) -> io::Result<i64> {
     if at < 0 { Err(io::Error::last_os_error()) } else { Ok(at) }
 }
 
+/// The next offset with data at or after `offset`; `offset` itself where the file system cannot tell.
+pub fn next_data(fd: RawFd, offset: u64, size: u64) -> u64 {
+    let Ok(from) = i64::try_from(offset) else { return offset };
+    match seek(fd, from, libc::SEEK_DATA) {
+        Ok(at) => at.unsigned_abs(),
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => size,
+        Err(_) => offset,
+    }
+}
+
+/// The next offset with a hole at or after `offset`; `end` where the file system cannot tell.
+pub fn next_hole(fd: RawFd, offset: u64, end: u64) -> u64 {
+    let Ok(from) = i64::try_from(offset) else { return end };
+    seek(fd, from, libc::SEEK_HOLE).map_or(end, i64::unsigned_abs)
+}
+
+/// Has the kernel read a range that will be asked for soon. Nothing depends on it.
+pub fn will_need(fd: RawFd, offset: u64, length: u64) {
+    if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
+        // SAFETY: plain call.
+        unsafe { libc::posix_fadvise64(fd, offset, length, libc::POSIX_FADV_WILLNEED) };
+    }
+}
+
+/// Has the kernel begin to write a file's contents to the disk. Nothing depends on it, and nothing is durable by it.
+pub fn begin_to_write_out(fd: RawFd) {
+    // SAFETY: plain call.
+    unsafe { libc::sync_file_range(fd, 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// fstatvfs(3).
 pub fn statvfs(fd: RawFd) -> io::Result<libc::statvfs64> {
     let mut st = std::mem::MaybeUninit::<libc::statvfs64>::uninit();

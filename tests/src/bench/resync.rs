@@ -32,6 +32,8 @@ const RATE_BAR: f64 = 0.6;
 const CRASH_BAR: f64 = 0.1;
 /// Rate at which everything is copied, to that of a plain copy between the two disks.
 const COPY_BAR: f64 = 0.8;
+/// Copies that are made anew; the row is their median.
+const COPIES: usize = 5;
 /// Everything is flushed at the secondary: two checkpoints.
 const SETTLED: Duration = Duration::from_secs(25);
 /// Over which the application's rate is taken.
@@ -52,11 +54,23 @@ const FULL: Size =
     Size { files: 200, file_bytes: 50 << 20, disk_bytes: 30 << 30, small_disk_bytes: 44 << 30, dirs: 1000, files_per_dir: 1000 };
 const QUICK: Size = Size { files: 200, file_bytes: 5 << 20, disk_bytes: 6 << 30, small_disk_bytes: 6 << 30, dirs: 200, files_per_dir: 250 };
 
-/// Every row.
-pub fn run(is_quick: bool, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+/// What is done to the large files.
+const RETURNED: &str = "large files";
+/// See `RETURNED`.
+const PRIMARY_LOST: &str = "after a power failure of the primary";
+/// See `RETURNED`.
+const COPY_LOST: &str = "a lost copy";
+/// And to the small ones.
+const SMALL: &str = "small files";
+
+/// The parts of which one of `words` is in the name, without words all.
+pub fn run(words: &[String], is_quick: bool, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
     let size = if is_quick { QUICK } else { FULL };
-    large_files(&size, put)?;
-    small_files(&size, put)
+    let is_wanted = |part: &str| words.is_empty() || words.iter().any(|word| part.contains(word.as_str()));
+    if [RETURNED, PRIMARY_LOST, COPY_LOST].into_iter().any(is_wanted) {
+        large_files(&size, &is_wanted, put)?;
+    }
+    if is_wanted(SMALL) { small_files(&size, put) } else { Ok(()) }
 }
 
 /// Bytes that have arrived at a host on the replication network since it was switched on.
@@ -160,7 +174,7 @@ fn one(row: &str, unit: &'static str, bar: Option<f64>, value: f64, rsync: f64) 
     Row { bar, ..Row::at_most(BENCH, row, unit, bar.unwrap_or(f64::INFINITY), vec![value]) }.beside(&peers)
 }
 
-fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+fn large_files(size: &Size, is_wanted: &dyn Fn(&str) -> bool, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
     say(&format!("{} files of {} MiB", size.files, size.file_bytes >> 20));
     let pair = Files::start("b-resync", size.disk_bytes, |c| c)?;
     let seen = pair.seen("n1")?;
@@ -173,8 +187,21 @@ fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
         }
     }
     std::thread::sleep(SETTLED);
-    keep_copy(&pair)?;
-    let writer = Writer::start(&seen)?;
+    if is_wanted(RETURNED) {
+        returned(&pair, &names, size, &mut random, put)?;
+    }
+    let mut roles = ("n1", "n2");
+    if is_wanted(PRIMARY_LOST) {
+        primary_lost(&pair, &names, size, &mut random, put)?;
+        roles = ("n2", "n1");
+    }
+    if is_wanted(COPY_LOST) { copy_lost(&pair, roles, put) } else { Ok(()) }
+}
+
+/// The secondary loses its power and comes back.
+fn returned(pair: &Files, names: &[PathBuf], size: &Size, random: &mut Random, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+    keep_copy(pair)?;
+    let writer = Writer::start(&pair.seen("n1")?)?;
     let with_both = writer.rate(RATE_WINDOW);
     pair.lab.kill("n2")?;
     pair.wait_alone("n1")?;
@@ -208,7 +235,7 @@ fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
     pair.wait_roles("n1", "n2")?;
     writer.end()?;
     pair.wait_equal("n1", "n2")?;
-    let (rsync_seconds, rsync_bytes) = rsync(&pair)?;
+    let (rsync_seconds, rsync_bytes) = rsync(pair)?;
     put(one("large files: bytes that arrive, to changed 64 KiB blocks", "", Some(BYTES_BAR), arrived / changed, rsync_bytes / changed))?;
     put(one("large files: seconds to be level again", "s", None, seconds, rsync_seconds))?;
     let mut rate = Row::at_most(
@@ -220,9 +247,7 @@ fn large_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()
     );
     rate.better = "higher";
     rate.holds = meanwhile / with_both >= RATE_BAR;
-    put(rate)?;
-    primary_lost(&pair, &names, size, &mut random, put)?;
-    copy_lost(&pair, put)
+    put(rate)
 }
 
 /// A number that the serving node's log says of its last resynchronisation.
@@ -270,28 +295,41 @@ fn primary_lost(pair: &Files, names: &[PathBuf], size: &Size, random: &mut Rando
     put(only_said("after a power failure of the primary: seconds to be level again", "s", seconds))
 }
 
-/// A node gets everything: its copy was lost. Beside a plain copy from the one host's disk to the other's.
-fn copy_lost(pair: &Files, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
-    say("a copy is lost, and made anew");
+/// A node gets everything: its copy was lost. Beside a plain copy from the one host's disk to the other's. In turns, because
+/// a disk that others use as well is not twice as fast as the time before.
+fn copy_lost(pair: &Files, (prim, second): (&str, &str), put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
     let module = crate::files::MODULE;
-    pair.lab.sh("n1", &format!("tsugi stop {module} && tsugi rfs open -m {module} && rm -rf {DIR}/* && sync"))?;
-    pair.lab.sh("n1", &format!("tsugi start {module} --no-wait"))?;
-    pair.wait_roles("n2", "n1")?;
-    let seconds = seconds_of_last(&pair.lab, "n2")?;
-    let (from, to) = (pair.raw("n2")?, pair.native("n1")?.join("plain"));
-    std::fs::create_dir_all(&to)?;
-    std::fs::write("/proc/sys/vm/drop_caches", "3")?;
-    let begin = Instant::now();
-    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(&to).status()?;
-    anyhow::ensure!(copied.success(), "the plain copy failed");
-    std::fs::File::open(&to)?.sync_all()?;
-    pair.lab.sh("n1", "sync -f /srv/host/native/plain")?;
-    let plain = begin.elapsed().as_secs_f64();
-    let mut row = Row::at_most(BENCH, "a lost copy: rate, to that of a plain copy", "", COPY_BAR, vec![plain / seconds]);
+    let (from, to) = (pair.raw(prim)?, pair.native(second)?.join("plain"));
+    let (mut ratios, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..COPIES {
+        say("a copy is lost, and made anew");
+        pair.lab.sh(second, &format!("tsugi stop {module} && tsugi rfs open -m {module} && rm -rf {DIR}/* && sync"))?;
+        // Both read from the disk.
+        std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+        pair.lab.sh(second, &format!("tsugi start {module} --no-wait"))?;
+        pair.wait_roles(prim, second)?;
+        let seconds = seconds_of_last(&pair.lab, prim)?;
+        std::fs::create_dir_all(&to)?;
+        pair.lab.sh(second, "sync")?;
+        std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+        let begin = Instant::now();
+        let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(&to).status()?;
+        anyhow::ensure!(copied.success(), "the plain copy failed");
+        std::fs::File::open(&to)?.sync_all()?;
+        pair.lab.sh(second, "sync -f /srv/host/native/plain")?;
+        let plain = begin.elapsed().as_secs_f64();
+        std::fs::remove_dir_all(&to)?;
+        say(&format!("level again after {seconds:.2} s, a plain copy takes {plain:.2} s"));
+        ratios.push(plain / seconds);
+        times.push(seconds);
+    }
+    pair.wait_equal(prim, second)?;
+    let mut row = Row::at_most(BENCH, "a lost copy: rate, to that of a plain copy", "", COPY_BAR, ratios);
     row.better = "higher";
-    row.holds = plain / seconds >= COPY_BAR;
+    row.worst = row.runs.iter().copied().fold(f64::NAN, f64::min);
+    row.holds = row.ours >= COPY_BAR;
     put(row)?;
-    put(only_said("a lost copy: seconds to be level again", "s", seconds))
+    put(Row { bar: None, ..Row::at_most(BENCH, "a lost copy: seconds to be level again", "s", f64::INFINITY, times) })
 }
 
 fn small_files(size: &Size, put: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {

@@ -129,6 +129,7 @@ pub fn rfs(lang: Lang, view: &RfsView) -> String {
             Reach::Whole => words::REACH_WHOLE,
             Reach::Noted => words::REACH_NOTED,
             Reach::Logged => words::REACH_LOGGED,
+            Reach::Rest => words::REACH_REST,
         });
         if let Some(reach) = reach {
             row(&mut out, words::REACH.in_(lang), reach.in_(lang));

@@ -16,6 +16,7 @@ pub const REACH_LOGGED: Text = Text {
     en: "compared what either node had noted or logged as changed",
     ja: "両ノードで変更の記録があるものだけを照合",
 };
+pub const REACH_REST: Text = Text { en: "went on where the one before was interrupted", ja: "中断した前回の続きから実行" };
 pub const TRAFFIC: Text = Text { en: "speed now", ja: "現在の速度" };
 pub const STREAM: Text = Text { en: "operations", ja: "操作" };
 pub const WAITING: Text = Text { en: "waiting", ja: "応答待ち" };

@@ -179,7 +179,7 @@ impl Pair {
 }
 
 fn hello(again: Option<Again>) -> Hello {
-    Hello { version: VERSION, module: "m".into(), dirs: 1, life: LifeId(7), again, level: None, log: None }
+    Hello { version: VERSION, module: "m".into(), dirs: 1, life: LifeId(7), again, level: None, log: None, copying: None }
 }
 
 #[test]
