@@ -211,6 +211,13 @@ pub struct Hello {
     pub copying: Option<Level>,
 }
 
+impl Hello {
+    /// Nothing else is known.
+    fn of_version(version: u32) -> Self {
+        Self { version, module: String::new(), dirs: 0, life: LifeId(0), again: None, level: None, log: None, copying: None }
+    }
+}
+
 /// Where a session whose connection broke is to go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Again {
@@ -356,16 +363,51 @@ pub fn decode<'a>(frame: &'a [u8], room: &'a mut Vec<u8>) -> io::Result<Frame<'a
     let word = word(body, 24);
     let length = (word & !COMPRESSED) as usize;
     let message = body.get(HEADER..HEADER + length).ok_or_else(|| bad("length of the message"))?;
-    let msg = postcard::from_bytes(message).map_err(|e| bad(&e.to_string()))?;
+    let msg = match postcard::from_bytes(message) {
+        Ok(msg) => msg,
+        Err(e) => hello_of_another_version(message).ok_or_else(|| bad(&e.to_string()))?,
+    };
     let data = &body[HEADER + length..];
     let data = if word & COMPRESSED == 0 { data } else { compress::expand(data, room).map_err(bad)? };
     Ok(Frame { epoch: long(body, 0), session: long(body, 8), lsn: long(body, 16), msg, data })
+}
+
+/// What can be read of the first message of a node whose messages have other fields: its version, which is refused by its name.
+fn hello_of_another_version(message: &[u8]) -> Option<Msg> {
+    const HELLO: u32 = 0;
+    let ((kind, version), _) = postcard::take_from_bytes::<(u32, u32)>(message).ok()?;
+    (kind == HELLO && version != VERSION).then(|| Msg::Hello(Hello::of_version(version)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tsugi_core::module::Compress;
+
+    #[test]
+    fn a_node_of_another_version_is_known_by_its_number_whatever_else_it_says() {
+        let frame = |message: &[u8]| {
+            let to = Address { epoch: 1, session: 2, lsn: 0 };
+            let mut buf = Vec::new();
+            encode(to, &Msg::Ping, Data::plain(&[]), &mut buf).unwrap();
+            // In place of the message of this version.
+            buf.truncate(PREFIX + HEADER);
+            buf[PREFIX + 24..].copy_from_slice(&(message.len() as u32).to_le_bytes());
+            buf.extend_from_slice(message);
+            let (covered, crc) = (buf.len() - PREFIX, crc32c::crc32c(&buf[PREFIX..]));
+            buf[..4].copy_from_slice(&(covered as u32).to_le_bytes());
+            buf[4..8].copy_from_slice(&crc.to_le_bytes());
+            decode(&buf, &mut Vec::new()).map(|f| f.msg).map_err(|e| e.to_string())
+        };
+        let hello = Hello::of_version(VERSION + 1);
+        assert_eq!(postcard::to_allocvec(&Msg::Hello(hello.clone())).unwrap()[..2], [0, VERSION as u8 + 1]);
+        // An older one with fewer fields, a newer one with more.
+        assert!(matches!(frame(&[0, 3, 0]), Ok(Msg::Hello(Hello { version: 3, .. }))));
+        let longer = [postcard::to_allocvec(&Msg::Hello(hello)).unwrap(), vec![7; 9]].concat();
+        assert!(matches!(frame(&longer), Ok(Msg::Hello(h)) if h.version == VERSION + 1));
+        assert!(frame(&[0, VERSION as u8, 0]).unwrap_err().contains("a damaged frame"));
+        assert!(frame(&[1, 3]).unwrap_err().contains("a damaged frame"));
+    }
 
     #[test]
     fn a_frame_survives_and_a_flipped_bit_does_not() {

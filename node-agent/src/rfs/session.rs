@@ -671,7 +671,10 @@ impl Hall {
         let (epoch, session, msg) = inbox.expect(HANDSHAKE_MAX)?;
         let Msg::Hello(hello) = msg else { bail!("the peer did not introduce itself") };
         let refusal = if hello.version != VERSION {
-            format!("this node speaks version {VERSION} of the replication protocol, the peer version {}", hello.version)
+            format!(
+                "this node speaks version {VERSION} of the replication protocol, the peer version {}: install the same version of Tsugi on both nodes",
+                hello.version
+            )
         } else if hello.module != self.config.module.as_str() || usize::from(hello.dirs) != self.config.dirs.len() {
             "the two nodes have different configurations of this module".to_owned()
         } else {
