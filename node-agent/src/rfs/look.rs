@@ -198,12 +198,7 @@ fn blocks(root: RawFd, path: &[u8], first: u64, count: u32) -> io::Result<Found>
     while at < end {
         let length = BLOCK.min(size - at);
         if at >= data_from {
-            data_from = match volume::seek(fd, i64::try_from(at).unwrap_or(i64::MAX), libc::SEEK_DATA) {
-                Ok(from) => from.unsigned_abs(),
-                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => size,
-                // Not every file system can tell: then it is read.
-                Err(_) => at,
-            };
+            data_from = volume::next_data(fd, at, size);
         }
         if data_from >= at + length {
             sums.push(zeros(length));
@@ -217,7 +212,7 @@ fn blocks(root: RawFd, path: &[u8], first: u64, count: u32) -> io::Result<Found>
 }
 
 /// The sum of so many zeros.
-fn zeros(length: u64) -> Sum {
+pub(super) fn zeros(length: u64) -> Sum {
     static WHOLE: OnceLock<Sum> = OnceLock::new();
     let of = |length: u64| *blake3::hash(&vec![0; usize::try_from(length).unwrap_or_default()]).as_bytes();
     if length == BLOCK { *WHOLE.get_or_init(|| of(BLOCK)) } else { of(length) }

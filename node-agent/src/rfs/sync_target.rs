@@ -7,6 +7,7 @@ use super::dirty::BLOCK;
 use super::excluded::Excluded;
 use super::frame::{Entry, Fill, HOLE, Meta, SyncMsg};
 use super::level::{self, Level};
+use super::look;
 use super::volume::{self, Time, next_data};
 use anyhow::{Context, anyhow, bail};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -45,8 +46,6 @@ pub struct SyncTarget {
     /// Which source file a local file with several names stands for.
     claimed: HashMap<(u16, u64), u64>,
     buffer: Vec<u8>,
-    /// Hash of a block of zeros.
-    zeros: [u8; 32],
     /// Nothing is said of this copy's level any more until it is level again.
     gave_up_level: bool,
     /// The source does not know what was made anew here.
@@ -79,7 +78,6 @@ fn missing(e: &io::Error) -> bool {
 impl SyncTarget {
     /// Works below these directories; `excluded` is of each of them.
     pub fn new(roots: Arc<Vec<OwnedFd>>, excluded: Arc<Vec<Excluded>>) -> Self {
-        let buffer = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
         Self {
             roots,
             excluded,
@@ -88,8 +86,7 @@ impl SyncTarget {
             names: HashSet::new(),
             pieces: Vec::new(),
             claimed: HashMap::new(),
-            zeros: *blake3::hash(&buffer).as_bytes(),
-            buffer,
+            buffer: vec![0; usize::try_from(BLOCK).unwrap_or(0)],
             gave_up_level: false,
             says_new: false,
             new: Vec::new(),
@@ -324,7 +321,7 @@ impl SyncTarget {
             }
             if data_from >= begin + length {
                 // Nothing is here: it need not be read to know what that is.
-                if *hash != zeros_hash(&self.zeros, length) {
+                if *hash != look::zeros(length) {
                     wanted.push(*block);
                 }
                 continue;
@@ -375,11 +372,6 @@ impl SyncTarget {
     }
 }
 
-/// Hash of so many zeros, at most a block of them.
-fn zeros_hash(of_block: &[u8; 32], length: u64) -> [u8; 32] {
-    if length == BLOCK { *of_block } else { *blake3::hash(&vec![0; usize::try_from(length).unwrap_or(0)]).as_bytes() }
-}
-
 fn write_zeros(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
     let zeros = vec![0; usize::try_from(length.min(BLOCK))?];
     let mut at = offset;
@@ -394,11 +386,7 @@ fn write_zeros(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
 /// Takes what is in a range away, unless nothing is.
 fn make_hole(fd: i32, offset: u64, length: u64) -> anyhow::Result<()> {
     let end = offset + length;
-    let is_hole = match volume::seek(fd, i64::try_from(offset)?, libc::SEEK_DATA) {
-        Ok(at) => at.unsigned_abs() >= end,
-        Err(e) => e.raw_os_error() == Some(libc::ENXIO),
-    };
-    if length == 0 || is_hole {
+    if length == 0 || next_data(fd, offset, end) >= end {
         return Ok(());
     }
     match volume::fallocate(fd, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length) {

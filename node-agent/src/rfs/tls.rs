@@ -18,7 +18,7 @@ pub struct Identity {
     peer: String,
     cluster: String,
     /// Test only: see [`Identity::without_cipher`].
-    pub is_open: bool,
+    pub(super) is_open: bool,
 }
 
 impl Identity {

@@ -134,7 +134,7 @@ fn is_degraded(s: &Snapshot) -> bool {
 pub fn flag(lang: Lang, flag: Flag) -> &'static str {
     let text = match flag {
         Flag::Unknown => Text { en: "never synchronised", ja: "未同期" },
-        Flag::Inconsistent => Text { en: "incomplete (resync interrupted)", ja: "不完全（再同期が中断）" },
+        Flag::Inconsistent => Text { en: "incomplete until a resync is done", ja: "不完全（再同期が完了するまで）" },
         Flag::Stale => Text { en: "outdated", ja: "古いデータ" },
         Flag::Volatile => Text { en: "up to date (in memory)", ja: "最新（メモリ上）" },
         Flag::UpToDate => Text { en: "up to date", ja: "最新" },

@@ -47,19 +47,14 @@ impl Pair {
         }
     }
 
-    /// How often the serving node has said so.
-    pub(super) fn has_said(&self, text: &str) -> usize {
-        fs::read_to_string(self.tmp.path().join("n1.log")).unwrap_or_default().matches(text).count()
-    }
-
     /// A copy is begun, and so many bytes are sent, or it is level with less.
     pub(super) fn begin_copy_up_to(&mut self, number: u64, bytes: u64) {
         const LEVEL: &str = "the peer is level";
-        let levels = self.has_said(LEVEL);
+        let levels = self.said("n1.log", LEVEL);
         self.begin_copy(number);
         let begun = Instant::now();
         let is_so = |f: tsugi_core::state::ReplicaFigures| f.resync.is_some_and(|p| p.bytes_copied >= bytes);
-        while self.has_said(LEVEL) == levels && !self.runtime.block_on(self.a.process.figures()).is_some_and(is_so) {
+        while self.said("n1.log", LEVEL) == levels && !self.runtime.block_on(self.a.process.figures()).is_some_and(is_so) {
             assert!(begun.elapsed() < LONG, "the copy did not get that far\n{}", self.logs());
         }
     }
@@ -82,7 +77,7 @@ impl Pair {
         vec![fs::File::open(dir).unwrap().into()]
     }
 
-    fn reached(&self) -> tsugi_core::copies::Reach {
+    pub(super) fn reached(&self) -> tsugi_core::copies::Reach {
         self.runtime.block_on(self.a.process.figures()).unwrap().reach.unwrap()
     }
 }
@@ -327,5 +322,5 @@ fn however_often_and_whenever_a_whole_copy_is_interrupted_it_is_equal_in_the_end
         pair.ok(Who::A, ReplicaOrder::GoAlone { epoch: Epoch(number) });
         deeds.some(20);
     }
-    assert!(pair.has_said("reach=Rest") > 0, "nothing of this went on");
+    assert!(pair.said("n1.log", "reach=Rest") > 0, "nothing of this went on");
 }

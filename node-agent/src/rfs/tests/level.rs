@@ -110,8 +110,7 @@ impl Pair {
     }
 
     fn reach(&self) -> String {
-        let figures = self.runtime.block_on(self.a.process.figures()).unwrap();
-        format!("{:?}", figures.reach.unwrap())
+        format!("{:?}", self.reached())
     }
 }
 

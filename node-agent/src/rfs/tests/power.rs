@@ -321,5 +321,5 @@ fn a_copy_that_loses_its_power_while_it_is_made_is_equal_when_it_is_back() {
         pair.a.held.clear();
         pair.b.held.clear();
     }
-    assert!(pair.has_said("reach=Rest") > 0, "nothing of this went on");
+    assert!(pair.said("n1.log", "reach=Rest") > 0, "nothing of this went on");
 }

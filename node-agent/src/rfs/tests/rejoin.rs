@@ -164,7 +164,7 @@ impl Pair {
     }
 
     /// How often a text is in a node's log.
-    fn said(&self, log: &str, text: &str) -> usize {
+    pub(super) fn said(&self, log: &str, text: &str) -> usize {
         fs::read_to_string(self.tmp.path().join(log)).unwrap_or_default().matches(text).count()
     }
 
@@ -368,6 +368,23 @@ fn a_follower_that_begins_anew_in_the_middle_of_a_session_is_refused() {
     pair.b.process.kill();
     assert!(matches!(pair.introduce(&line, 1, 1, hello(None)), Msg::Refuse { .. }));
     assert!(pair.lost(Who::A).contains("restarted"));
+}
+
+#[test]
+fn a_node_of_another_version_is_refused_and_both_say_what_to_do() {
+    let (mut pair, line) = pair_over_line(ENDLESS);
+    pair.ok(Who::A, ReplicaOrder::Serve { epoch: Epoch(1) });
+    pair.ok(Who::A, ReplicaOrder::Offer { epoch: Epoch(1), session: Session(1) });
+    let other = Hello { version: VERSION + 1, ..hello(None) };
+    let Msg::Refuse { detail } = pair.introduce(&line, 1, 1, other) else { panic!("it was let in") };
+    assert!(detail.contains(&format!("version {}: install the same version", VERSION + 1)), "{detail}");
+    let begun = Instant::now();
+    while pair.said("n1.log", "install the same version") == 0 {
+        assert!(begun.elapsed() < LONG, "{}", pair.logs());
+    }
+    // A stranger does not end an offer.
+    pair.ok(Who::B, ReplicaOrder::Follow { epoch: Epoch(1), session: Session(1) });
+    pair.note(Who::A, "Armed", |n| *n == ReplicaNote::Armed { session: Session(1) });
 }
 
 #[test]
