@@ -97,7 +97,7 @@ fn a_mixed_load_goes_on_while_the_secondary_is_lost_again_and_again() {
         println!("{n}: level again after {:.1} s; KiB and descriptors {:?}", begun.elapsed().as_secs_f64(), used[n]);
         for (name, load) in &mut loads {
             let ended = load.try_wait().unwrap();
-            let said = pair.lab.sh("n1", &format!("tail -n 20 /run/said-{name}")).unwrap_or_default();
+            let said = pair.lab.sh("n1", &format!("head -n 3 /run/said-{name}; tail -n 20 /run/said-{name}")).unwrap_or_default();
             assert!(ended.is_none(), "{name} has ended: {said}");
         }
         if n + 1 < losses() {
