@@ -586,6 +586,7 @@ impl Agent {
             marks: self.store.log_dir(&module).with_file_name("copies.json"),
             resync_kb_per_s_max: rfs.resync_kb_per_s_max,
             compress: rfs.compress,
+            transport: self.config.fuse_transport,
             patience: def.heart.timing.silence,
         });
         let link = LinkConfig {

@@ -3,6 +3,7 @@
 //! [`AgentConfig`] is the two directories of the command line; [`Identity`] is what enrolment left in the state
 //! directory. An identity that exists as a value is complete: files present, key and certificate readable.
 
+use crate::rfs::handle::Transport;
 use clap::Args;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,6 +36,10 @@ pub struct AgentConfig {
     /// Seconds after which the watchdog restarts the machine.
     #[arg(long, env = "TSUGI_WATCHDOG_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=600))]
     pub watchdog_timeout: u64,
+    /// How the kernel hands requests for replicated files to the data process: auto, over io_uring where the kernel offers
+    /// it (Linux 6.18 and newer; the agent switches it on), or device, always over /dev/fuse.
+    #[arg(long, env = "TSUGI_FUSE_TRANSPORT", value_enum, default_value_t, value_name = "HOW")]
+    pub fuse_transport: Transport,
 }
 
 impl AgentConfig {

@@ -17,22 +17,31 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// Every change comes through the mount, so what the kernel knows stays true.
-const TTL: Duration = Duration::from_secs(3600);
+pub const TTL: Duration = Duration::from_secs(3600);
 /// Largest write request; larger ones only cost memory.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
+pub const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests the kernel may queue by itself (read-ahead, write-back of mapped pages).
 const BACKGROUND_MAX: u16 = 64;
+/// What is said of a file system that does not say it.
+pub const BLOCK_SIZE: u32 = 4096;
+/// The same.
+pub const NAME_MAX: u32 = 255;
 
 /// The translation layer of one volume.
-pub struct Fuse(Arc<Volume>);
+pub struct Fuse {
+    volume: Arc<Volume>,
+    /// Set when the kernel sends requests over the ring; absent: it is not asked to.
+    ring: Option<Arc<AtomicBool>>,
+}
 
 impl Fuse {
-    /// Translates for a volume.
-    pub fn new(volume: Arc<Volume>) -> Self {
-        Self(volume)
+    /// Translates for a volume. `ring`: the kernel is asked to send requests over [`super::ring`], and it is set if it will.
+    pub fn new(volume: Arc<Volume>, ring: Option<Arc<AtomicBool>>) -> Self {
+        Self { volume, ring }
     }
 
     /// Answers when the ticket is good.
@@ -45,7 +54,7 @@ impl Fuse {
     ) {
         match done {
             Err(e) => error(reply, code(&e)),
-            Ok((value, ticket)) => self.0.ship().finish(ticket, move |result| match result {
+            Ok((value, ticket)) => self.volume.ship().finish(ticket, move |result| match result {
                 Ok(()) => ok(reply, value),
                 Err(number) => error(reply, Errno::from_i32(number)),
             }),
@@ -61,7 +70,7 @@ impl Fuse {
     }
 
     fn make(&self, parent: INodeNo, name: &OsStr, new: &New<'_>, reply: ReplyEntry) {
-        let done = named(name).and_then(|n| self.0.create(parent.0, &n, new, None)).map(|((_, st, _), t)| (st, t));
+        let done = named(name).and_then(|n| self.volume.create(parent.0, &n, new, None)).map(|((_, st, _), t)| (st, t));
         self.entry(done, reply);
     }
 }
@@ -163,6 +172,9 @@ impl Filesystem for Fuse {
                 tracing::info!(?flag, "the kernel does not offer this; going on without");
             }
         }
+        if let Some(ring) = &self.ring {
+            ring.store(config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok(), Ordering::Release);
+        }
         // The error values only say what is possible instead, and that is set then.
         let _ = config.set_max_write(WRITE_BYTES_MAX).map_err(|less| config.set_max_write(less));
         let _ = config.set_max_readahead(WRITE_BYTES_MAX).map_err(|less| config.set_max_readahead(less));
@@ -171,18 +183,18 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match named(name).and_then(|n| self.0.lookup(parent.0, &n)) {
+        match named(name).and_then(|n| self.volume.lookup(parent.0, &n)) {
             Ok((_, st)) => reply.entry(&TTL, &attributes(&st), Generation(0)),
             Err(e) => reply.error(code(&e)),
         }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.0.forget(ino.0, nlookup);
+        self.volume.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.getattr(ino.0) {
+        match self.volume.getattr(ino.0) {
             Ok(st) => reply.attr(&TTL, &root_attributes(ino, &st)),
             Err(e) => reply.error(code(&e)),
         }
@@ -208,12 +220,12 @@ impl Filesystem for Fuse {
     ) {
         let strip = (size.is_some() && req.uid() != 0).then_some(StripSetId);
         let attr = Change { mode, uid, gid, size, atime, mtime }.into();
-        let done = self.0.setattr(ino.0, fh.map(|f| f.0), &attr, strip);
+        let done = self.volume.setattr(ino.0, fh.map(|f| f.0), &attr, strip);
         self.answer(done, reply, move |r, st| r.attr(&TTL, &root_attributes(ino, &st)), ReplyAttr::error);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.readlink(ino.0) {
+        match self.volume.readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(&e)),
         }
@@ -236,11 +248,11 @@ impl Filesystem for Fuse {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(named(name).and_then(|n| self.0.unlink(parent.0, &n, Removal::File)), reply);
+        self.empty(named(name).and_then(|n| self.volume.unlink(parent.0, &n, Removal::File)), reply);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(named(name).and_then(|n| self.0.unlink(parent.0, &n, Removal::Directory)), reply);
+        self.empty(named(name).and_then(|n| self.volume.unlink(parent.0, &n, Removal::Directory)), reply);
     }
 
     fn rename(
@@ -253,17 +265,17 @@ impl Filesystem for Fuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let done = named(name).and_then(|a| named(newname).and_then(|b| self.0.rename(parent.0, &a, newparent.0, &b, flags.bits())));
+        let done = named(name).and_then(|a| named(newname).and_then(|b| self.volume.rename(parent.0, &a, newparent.0, &b, flags.bits())));
         self.empty(done, reply);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let done = named(newname).and_then(|n| self.0.link(ino.0, newparent.0, &n)).map(|((_, st), t)| (st, t));
+        let done = named(newname).and_then(|n| self.volume.link(ino.0, newparent.0, &n)).map(|((_, st), t)| (st, t));
         self.entry(done, reply);
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open(ino.0, flags.0) {
+        match self.volume.open(ino.0, flags.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
             Err(e) => reply.error(code(&e)),
         }
@@ -285,7 +297,7 @@ impl Filesystem for Fuse {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match self.0.read(fh.0, &mut buffer[..size], offset) {
+            match self.volume.read(fh.0, &mut buffer[..size], offset) {
                 Ok(n) => reply.data(&buffer[..n]),
                 Err(e) => reply.error(code(&e)),
             }
@@ -306,7 +318,7 @@ impl Filesystem for Fuse {
     ) {
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then_some(StripSetId);
         let size = u32::try_from(data.len()).unwrap_or(0);
-        self.answer(self.0.write(fh.0, offset, data, strip), reply, move |r, ()| r.written(size), ReplyWrite::error);
+        self.answer(self.volume.write(fh.0, offset, data, strip), reply, move |r, ()| r.written(size), ReplyWrite::error);
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -324,23 +336,23 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(fh.0);
+        self.volume.release(fh.0);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.empty(self.0.fsync(fh.0, if datasync { Sync::Data } else { Sync::All }), reply);
+        self.empty(self.volume.fsync(fh.0, if datasync { Sync::Data } else { Sync::All }), reply);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.opendir(ino.0) {
+        match self.volume.opendir(ino.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(e) => reply.error(code(&e)),
         }
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        match self.0.readdir(fh.0, offset.cast_signed()) {
+        match self.volume.readdir(fh.0, offset.cast_signed()) {
             Ok(names) => {
                 for n in names {
                     let mode = u32::from(n.kind) << 12;
@@ -355,7 +367,7 @@ impl Filesystem for Fuse {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let names = match self.0.readdir(fh.0, offset.cast_signed()) {
+        let names = match self.volume.readdir(fh.0, offset.cast_signed()) {
             Ok(names) => names,
             Err(e) => return reply.error(code(&e)),
         };
@@ -364,16 +376,16 @@ impl Filesystem for Fuse {
             let next = n.next.cast_unsigned();
             // The kernel takes no lookup for these two.
             if n.name == b"." || n.name == b".." {
-                let Ok(st) = self.0.getattr(ino.0) else { continue };
+                let Ok(st) = self.volume.getattr(ino.0) else { continue };
                 if reply.add(INodeNo(n.ino), next, name, &TTL, &root_attributes(INodeNo(n.ino), &st), Generation(0)) {
                     break;
                 }
                 continue;
             }
-            let Ok((inode, st)) = named(name).and_then(|c| self.0.lookup(ino.0, &c)) else { continue };
+            let Ok((inode, st)) = named(name).and_then(|c| self.volume.lookup(ino.0, &c)) else { continue };
             if reply.add(INodeNo(inode.id), next, name, &TTL, &attributes(&st), Generation(0)) {
                 // Not taken: the lookup does not count.
-                self.0.forget(inode.id, 1);
+                self.volume.forget(inode.id, 1);
                 break;
             }
         }
@@ -381,19 +393,19 @@ impl Filesystem for Fuse {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.0.releasedir(fh.0);
+        self.volume.releasedir(fh.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.empty(self.0.fsyncdir(fh.0, if datasync { Sync::Data } else { Sync::All }), reply);
+        self.empty(self.volume.fsyncdir(fh.0, if datasync { Sync::Data } else { Sync::All }), reply);
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.0.statfs() {
+        match self.volume.statfs() {
             Ok(s) => {
-                let (block, fragment) = (u32::try_from(s.f_bsize).unwrap_or(4096), u32::try_from(s.f_frsize).unwrap_or(4096));
-                let name_max = u32::try_from(s.f_namemax).unwrap_or(255);
+                let (block, fragment) = (u32::try_from(s.f_bsize).unwrap_or(BLOCK_SIZE), u32::try_from(s.f_frsize).unwrap_or(BLOCK_SIZE));
+                let name_max = u32::try_from(s.f_namemax).unwrap_or(NAME_MAX);
                 reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, block, name_max, fragment);
             }
             Err(e) => reply.error(code(&e)),
@@ -401,19 +413,19 @@ impl Filesystem for Fuse {
     }
 
     fn setxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
-        self.empty(named(name).and_then(|n| self.0.setxattr(ino.0, &n, value, flags)), reply);
+        self.empty(named(name).and_then(|n| self.volume.setxattr(ino.0, &n, value, flags)), reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        sized(named(name).and_then(|n| self.0.getxattr(ino.0, &n)), size, reply);
+        sized(named(name).and_then(|n| self.volume.getxattr(ino.0, &n)), size, reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        sized(self.0.listxattr(ino.0), size, reply);
+        sized(self.volume.listxattr(ino.0), size, reply);
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(named(name).and_then(|n| self.0.removexattr(ino.0, &n)), reply);
+        self.empty(named(name).and_then(|n| self.volume.removexattr(ino.0, &n)), reply);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -423,7 +435,7 @@ impl Filesystem for Fuse {
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         let new = New { mode: (mode & 0o7777) | libc::S_IFREG, umask, rdev: 0, target: &[], uid: req.uid(), gid: req.gid() };
-        let done = named(name).and_then(|n| self.0.create(parent.0, &n, &new, Some(flags)));
+        let done = named(name).and_then(|n| self.volume.create(parent.0, &n, &new, Some(flags)));
         let ok = |r: ReplyCreate, (_, st, fh): (Arc<super::table::Inode>, Stat, u64)| {
             let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
             r.created(&TTL, &attributes(&st), Generation(0), FileHandle(fh), flags);
@@ -433,11 +445,11 @@ impl Filesystem for Fuse {
 
     fn fallocate(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
         let strip = (req.uid() != 0).then_some(StripSetId);
-        self.empty(self.0.fallocate(fh.0, mode, offset, length, strip), reply);
+        self.empty(self.volume.fallocate(fh.0, mode, offset, length, strip), reply);
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        match self.0.lseek(fh.0, offset, whence) {
+        match self.volume.lseek(fh.0, offset, whence) {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(code(&e)),
         }

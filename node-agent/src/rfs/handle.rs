@@ -33,6 +33,17 @@ const GREETING_MAX: Duration = Duration::from_millis(500);
 /// Between two looks at whether a process that is no child of this one has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How requests of the kernel reach the data process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Over io_uring where the kernel offers it ([`super::ring`]), otherwise over the device.
+    #[default]
+    Auto,
+    /// Over `/dev/fuse`.
+    Device,
+}
+
 /// Everything a data process needs to know. Sent to it as its first line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataConfig {
@@ -63,6 +74,9 @@ pub struct DataConfig {
     /// How the serving side sends contents.
     #[serde(default)]
     pub compress: Compress,
+    /// How requests of the kernel reach the serving side.
+    #[serde(default)]
+    pub transport: Transport,
     /// How long a session whose connection broke waits for a new one: as long as the peer may be silent before this
     /// node asks the arbiter for going on alone. A long line gets some round trips more.
     pub patience: Duration,
@@ -463,6 +477,7 @@ mod tests {
             marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
             compress: Compress::Off,
+            transport: Transport::Auto,
             patience: Duration::from_secs(1),
         };
         let deadline = Deadline::create().unwrap();

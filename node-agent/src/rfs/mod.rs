@@ -29,6 +29,7 @@ pub mod link;
 pub mod look;
 pub mod mounts;
 pub mod process;
+pub mod ring;
 pub mod room;
 pub mod serve;
 pub mod session;

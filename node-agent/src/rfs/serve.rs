@@ -7,15 +7,16 @@ use super::excluded::Excluded;
 use super::follow::Left;
 use super::fs::Volume;
 use super::fuse::Fuse;
-use super::handle::DataConfig;
+use super::handle::{DataConfig, Transport};
 use super::hold;
 use super::level::{self, Level};
 use super::mounts;
+use super::ring;
 use super::session::Sessions;
 use super::ship::{Ship, TestSwitches};
 use super::volume;
 use anyhow::{Context, bail};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,10 @@ use std::time::Duration;
 use tsugi_core::ids::LifeId;
 use tsugi_core::replica::ReplicaNote;
 
-/// Many flushes may be waited for at a time, and some threads have to be left for reads.
-const FUSE_THREADS: usize = 16;
+/// Threads that take requests from the device: many flushes may be waited for at a time, and some have to be left for reads.
+const DEVICE_THREADS: usize = 16;
+/// The same where requests come over the ring and only what the kernel may forget comes over the device.
+const DEVICE_THREADS_BESIDE_RING: usize = 2;
 /// Files known at the same time at most: the memory of a descriptor and a table entry is about 1 KB.
 const KNOWN_FILES_MAX: usize = 400_000;
 /// Paths of changed files that are told at most, about: they are looked up by the thread that takes orders.
@@ -108,18 +111,7 @@ impl Serving {
         let volume = Volume::new(number, &path, root, excluded, ship.clone(), on_failure)
             .with_context(|| format!("cannot read the replicated directory {path}"))?;
         let volume = Arc::new(volume);
-        let device = mounts::mount_fuse(&path, config.module.as_str())?;
-        let mut options = fuser::Config::default();
-        options.n_threads = Some(FUSE_THREADS);
-        options.acl = fuser::SessionACL::All;
-        let session = fuser::Session::from_fd(Fuse::new(volume.clone()), device, fuser::SessionACL::All, options);
-        let session = match session {
-            Ok(session) => session,
-            Err(e) => {
-                let _ = mounts::unmount_fuse(&path);
-                return Err(e).with_context(|| format!("the kernel refused the mount over {path}"));
-            }
-        };
+        let session = mount(config, &path, &volume)?;
         let notifier = session.notifier();
         // A negative offset: attributes alone, no contents. One it does not know it has nothing to forget of.
         volume.set_forget_attributes(Box::new(move |id| drop(notifier.inval_inode(fuser::INodeNo(id), -1, 0))));
@@ -244,6 +236,44 @@ impl Serving {
         }
         self.sessions.withdraw("the serving node has ended");
     }
+}
+
+/// Mounts over a directory: over the ring where the kernel offers it, and otherwise over the device.
+fn mount(config: &DataConfig, path: &str, volume: &Arc<Volume>) -> anyhow::Result<fuser::Session<Fuse>> {
+    let offered = match config.transport {
+        Transport::Auto if TestSwitches::is_over_device(config.module.as_str()) => Err("a test switch says so".into()),
+        Transport::Auto => ring::offered(),
+        Transport::Device => Err("the agent was told to use the device".into()),
+    };
+    match &offered {
+        Ok(()) => match mount_over(config, path, volume, true) {
+            Ok(session) => return Ok(session),
+            Err(e) => tracing::warn!(path, error = format!("{e:#}"), "requests cannot come over io_uring; they come over the device"),
+        },
+        Err(why) => tracing::info!(path, why, "requests come over the device"),
+    }
+    mount_over(config, path, volume, false)
+}
+
+fn mount_over(config: &DataConfig, path: &str, volume: &Arc<Volume>, is_ring: bool) -> anyhow::Result<fuser::Session<Fuse>> {
+    let device = mounts::mount_fuse(path, config.module.as_str())?;
+    let mut options = fuser::Config::default();
+    options.n_threads = Some(if is_ring { DEVICE_THREADS_BESIDE_RING } else { DEVICE_THREADS });
+    options.acl = fuser::SessionACL::All;
+    let agreed = is_ring.then(|| Arc::new(AtomicBool::new(false)));
+    let session = fuser::Session::from_fd(Fuse::new(volume.clone(), agreed.clone()), device, fuser::SessionACL::All, options)
+        .with_context(|| format!("the kernel refused the mount over {path}"))
+        .and_then(|session| {
+            if agreed.is_some_and(|agreed| agreed.load(Ordering::Acquire)) {
+                ring::serve(volume, session.as_fd()).context("the kernel took no threads for it")?;
+                tracing::info!(path, "requests come over io_uring");
+            }
+            Ok(session)
+        });
+    if session.is_err() {
+        let _ = mounts::unmount_fuse(path);
+    }
+    session
 }
 
 /// Keeps the number of known files, each of which costs a descriptor here and at the peer, below a share of what

@@ -115,6 +115,13 @@ thread_local! {
 /// A reply that waits for the peer.
 type Reply = Box<dyn FnOnce(Result<(), i32>) + Send>;
 
+/// One that waited for a moment, with the lock: nothing may be learned between that and its being left to others.
+struct Left<'a> {
+    waits: MutexGuard<'a, Waits>,
+    ticket: Ticket,
+    id: u64,
+}
+
 struct Parked {
     ticket: Ticket,
     id: u64,
@@ -175,6 +182,12 @@ impl TestSwitches {
             tracing::error!("TEST SWITCH TSUGI_TEST_NO_TLS IS SET: what this data process sends can be read on the line");
         }
         is_open
+    }
+
+    /// `TSUGI_TEST_DEVICE=MODULE`: requests for this module's files come over the device whatever the kernel offers. For a
+    /// bench that says what the other transport gives.
+    pub fn is_over_device(module: &str) -> bool {
+        std::env::var("TSUGI_TEST_DEVICE").is_ok_and(|name| name == module)
     }
 
     /// Reads the environment and says loudly what it found.
@@ -360,16 +373,34 @@ impl Ship {
     /// Answers an operation as soon as it may be answered. The calling thread waits a moment itself, and receives
     /// acknowledgements if nobody else does; then the reply is left to whichever thread learns of its acknowledgement.
     pub fn finish(&self, ticket: Option<Ticket>, reply: impl FnOnce(Result<(), i32>) + Send + 'static) {
-        let Some(ticket) = ticket else {
-            reply(Ok(()));
-            return;
-        };
+        match self.wait_a_moment(ticket) {
+            Ok(result) => reply(result),
+            Err(left) => self.park(left, reply),
+        }
+    }
+
+    /// Waits until an operation may be answered, however long that takes. Error: the number of what it is answered with.
+    pub fn settle(&self, ticket: Option<Ticket>) -> Result<(), i32> {
+        match self.wait_a_moment(ticket) {
+            Ok(result) => result,
+            Err(left) => {
+                let (tell, told) = std::sync::mpsc::sync_channel(1);
+                // Whoever waits is here until it is told.
+                self.park(left, move |result| {
+                    let _ = tell.send(result);
+                });
+                told.recv().unwrap_or(Err(libc::EIO))
+            }
+        }
+    }
+
+    /// Error: it may not be answered yet.
+    fn wait_a_moment(&self, ticket: Option<Ticket>) -> Result<Result<(), i32>, Left<'_>> {
+        let Some(ticket) = ticket else { return Ok(Ok(())) };
         let mut waits = self.waits();
         if let Verdict::Answer(result) = self.verdict(&waits, ticket) {
             Self::forget(&mut waits, ticket, None);
-            drop(waits);
-            reply(result);
-            return;
+            return Ok(result);
         }
         waits.next_id += 1;
         let (id, begun) = (waits.next_id, Instant::now());
@@ -411,14 +442,17 @@ impl Ship {
         match result {
             Some(result) => {
                 Self::forget(&mut waits, ticket, Some(id));
-                drop(waits);
-                reply(result);
+                Ok(result)
             }
-            None => {
-                waits.parked.push(Parked { ticket, id, reply: Box::new(reply) });
-                self.timer.notify_one();
-            }
+            None => Err(Left { waits, ticket, id }),
         }
+    }
+
+    /// Leaves the reply to whichever thread learns that it may be given.
+    fn park(&self, left: Left<'_>, reply: impl FnOnce(Result<(), i32>) + Send + 'static) {
+        let Left { mut waits, ticket, id } = left;
+        waits.parked.push(Parked { ticket, id, reply: Box::new(reply) });
+        self.timer.notify_one();
     }
 
     /// From now on acknowledgements come from here.

@@ -1,7 +1,7 @@
 //! Two real data processes on one host: real mounts, a real connection, a throwaway CA. Needs root.
 
 use super::frame::{Msg, SyncMsg};
-use super::handle::{DataConfig, DataEvent, DataProcess};
+use super::handle::{DataConfig, DataEvent, DataProcess, Transport};
 use super::link::{Inbox, Link};
 use super::ship::{Ship, TestSwitches};
 use super::stream::{Lives, Stream};
@@ -162,6 +162,7 @@ impl Pair {
                 marks: tmp.path().join(me).join("copies.json"),
                 resync_kb_per_s_max: None,
                 compress: Compress::Off,
+                transport: Transport::Auto,
                 patience: PATIENCE,
             };
             let (tx, events) = mpsc::channel(100);

@@ -243,6 +243,7 @@ mod tests {
             marks: dir.join("copies.json"),
             resync_kb_per_s_max: None,
             compress: Default::default(),
+            transport: Default::default(),
             patience: Duration::from_secs(1),
         };
         let engine = LightConfig { me: node.clone(), maxloop: def.maxloop, loop_interval: def.loop_interval, rules: def.rules.clone() };

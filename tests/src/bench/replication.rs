@@ -35,6 +35,8 @@ const SECONDS: u32 = 3;
 
 /// The module whose stream is not enciphered; see `TSUGI_TEST_NO_TLS`.
 const PLAIN_MODULE: &str = "plain";
+/// The module whose requests come over the device; see `TSUGI_TEST_DEVICE`.
+const DEVICE_MODULE: &str = "device";
 
 /// Replicated, as shipped.
 const OURS: &str = "ours";
@@ -44,6 +46,8 @@ const NATIVE: &str = "native";
 const ALONE: &str = "ours without a peer";
 /// Replicated, all but TLS as shipped.
 const PLAIN: &str = "ours without TLS";
+/// Replicated, all as shipped but how the kernel's requests arrive.
+const DEVICE: &str = "ours over the device";
 /// The peer.
 const GLUSTER: &str = "GlusterFS";
 
@@ -76,6 +80,9 @@ const PLACES: [Place; 4] = [
 /// What TLS costs: the same with and without.
 const TLS_PLACES: [Place; 2] =
     [Place { name: OURS, dir: crate::files::DIR, kind: "fuse.tsugi" }, Place { name: PLAIN, dir: "/srv/data/plain", kind: "fuse.tsugi" }];
+/// What io_uring gives: the same with and without.
+const RING_PLACES: [Place; 2] =
+    [Place { name: OURS, dir: crate::files::DIR, kind: "fuse.tsugi" }, Place { name: DEVICE, dir: "/srv/data/device", kind: "fuse.tsugi" }];
 
 /// Where the hosts have their disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,20 +120,7 @@ const CREATE: &str = "tsugi-lab work create $D/files 2000";
 
 const WORKS: &[Work] = &[
     Work { row: "1 4k write + fdatasync", unit: "/s", store: Store::Disk, to_native: Some(0.5), to_gluster: 2.0, how: WRITE_SYNC },
-    Work {
-        row: "2 the same, 8 jobs",
-        unit: "/s",
-        store: Store::Disk,
-        to_native: Some(0.28),
-        to_gluster: 2.5,
-        how: How::Fio {
-            file: "random",
-            args: "--rw=randwrite --overwrite=1 --bs=4k --fdatasync=1 --numjobs=8 --filename_format=of8.$jobnum",
-            is_cold: false,
-            is_fresh: false,
-            bytes: false,
-        },
-    },
+    Work { row: "2 the same, 8 jobs", unit: "/s", store: Store::Disk, to_native: Some(0.28), to_gluster: 2.5, how: WRITE_SYNC_8 },
     Work {
         row: "3 16k append + fsync",
         unit: "/s",
@@ -167,14 +161,7 @@ const WORKS: &[Work] = &[
         to_gluster: 6.0,
         how: How::Line { before: "", line: CREATE, count: 2000.0 },
     },
-    Work {
-        row: "8 small create + fsync",
-        unit: "/s",
-        store: Store::Memory,
-        to_native: Some(0.30),
-        to_gluster: 4.0,
-        how: How::Line { before: "", line: "tsugi-lab work create $D/files 1000 --fsync", count: 1000.0 },
-    },
+    Work { row: "8 small create + fsync", unit: "/s", store: Store::Memory, to_native: Some(0.30), to_gluster: 4.0, how: CREATE_SYNC },
     Work {
         row: "9 untar of 1,831 entries",
         unit: "/s",
@@ -183,14 +170,7 @@ const WORKS: &[Work] = &[
         to_gluster: 4.5,
         how: How::Line { before: "", line: "tar -xf /run/bench/tree.tar -C $D", count: 1.0 },
     },
-    Work {
-        row: "9 rm -rf of that",
-        unit: "/s",
-        store: Store::Memory,
-        to_native: Some(0.20),
-        to_gluster: 7.0,
-        how: How::Line { before: "tar -xf /run/bench/tree.tar -C $D", line: "rm -rf $D/tree", count: 1.0 },
-    },
+    Work { row: "9 rm -rf of that", unit: "/s", store: Store::Memory, to_native: Some(0.20), to_gluster: 7.0, how: REMOVE },
     Work {
         row: "10 git clone",
         unit: "/s",
@@ -253,6 +233,19 @@ const WORKS: &[Work] = &[
     },
 ];
 
+const WRITE_SYNC_8: How = How::Fio {
+    file: "random",
+    args: "--rw=randwrite --overwrite=1 --bs=4k --fdatasync=1 --numjobs=8 --filename_format=of8.$jobnum",
+    is_cold: false,
+    is_fresh: false,
+    bytes: false,
+};
+const CREATE_SYNC: How = How::Line { before: "", line: "tsugi-lab work create $D/files 1000 --fsync", count: 1000.0 };
+const REMOVE: How = How::Line { before: "tar -xf /run/bench/tree.tar -C $D", line: "rm -rf $D/tree", count: 1.0 };
+const WRITE: How = How::Fio { file: "random", args: "--rw=randwrite --bs=4k", is_cold: false, is_fresh: false, bytes: false };
+const WRITE_LARGE: How =
+    How::Fio { file: "large", args: "--rw=write --bs=1m --end_fsync=1 --size=512m", is_cold: false, is_fresh: true, bytes: true };
+
 /// The rows of the cost of TLS: ours beside ours without it. A figure, not a verdict.
 const TLS_WORKS: &[Work] = &[
     Work {
@@ -263,22 +256,33 @@ const TLS_WORKS: &[Work] = &[
         to_gluster: 0.0,
         how: WRITE_SYNC,
     },
-    Work {
-        row: "14 cost of TLS, 4k write, no fsync",
-        unit: "/s",
-        store: Store::Memory,
-        to_native: None,
-        to_gluster: 0.0,
-        how: How::Fio { file: "random", args: "--rw=randwrite --bs=4k", is_cold: false, is_fresh: false, bytes: false },
-    },
+    Work { row: "14 cost of TLS, 4k write, no fsync", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: WRITE },
     Work {
         row: "14 cost of TLS, 1M write + fsync",
         unit: "MB/s",
         store: Store::Memory,
         to_native: None,
         to_gluster: 0.0,
-        how: How::Fio { file: "large", args: "--rw=write --bs=1m --end_fsync=1 --size=512m", is_cold: false, is_fresh: true, bytes: true },
+        how: WRITE_LARGE,
     },
+];
+
+/// The rows of what io_uring gives: ours beside ours over the device. A figure, not a verdict.
+const RING_WORKS: &[Work] = &[
+    Work { row: "15 io_uring, 4k write + fdatasync", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: WRITE_SYNC },
+    Work { row: "15 io_uring, the same, 8 jobs", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: WRITE_SYNC_8 },
+    Work { row: "15 io_uring, 4k write, no fsync", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: WRITE },
+    Work { row: "15 io_uring, 1M write + fsync", unit: "MB/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: WRITE_LARGE },
+    Work {
+        row: "15 io_uring, 4k random read, direct",
+        unit: "/s",
+        store: Store::Memory,
+        to_native: None,
+        to_gluster: 0.0,
+        how: How::Fio { file: "random", args: "--rw=randread --bs=4k --direct=1", is_cold: false, is_fresh: false, bytes: false },
+    },
+    Work { row: "15 io_uring, small create + fsync", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: CREATE_SYNC },
+    Work { row: "15 io_uring, rm -rf of 1,831 entries", unit: "/s", store: Store::Memory, to_native: None, to_gluster: 0.0, how: REMOVE },
 ];
 
 /// Every row that is wanted; `is_quick`: one repetition, which shows that it works and proves nothing.
@@ -287,8 +291,9 @@ pub fn run(choice: &Choice, is_quick: bool, put: &mut dyn FnMut(Row) -> Result<(
     for store in [Store::Memory, Store::Disk] {
         let is_wanted =
             |w: &&Work| w.store == store && (choice.rows.is_empty() || choice.rows.iter().any(|word| w.row.contains(word.as_str())));
-        let of_tls: Vec<&Work> = TLS_WORKS.iter().filter(is_wanted).collect();
-        let works: Vec<&Work> = WORKS.iter().filter(is_wanted).chain(of_tls.iter().copied()).collect();
+        let of = |works: &'static [Work], places: &'static [Place]| works.iter().filter(is_wanted).map(move |w| (w, places));
+        let works: Vec<(&Work, &[Place])> =
+            of(WORKS, &PLACES).chain(of(TLS_WORKS, &TLS_PLACES)).chain(of(RING_WORKS, &RING_PLACES)).collect();
         if works.is_empty() {
             continue;
         }
@@ -302,10 +307,8 @@ pub fn run(choice: &Choice, is_quick: bool, put: &mut dyn FnMut(Row) -> Result<(
             site.check()?;
             continue;
         }
-        for work in works {
-            let runs = if is_quick { 1 } else { RUNS };
-            let is_of_tls = of_tls.iter().any(|w| w.row == work.row);
-            put(site.measure(work, runs, if is_of_tls { &TLS_PLACES } else { &PLACES })?)?;
+        for (work, places) in works {
+            put(site.measure(work, if is_quick { 1 } else { RUNS }, places)?)?;
         }
     }
     Ok(())
@@ -320,7 +323,8 @@ impl Site {
     fn start(store: Store) -> Result<Site> {
         let in_memory = store == Store::Memory;
         let disk_bytes = if in_memory { MEMORY_DISK_BYTES } else { DISK_BYTES };
-        let env = [("TSUGI_TEST_NO_TLS".to_owned(), PLAIN_MODULE.to_owned())].into();
+        let env = [("TSUGI_TEST_NO_TLS", PLAIN_MODULE), ("TSUGI_TEST_DEVICE", DEVICE_MODULE)];
+        let env = env.map(|(name, module)| (name.to_owned(), module.to_owned())).into();
         let pair = Files::start_with("b-repl", Plan { disk_bytes, in_memory, env, ..Plan::default() }, |c| c)?;
         let site = Site { pair };
         if in_memory {
@@ -335,7 +339,7 @@ impl Site {
             }
         }
         site.start_alone()?;
-        site.start_plain()?;
+        site.start_others()?;
         site.start_gluster()?;
         site.prepare()?;
         site.check()?;
@@ -359,23 +363,41 @@ impl Site {
         api.wait_module(CLUSTER, MODULE, "n1 serves", START_BOUND, |v| v.state("n1") == crate::api::ALONE).map(drop)
     }
 
-    /// A third one, replicated as the first but for TLS.
-    fn start_plain(&self) -> Result<()> {
-        let (lab, api, dir) = (&self.pair.lab, &self.pair.api, TLS_PLACES[1].dir);
+    /// A third and a fourth one, replicated as the first but for one thing.
+    fn start_others(&self) -> Result<()> {
+        self.start_other(PLAIN_MODULE, TLS_PLACES[1].dir)?;
+        self.start_other(DEVICE_MODULE, RING_PLACES[1].dir)?;
+        for host in ["n1", "n2"] {
+            let log = self.log(host)?;
+            ensure!(log.contains("TSUGI_TEST_NO_TLS"), "on {host} the module {PLAIN_MODULE} is enciphered: there is nothing to compare");
+        }
+        let log = self.log("n1")?;
+        let over = |dir: &str, how: &str| log.lines().any(|l| l.contains(dir) && l.contains(&format!("requests come over {how}")));
+        ensure!(
+            over(RING_PLACES[1].dir, "the device"),
+            "on n1 the module {DEVICE_MODULE} is not over the device: there is nothing to compare"
+        );
+        if !over(RING_PLACES[0].dir, "io_uring") {
+            say("the kernel of this machine does not offer io_uring to FUSE: its rows compare a thing with itself");
+        }
+        Ok(())
+    }
+
+    fn log(&self, host: &str) -> Result<String> {
+        Ok(std::fs::read_to_string(self.pair.lab.places().host(host).join("agent.log"))?)
+    }
+
+    fn start_other(&self, module: &str, dir: &str) -> Result<()> {
+        let (lab, api) = (&self.pair.lab, &self.pair.api);
         for host in ["n1", "n2"] {
             lab.sh(host, &format!("mkdir -p {dir} && sync {dir}"))?;
         }
-        setup::apply_module(api, PLAIN_MODULE, &["n1", "n2"], &without_address(dir)?)?;
-        api.action(CLUSTER, PLAIN_MODULE, "prim", Some("n1"))?;
-        api.wait_module(CLUSTER, PLAIN_MODULE, "n1 serves", START_BOUND, |v| v.state("n1") == crate::api::ALONE)?;
-        api.action(CLUSTER, PLAIN_MODULE, "start", Some("n2"))?;
+        setup::apply_module(api, module, &["n1", "n2"], &without_address(dir)?)?;
+        api.action(CLUSTER, module, "prim", Some("n1"))?;
+        api.wait_module(CLUSTER, module, "n1 serves", START_BOUND, |v| v.state("n1") == crate::api::ALONE)?;
+        api.action(CLUSTER, module, "start", Some("n2"))?;
         let is_replicated = |v: &crate::api::ModuleView| v.state("n1") == crate::api::PRIM && v.state("n2") == crate::api::SECOND;
-        api.wait_module(CLUSTER, PLAIN_MODULE, "it is replicated", START_BOUND, is_replicated)?;
-        for host in ["n1", "n2"] {
-            let log = std::fs::read_to_string(lab.places().host(host).join("agent.log"))?;
-            ensure!(log.contains("TSUGI_TEST_NO_TLS"), "on {host} the module {PLAIN_MODULE} is enciphered: there is nothing to compare");
-        }
-        Ok(())
+        api.wait_module(CLUSTER, module, "it is replicated", START_BOUND, is_replicated).map(drop)
     }
 
     /// Two daemons, one volume with two replicas, mounted where the work is done.
@@ -419,7 +441,7 @@ impl Site {
 
     /// Every place is what it is taken for, and has its peer. Without this a directory that is not mounted would look fast.
     fn check(&self) -> Result<()> {
-        for place in PLACES.iter().chain(&TLS_PLACES[1..]) {
+        for place in PLACES.iter().chain(&TLS_PLACES[1..]).chain(&RING_PLACES[1..]) {
             let kind = self.sh(&format!("findmnt -n -o FSTYPE -T {}", place.dir))?;
             ensure!(kind == place.kind, "{} is on {kind}, not on {}: nothing can be measured", place.dir, place.kind);
         }
@@ -450,6 +472,10 @@ impl Site {
             for step in 0..places.len() {
                 let number = (turn + step) % places.len();
                 let place = &places[number];
+                // What the one before left unwritten is not to be paid for by the next.
+                for host in ["n1", "n2"] {
+                    self.pair.lab.sh(host, "sync -f /srv/host")?;
+                }
                 let rate = match &work.how {
                     How::Fio { file, args, is_cold, is_fresh, bytes } => self.fio(place, file, args, *is_cold, *is_fresh, *bytes)?,
                     How::Line { before, line, count } => count / self.line(place, before, line)?,
@@ -467,7 +493,8 @@ impl Site {
         self.check()?;
         let ours = rates.remove(OURS).context("ours was not measured")?;
         let peers: BTreeMap<String, Vec<f64>> = rates.into_iter().map(|(name, runs)| (name.to_owned(), runs)).collect();
-        let other = peers.get(GLUSTER).or_else(|| peers.get(PLAIN)).context("nothing was measured beside ours")?;
+        let other =
+            peers.get(GLUSTER).or_else(|| peers.get(PLAIN)).or_else(|| peers.get(DEVICE)).context("nothing was measured beside ours")?;
         let to_other = median(&ours) / median(other);
         let name = format!("{}, {}", work.row, if work.store == Store::Disk { "disk" } else { "memory" });
         let mut row = Row::at_most(BENCH, &name, work.unit, work.to_gluster, ours).beside(&peers);
