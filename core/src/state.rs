@@ -255,6 +255,19 @@ pub struct ReplicaFigures {
     /// Objects that a verification found to differ, and that are not repaired yet.
     #[serde(default)]
     pub unrepaired: u64,
+    /// Serving: how the kernel hands requests for the files over.
+    #[serde(default)]
+    pub transport: Option<FuseTransport>,
+}
+
+/// How the kernel and the data process hand one another requests for the replicated files and their answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FuseTransport {
+    /// Over io_uring, for every directory.
+    IoUring,
+    /// Over `/dev/fuse`.
+    Device,
 }
 
 /// How fast replication goes, over the last seconds; coarse, for people.

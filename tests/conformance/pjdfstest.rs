@@ -42,8 +42,19 @@ fn run(pair: &Files, dir: &str) -> BTreeMap<String, String> {
 #[test]
 fn pjdfstest_says_the_same_of_the_mount_as_of_the_disk() {
     let _alone = alone();
-    let pair = Files::start("t-pjd", DISK_BYTES, |c| c).unwrap();
-    let (disk, mount) = (run(&pair, NATIVE), run(&pair, DIR));
+    same_outcomes(&Files::start("t-pjd", DISK_BYTES, |c| c).unwrap());
+}
+
+#[test]
+fn pjdfstest_says_the_same_when_requests_come_over_the_device() {
+    let _alone = alone();
+    let pair = Files::start_over_device("t-pjd-dev", DISK_BYTES).unwrap();
+    assert!(!pair.is_over_io_uring("n1").unwrap());
+    same_outcomes(&pair);
+}
+
+fn same_outcomes(pair: &Files) {
+    let (disk, mount) = (run(pair, NATIVE), run(pair, DIR));
     let differs: Vec<_> = disk
         .iter()
         .filter(|(name, outcome)| mount.get(*name) != Some(outcome) && !DIFFERS.iter().any(|(d, _)| d == name))

@@ -449,7 +449,18 @@ fn but_times(mut tree: trees::Tree) -> trees::Tree {
 #[test]
 fn what_is_done_with_files_has_the_same_outcome_on_the_mount_and_at_the_peer() {
     let _alone = alone();
-    let pair = Files::start("t-posix", DISK_BYTES, |c| c).unwrap();
+    same_outcome(&Files::start("t-posix", DISK_BYTES, |c| c).unwrap());
+}
+
+#[test]
+fn what_is_done_with_files_has_the_same_outcome_when_requests_come_over_the_device() {
+    let _alone = alone();
+    let pair = Files::start_over_device("t-posix-dev", DISK_BYTES).unwrap();
+    assert!(!pair.is_over_io_uring("n1").unwrap());
+    same_outcome(&pair);
+}
+
+fn same_outcome(pair: &Files) {
     let (disk, mount) = (pair.native("n1").unwrap(), pair.seen("n1").unwrap());
     let mut amiss = Vec::new();
     let mut compare = |name: &str, on_disk: &str, on_mount: &str| {

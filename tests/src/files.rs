@@ -53,6 +53,17 @@ impl Files {
         Ok(pair)
     }
 
+    /// The same, with the kernel's requests over the device whatever it offers.
+    pub fn start_over_device(lab: &str, disk_bytes: u64) -> Result<Files> {
+        let env = [("TSUGI_FUSE_TRANSPORT".to_owned(), "device".to_owned())].into();
+        Self::start_with(lab, Plan { disk_bytes, env, ..Plan::default() }, |c| c)
+    }
+
+    /// Whether `host`, which serves, gets the kernel's requests over io_uring.
+    pub fn is_over_io_uring(&self, host: &str) -> Result<bool> {
+        Ok(self.lab.sh(host, &format!("tsugi rfs status -m {MODULE} --json"))?.contains("\"io_uring\""))
+    }
+
     /// Waits for something of the module.
     pub fn wait(&self, what: &str, is_so: impl Fn(&ModuleView) -> bool) -> Result<ModuleView> {
         self.api.wait_module(CLUSTER, MODULE, what, BOUND, is_so)

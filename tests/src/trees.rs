@@ -113,7 +113,7 @@ fn object(path: &Path, below: &Path, names: &mut HashMap<u64, PathBuf>) -> Resul
 fn contents(path: &Path) -> Result<u128> {
     use std::io::Read;
     let mut file = File::open(path).with_context(|| format!("{}", path.display()))?;
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut digest = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
         let n = file.read(&mut buffer).with_context(|| format!("{}", path.display()))?;
@@ -122,8 +122,7 @@ fn contents(path: &Path) -> Result<u128> {
         }
         digest.update(&buffer[..n]);
     }
-    let digest = digest.finish();
-    let first: [u8; 16] = digest.as_ref()[..16].try_into().context("a digest is longer")?;
+    let first: [u8; 16] = digest.finalize().as_bytes()[..16].try_into().context("a digest is longer")?;
     Ok(u128::from_le_bytes(first))
 }
 

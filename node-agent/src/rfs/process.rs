@@ -476,6 +476,7 @@ impl Process {
                     reach: serving.sessions().reach(),
                     verifying: serving.ship().verification.progress(),
                     unrepaired: serving.ship().verification.unrepaired(),
+                    transport: Some(serving.transport()),
                 }
             }
             Role::Following(following) => {

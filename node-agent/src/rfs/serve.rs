@@ -15,7 +15,7 @@ use super::ring;
 use super::session::Sessions;
 use super::ship::{Ship, TestSwitches};
 use super::volume;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tsugi_core::ids::LifeId;
 use tsugi_core::replica::ReplicaNote;
+use tsugi_core::state::FuseTransport;
 
 /// Threads that take requests from the device: many flushes may be waited for at a time, and some have to be left for reads.
 const DEVICE_THREADS: usize = 16;
@@ -43,6 +44,7 @@ pub struct Serving {
     ship: Arc<Ship>,
     volumes: Arc<Vec<Arc<Volume>>>,
     mounts: Vec<(String, JoinHandle<()>)>,
+    transport: FuseTransport,
     /// Their roots: a mount whose connection is aborted stays for as long as these are open.
     _held: Vec<OwnedFd>,
     /// A release was ordered: the application has been ended before that.
@@ -71,11 +73,15 @@ impl Serving {
         let ending = Arc::new(AtomicBool::new(false));
         let mut volumes = Vec::new();
         let mut mounted: Vec<(String, JoinHandle<()>)> = Vec::new();
+        let mut transport = FuseTransport::IoUring;
         for (index, replicated) in config.dirs.iter().enumerate() {
             let one = Self::mount_one(&config, index, &ship, &agent, &ending);
             match one {
-                Ok((volume, thread)) => {
+                Ok((volume, thread, over)) => {
                     volumes.push(volume);
+                    if over == FuseTransport::Device {
+                        transport = over;
+                    }
                     mounted.push((replicated.dir.clone(), thread));
                 }
                 Err(e) => {
@@ -91,7 +97,8 @@ impl Serving {
         let held = mounted.iter().filter_map(|(path, _)| mounts::hold(path).ok()).collect();
         let volumes = Arc::new(volumes);
         let sessions = Sessions::new(config.clone(), agent, ship.clone(), volumes.clone(), life);
-        Ok(Arc::new(Self { ship, volumes, mounts: mounted, _held: held, released: AtomicBool::new(false), sessions, config, ending }))
+        let released = AtomicBool::new(false);
+        Ok(Arc::new(Self { ship, volumes, mounts: mounted, transport, _held: held, released, sessions, config, ending }))
     }
 
     fn mount_one(
@@ -100,7 +107,7 @@ impl Serving {
         ship: &Arc<Ship>,
         agent: &Agent,
         ending: &Arc<AtomicBool>,
-    ) -> anyhow::Result<(Arc<Volume>, JoinHandle<()>)> {
+    ) -> anyhow::Result<(Arc<Volume>, JoinHandle<()>, FuseTransport)> {
         let replicated = &config.dirs[index];
         let path = replicated.dir.clone();
         let root = mounts::open_dir(&path)?;
@@ -111,7 +118,7 @@ impl Serving {
         let volume = Volume::new(number, &path, root, excluded, ship.clone(), on_failure)
             .with_context(|| format!("cannot read the replicated directory {path}"))?;
         let volume = Arc::new(volume);
-        let session = mount(config, &path, &volume)?;
+        let (session, transport) = mount(config, &path, &volume)?;
         let notifier = session.notifier();
         // A negative offset: attributes alone, no contents. One it does not know it has nothing to forget of.
         volume.set_forget_attributes(Box::new(move |id| drop(notifier.inval_inode(fuser::INodeNo(id), -1, 0))));
@@ -123,12 +130,17 @@ impl Serving {
                 notes.note(ReplicaNote::DiskFailed { detail: format!("the mount over {path} was removed from outside ({ended:?})") });
             }
         })?;
-        Ok((volume, thread))
+        Ok((volume, thread, transport))
     }
 
     /// Whether it was released or abandoned.
     pub fn ended(&self) -> bool {
         self.ending.load(Ordering::Acquire)
+    }
+
+    /// How requests for the files arrive.
+    pub fn transport(&self) -> FuseTransport {
+        self.transport
     }
 
     /// The relation to the peer.
@@ -238,42 +250,53 @@ impl Serving {
     }
 }
 
-/// Mounts over a directory: over the ring where the kernel offers it, and otherwise over the device.
-fn mount(config: &DataConfig, path: &str, volume: &Arc<Volume>) -> anyhow::Result<fuser::Session<Fuse>> {
+type Mounted = (fuser::Session<Fuse>, FuseTransport);
+
+/// Mounts over a directory; requests come over the ring where the kernel offers it, and otherwise over the device.
+fn mount(config: &DataConfig, path: &str, volume: &Arc<Volume>) -> anyhow::Result<Mounted> {
     let offered = match config.transport {
         Transport::Auto if TestSwitches::is_over_device(config.module.as_str()) => Err("a test switch says so".into()),
         Transport::Auto => ring::offered(),
-        Transport::Device => Err("the agent was told to use the device".into()),
+        Transport::Device => Err("the agent was told so".into()),
     };
-    match &offered {
-        Ok(()) => match mount_over(config, path, volume, true) {
-            Ok(session) => return Ok(session),
-            Err(e) => tracing::warn!(path, error = format!("{e:#}"), "requests cannot come over io_uring; they come over the device"),
+    match offered {
+        Ok(()) => match mount_over(FuseTransport::IoUring, config, path, volume) {
+            Ok(mounted) => return Ok(mounted),
+            Err(e) => tracing::warn!(path, error = format!("{e:#}"), "requests cannot come over io_uring"),
         },
-        Err(why) => tracing::info!(path, why, "requests come over the device"),
+        Err(why) => tracing::info!(path, why, "requests are not to come over io_uring"),
     }
-    mount_over(config, path, volume, false)
+    mount_over(FuseTransport::Device, config, path, volume)
 }
 
-fn mount_over(config: &DataConfig, path: &str, volume: &Arc<Volume>, is_ring: bool) -> anyhow::Result<fuser::Session<Fuse>> {
+fn mount_over(wanted: FuseTransport, config: &DataConfig, path: &str, volume: &Arc<Volume>) -> anyhow::Result<Mounted> {
     let device = mounts::mount_fuse(path, config.module.as_str())?;
     let mut options = fuser::Config::default();
-    options.n_threads = Some(if is_ring { DEVICE_THREADS_BESIDE_RING } else { DEVICE_THREADS });
     options.acl = fuser::SessionACL::All;
-    let agreed = is_ring.then(|| Arc::new(AtomicBool::new(false)));
+    options.n_threads = Some(match wanted {
+        FuseTransport::IoUring => DEVICE_THREADS_BESIDE_RING,
+        FuseTransport::Device => DEVICE_THREADS,
+    });
+    let agreed = (wanted == FuseTransport::IoUring).then(|| Arc::new(AtomicBool::new(false)));
     let session = fuser::Session::from_fd(Fuse::new(volume.clone(), agreed.clone()), device, fuser::SessionACL::All, options)
         .with_context(|| format!("the kernel refused the mount over {path}"))
         .and_then(|session| {
-            if agreed.is_some_and(|agreed| agreed.load(Ordering::Acquire)) {
-                ring::serve(volume, session.as_fd()).context("the kernel took no threads for it")?;
-                tracing::info!(path, "requests come over io_uring");
+            if let Some(agreed) = agreed {
+                ensure!(agreed.load(Ordering::Acquire), "the kernel does not offer it to this mount");
+                ring::serve(volume, session.as_fd()).context("its threads cannot begin")?;
             }
             Ok(session)
         });
-    if session.is_err() {
-        let _ = mounts::unmount_fuse(path);
+    match session {
+        Ok(session) => {
+            tracing::info!(path, transport = ?wanted, "mounted");
+            Ok((session, wanted))
+        }
+        Err(e) => {
+            let _ = mounts::unmount_fuse(path);
+            Err(e)
+        }
     }
-    session
 }
 
 /// Keeps the number of known files, each of which costs a descriptor here and at the peer, below a share of what

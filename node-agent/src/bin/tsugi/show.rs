@@ -8,7 +8,7 @@ use tsugi_core::copies::Reach;
 use tsugi_core::event::EventRecord;
 use tsugi_core::ids::NodeName;
 use tsugi_core::module::Authority;
-use tsugi_core::state::{Flag, Health, Readiness, Replication, Snapshot};
+use tsugi_core::state::{Flag, FuseTransport, Health, Readiness, Replication, Snapshot};
 use tsugi_core::wire::local::RfsView;
 use tsugi_web::say::{self, Mark};
 use tsugi_web::text::{Lang, Text};
@@ -133,6 +133,13 @@ pub fn rfs(lang: Lang, view: &RfsView) -> String {
         });
         if let Some(reach) = reach {
             row(&mut out, words::REACH.in_(lang), reach.in_(lang));
+        }
+        if let Some(transport) = figures.transport {
+            let how = match transport {
+                FuseTransport::IoUring => words::OVER_IO_URING,
+                FuseTransport::Device => words::OVER_DEVICE,
+            };
+            row(&mut out, words::TRANSPORT.in_(lang), how.in_(lang));
         }
         if s.replication != Replication::Off {
             let (last, bytes) = (fmt::count(figures.last.0), fmt::bytes(figures.bytes));

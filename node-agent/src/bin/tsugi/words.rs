@@ -18,6 +18,9 @@ pub const REACH_LOGGED: Text = Text {
 };
 pub const REACH_REST: Text = Text { en: "went on where the one before was interrupted", ja: "中断した前回の続きから実行" };
 pub const TRAFFIC: Text = Text { en: "speed now", ja: "現在の速度" };
+pub const TRANSPORT: Text = Text { en: "requests", ja: "要求" };
+pub const OVER_IO_URING: Text = Text { en: "over io_uring", ja: "io_uring 経由" };
+pub const OVER_DEVICE: Text = Text { en: "over /dev/fuse", ja: "/dev/fuse 経由" };
 pub const STREAM: Text = Text { en: "operations", ja: "操作" };
 pub const WAITING: Text = Text { en: "waiting", ja: "応答待ち" };
 pub const COMPARISON: Text = Text { en: "comparison", ja: "照合" };
