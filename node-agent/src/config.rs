@@ -3,8 +3,7 @@
 //! [`AgentConfig`] is the two directories of the command line; [`Identity`] is what enrolment left in the state
 //! directory. An identity that exists as a value is complete: files present, key and certificate readable.
 
-use crate::rfs::handle::Transport;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,17 @@ pub const STATE_DIR: &str = "/var/lib/tsugi";
 pub const RUN_DIR: &str = "/run/tsugi";
 /// Port of the console on which it listens for agents, when the address names none.
 pub const AGENTS_PORT: u16 = 9454;
+
+/// How requests of the kernel reach the data process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Over io_uring where the kernel offers it (`rfs::ring`), otherwise over the device.
+    #[default]
+    Auto,
+    /// Over `/dev/fuse`.
+    Device,
+}
 
 /// Directories of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]

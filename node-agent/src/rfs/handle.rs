@@ -4,6 +4,7 @@ use super::control::{self, CONTROL_FD, DEADLINE_FD, Greeted, Greeting, ToAgent, 
 use super::deadline::Deadline;
 use super::hold;
 use super::mounts;
+use crate::config::Transport;
 use crate::kept::ProcessName;
 use crate::procfs::{self, Process};
 use anyhow::{Context, anyhow, bail};
@@ -32,17 +33,6 @@ const DEATH_MAX: Duration = Duration::from_secs(5);
 const GREETING_MAX: Duration = Duration::from_millis(500);
 /// Between two looks at whether a process that is no child of this one has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// How requests of the kernel reach the data process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Transport {
-    /// Over io_uring where the kernel offers it ([`super::ring`]), otherwise over the device.
-    #[default]
-    Auto,
-    /// Over `/dev/fuse`.
-    Device,
-}
 
 /// Everything a data process needs to know. Sent to it as its first line.
 #[derive(Debug, Clone, Serialize, Deserialize)]

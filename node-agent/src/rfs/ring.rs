@@ -26,7 +26,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -99,7 +99,7 @@ pub fn serve(volume: &Arc<Volume>, device: BorrowedFd<'_>) -> io::Result<()> {
     let mut queues = Vec::new();
     for number in 0..count {
         let number = u16::try_from(number).map_err(io::Error::other)?;
-        queues.push(Queue { number, workers: AtomicUsize::new(0), idle: AtomicUsize::new(0) });
+        queues.push(Queue { number, workers: AtomicUsize::new(0), idle: AtomicUsize::new(0), is_full: AtomicBool::new(false) });
     }
     let online = processors(&std::fs::read_to_string("/sys/devices/system/cpu/online")?).unwrap_or(count).min(count);
     let workers = Workers::of(online);
@@ -150,6 +150,8 @@ struct Queue {
     workers: AtomicUsize,
     /// Of them, those that wait for a request.
     idle: AtomicUsize,
+    /// One more could not be had.
+    is_full: AtomicBool,
 }
 
 type Ready = SyncSender<io::Result<()>>;
@@ -172,7 +174,7 @@ impl Ring {
                     }
                     Err(error) => match ready {
                         Some(ready) => drop(ready.send(Err(error))),
-                        None => tracing::warn!(queue, %error, "no further thread for the requests of this processor; those that are there go on"),
+                        None => ring.queues[queue].set_full(&error),
                     },
                 }
                 ring.queues[queue].workers.fetch_sub(1, Ordering::Relaxed);
@@ -187,11 +189,21 @@ impl Ring {
     /// A worker of this queue has something to do: the next request shall not wait for it.
     fn busy(self: &Arc<Self>, queue: &Queue) {
         let free = queue.idle.fetch_sub(1, Ordering::Relaxed) - 1;
-        if free >= self.workers.free || queue.workers.load(Ordering::Relaxed) >= self.workers.max {
+        let may_grow = queue.workers.load(Ordering::Relaxed) < self.workers.max && !queue.is_full.load(Ordering::Relaxed);
+        if free >= self.workers.free || !may_grow {
             return;
         }
         if let Err(error) = self.clone().start(usize::from(queue.number), None) {
-            tracing::warn!(queue = queue.number, %error, "no further thread for the requests of this processor; those that are there go on");
+            queue.set_full(&error);
+        }
+    }
+}
+
+impl Queue {
+    /// No more workers can be had: those that are there go on.
+    fn set_full(&self, error: &io::Error) {
+        if !self.is_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(queue = self.number, %error, "no further threads for the requests of this processor");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Two real data processes on one host: real mounts, a real connection, a throwaway CA. Needs root.
 
 use super::frame::{Msg, SyncMsg};
-use super::handle::{DataConfig, DataEvent, DataProcess, Transport};
+use super::handle::{DataConfig, DataEvent, DataProcess};
 use super::link::{Inbox, Link};
 use super::ship::{Ship, TestSwitches};
 use super::stream::{Lives, Stream};
 use super::sync::{How, Source};
 use super::volume;
+use crate::config::Transport;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
