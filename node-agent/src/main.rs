@@ -55,10 +55,14 @@ enum What {
     Guard,
 }
 
+/// Without `RUST_LOG`. The kernel takes no answer to an interrupted request where requests come over io_uring, and the library
+/// for the device makes an error of each.
+const LOGGED: &str = "info,fuser::reply=off";
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| LOGGED.into()))
         .with_writer(std::io::stderr)
         .init();
     if let What::Data = args.what {

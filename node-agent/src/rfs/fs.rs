@@ -17,7 +17,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// A result, and what its answer has to wait for.
 pub type Shipped<T> = io::Result<(T, Option<Ticket>)>;
@@ -81,7 +81,7 @@ pub struct Volume {
     next_handle: AtomicU64,
     excluded: Excluded,
     on_disk_failure: OnDiskFailure,
-    forget_attributes: OnceLock<ForgetAttributes>,
+    forget_attributes: RwLock<Option<ForgetAttributes>>,
 }
 
 enum Carrier<'a> {
@@ -121,14 +121,14 @@ impl Volume {
             next_handle: AtomicU64::new(1),
             excluded,
             on_disk_failure,
-            forget_attributes: OnceLock::new(),
+            forget_attributes: RwLock::new(None),
         })
     }
 
     /// Whom to tell that attributes have changed without the kernel's knowing.
     pub fn set_forget_attributes(&self, tell: ForgetAttributes) {
-        // A volume is mounted once.
-        let _ = self.forget_attributes.set(tell);
+        // A mount that could not be used has none any more.
+        *self.forget_attributes.write().unwrap_or_else(PoisonError::into_inner) = Some(tell);
     }
 
     /// Its index in the module.
@@ -382,7 +382,7 @@ impl Volume {
         }
         let (_, ticket) = self.setattr(id, None, &Attr { mode: Some(bits), ..Attr::default() }, None)?;
         // It left this to us and goes on believing in the bits, also when it runs the program.
-        if let Some(tell) = self.forget_attributes.get() {
+        if let Some(tell) = self.forget_attributes.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
             tell(id);
         }
         Ok(ticket)

@@ -25,7 +25,7 @@ pub const TTL: Duration = Duration::from_secs(3600);
 /// Largest write request; larger ones only cost memory.
 pub const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests the kernel may queue by itself (read-ahead, write-back of mapped pages).
-const BACKGROUND_MAX: u16 = 64;
+pub const BACKGROUND_MAX: u16 = 64;
 /// What is said of a file system that does not say it.
 pub const BLOCK_SIZE: u32 = 4096;
 /// The same.

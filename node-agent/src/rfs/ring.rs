@@ -8,7 +8,8 @@
 //!
 //! A worker is a thread with a ring of its own and room for one request. It serves what it took to the end, waiting for the
 //! peer if need be. A request that comes while no worker of its queue is free waits until one has answered: the kernel
-//! does not look at what waits when it is given room. So there are always more than are needed ([`Workers`]).
+//! does not look at what waits when it is given room. So there are always more than are needed ([`Workers`]). (A request of
+//! our own would make it look; a process that is killed while it waits for itself would never end.)
 //!
 //! Invariants:
 //! * every possible processor has a worker before the mount is used: until then the kernel holds every request back;
@@ -18,29 +19,41 @@ pub mod abi;
 mod requests;
 
 use super::fs::Volume;
-use super::fuse::WRITE_BYTES_MAX;
+use super::fuse::{BACKGROUND_MAX, WRITE_BYTES_MAX};
+use super::mounts;
 use abi::{Command, Entry, ReplyHeader, RequestHeader};
 use io_uring::{IoUring, cqueue, opcode::UringCmd80, squeue, types::Fd};
 use requests::Request;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Whether the kernel offers it to anybody: a switch of its FUSE module, off when it is loaded.
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
-/// The first kernel it was tried on.
-const KERNEL_MIN: (u32, u32) = (6, 18);
+/// The kernel it was tried on; earlier ones of this line have faults in it that hang requests or damage memory. Of the lines
+/// after it, those that have the same repairs.
+const KERNEL_TRIED: (u32, u32, u32) = (6, 18, 44);
+const KERNEL_NEXT: (u32, u32, u32) = (7, 1, 4);
 /// Processors there may be at most: each costs a thread and a ring, whether it is there or not.
 const PROCESSORS_MAX: usize = 256;
-/// Workers of all queues, about, that there are from the beginning, and at most: one that waits for the peer or for a disk
-/// serves nobody else. Each costs a thread and as much memory as the largest request it had.
-const WORKERS: std::ops::Range<usize> = 32..256;
-/// The same for one queue, whatever the number of processors.
-const WORKERS_OF_QUEUE: std::ops::Range<usize> = 4..64;
+/// Workers of all queues, about, that there are from the beginning. Each costs a thread and as much memory as the largest
+/// request it had.
+const WORKERS_FIRST: usize = 64;
+/// Of one queue at least, whatever the number of processors.
+const WORKERS_OF_QUEUE_MIN: usize = 4;
+/// Of one queue at most: one that waits for the peer or for a disk serves nobody else. Twice and more of what the kernel may
+/// write back and read ahead at a time, all of which may come to one queue.
+const WORKERS_OF_QUEUE_MAX: usize = 192;
+const _: () = assert!(WORKERS_OF_QUEUE_MAX > 2 * BACKGROUND_MAX as usize);
+/// After one more could not be had, so long none is asked for.
+const FULL_FOR: Duration = Duration::from_secs(1);
+/// Between two attempts to hand an answer over when the kernel is short of something.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// Room for the largest request, and one that begins at a page.
 const PAYLOAD_BYTES: usize = WRITE_BYTES_MAX as usize;
 /// Copies to and from a place that begins at a page are the fastest.
@@ -52,14 +65,14 @@ const PARTS: u32 = 2;
 pub fn offered() -> Result<(), String> {
     let release = nix::sys::utsname::uname().map_err(|e| format!("the kernel does not tell its version: {e}"))?;
     let release = release.release().to_string_lossy().into_owned();
-    if kernel(&release).is_none_or(|version| version < KERNEL_MIN) {
-        return Err(format!("it is used from Linux {}.{} on, and this is {release}", KERNEL_MIN.0, KERNEL_MIN.1));
+    if !kernel(&release).is_some_and(is_good) {
+        return Err(format!("it is used on Linux 6.18 from 6.18.44 on, and from 7.1.4 on; this is {release}"));
     }
-    let possible = processors(&std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default());
-    if possible.is_none_or(|count| count > PROCESSORS_MAX) {
-        return Err(format!("there may be more than {PROCESSORS_MAX} processors"));
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    if processors(&possible).is_none_or(|count| count > PROCESSORS_MAX) {
+        return Err(format!("there may be more than {PROCESSORS_MAX} processors, or their numbers have gaps ({})", possible.trim()));
     }
-    Worker::ring().map_err(|e| format!("io_uring cannot be used ({e}; `sysctl kernel.io_uring_disabled` has to be 0)"))?;
+    Worker::ring().map_err(|e| format!("io_uring cannot be used: {e} (see `sysctl kernel.io_uring_disabled`)"))?;
     switch_on(Path::new(SWITCH))
 }
 
@@ -79,16 +92,23 @@ fn switch_on(switch: &Path) -> Result<(), String> {
     }
 }
 
-/// Version of a kernel's release: `6.18.3-generic` → 6, 18.
-fn kernel(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+/// Version of a kernel's release: `6.18.3-generic` → 6, 18, 3.
+fn kernel(release: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().ok());
+    let (major, minor) = (parts.next()??, parts.next()??);
+    Some((major, minor, parts.next().flatten().unwrap_or(0)))
 }
 
-/// How many there may be, of a list as the kernel writes it: `0-3,8-11` → 12, because they are numbered to the last one.
+fn is_good(version: (u32, u32, u32)) -> bool {
+    let is_tried_line = (version.0, version.1) == (KERNEL_TRIED.0, KERNEL_TRIED.1);
+    (is_tried_line && version >= KERNEL_TRIED) || version >= KERNEL_NEXT
+}
+
+/// How many there may be, of a list as the kernel writes it: `0-3` → 4. The kernel has as many queues as there are
+/// processors and chooses one by a processor's number: with gaps (`0-3,8-11`) that is no number of a queue.
 fn processors(possible: &str) -> Option<usize> {
-    let last = possible.trim().rsplit([',', '-']).next()?;
-    last.parse::<usize>().ok().map(|last| last + 1)
+    let (first, last) = possible.trim().split_once('-').unwrap_or(("0", possible.trim()));
+    last.parse::<usize>().ok().filter(|_| first == "0").map(|last| last + 1)
 }
 
 /// Serves a volume: when this returns, every queue has a worker. They end with the mount. Error: the mount is of no use any
@@ -99,8 +119,9 @@ pub fn serve(volume: &Arc<Volume>, device: BorrowedFd<'_>) -> io::Result<()> {
     let mut queues = Vec::new();
     for number in 0..count {
         let number = u16::try_from(number).map_err(io::Error::other)?;
-        queues.push(Queue { number, workers: AtomicUsize::new(0), idle: AtomicUsize::new(0), is_full: AtomicBool::new(false) });
+        queues.push(Queue { number, workers: AtomicUsize::new(0), idle: AtomicUsize::new(0), full_at: Mutex::new(None) });
     }
+    // With gaps, as if all were there.
     let online = processors(&std::fs::read_to_string("/sys/devices/system/cpu/online")?).unwrap_or(count).min(count);
     let workers = Workers::of(online);
     let ring = Arc::new(Ring { volume: volume.clone(), device: device.try_clone_to_owned()?, queues, workers });
@@ -126,14 +147,12 @@ struct Workers {
     first: usize,
     /// As many shall be free.
     free: usize,
-    max: usize,
 }
 
 impl Workers {
     fn of(processors: usize) -> Self {
-        let share = |all: usize| (all / processors.max(1)).clamp(WORKERS_OF_QUEUE.start, WORKERS_OF_QUEUE.end);
-        let first = share(WORKERS.start);
-        Self { first, free: first / 2, max: share(WORKERS.end) }
+        let first = (WORKERS_FIRST / processors.max(1)).max(WORKERS_OF_QUEUE_MIN);
+        Self { first, free: first / 2 }
     }
 }
 
@@ -150,8 +169,8 @@ struct Queue {
     workers: AtomicUsize,
     /// Of them, those that wait for a request.
     idle: AtomicUsize,
-    /// One more could not be had.
-    is_full: AtomicBool,
+    /// When one more could not be had.
+    full_at: Mutex<Option<Instant>>,
 }
 
 type Ready = SyncSender<io::Result<()>>;
@@ -189,8 +208,7 @@ impl Ring {
     /// A worker of this queue has something to do: the next request shall not wait for it.
     fn busy(self: &Arc<Self>, queue: &Queue) {
         let free = queue.idle.fetch_sub(1, Ordering::Relaxed) - 1;
-        let may_grow = queue.workers.load(Ordering::Relaxed) < self.workers.max && !queue.is_full.load(Ordering::Relaxed);
-        if free >= self.workers.free || !may_grow {
+        if free >= self.workers.free || queue.workers.load(Ordering::Relaxed) >= WORKERS_OF_QUEUE_MAX || queue.is_full() {
             return;
         }
         if let Err(error) = self.clone().start(usize::from(queue.number), None) {
@@ -200,9 +218,18 @@ impl Ring {
 }
 
 impl Queue {
-    /// No more workers can be had: those that are there go on.
+    fn full_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_full(&self) -> bool {
+        self.full_at().is_some_and(|at| at.elapsed() < FULL_FOR)
+    }
+
+    /// No more workers can be had now: those that are there go on.
     fn set_full(&self, error: &io::Error) {
-        if !self.is_full.swap(true, Ordering::Relaxed) {
+        if !is_end(error) && !self.is_full() {
+            *self.full_at() = Some(Instant::now());
             tracing::warn!(queue = self.number, %error, "no further threads for the requests of this processor");
         }
     }
@@ -222,13 +249,9 @@ struct Worker<'a> {
     came: Option<i32>,
 }
 
-/// What came.
-enum Next {
-    Request,
-    /// The mount is gone.
-    End,
-    /// The kernel did not take the answer, or the place for a request.
-    Refused(io::Error),
+/// The mount is gone.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV))
 }
 
 impl<'a> Worker<'a> {
@@ -275,45 +298,39 @@ impl<'a> Worker<'a> {
     }
 
     fn run(&mut self) {
-        let mut was_refused = false;
-        loop {
-            match self.next() {
-                Next::Request => {
-                    self.all.busy(self.queue);
-                    self.serve();
-                    self.queue.idle.fetch_add(1, Ordering::Relaxed);
-                    was_refused = false;
-                }
-                Next::End => break,
-                Next::Refused(error) => {
-                    tracing::warn!(queue = self.queue.number, %error, "the kernel refused an answer or room for a request");
-                    if std::mem::replace(&mut was_refused, true) || self.register().is_err() {
-                        tracing::error!(queue = self.queue.number, "a thread for the requests of this processor ends");
-                        break;
-                    }
-                }
+        let ended = loop {
+            if let Err(error) = self.next() {
+                break error;
+            }
+            self.all.busy(self.queue);
+            self.serve();
+            self.queue.idle.fetch_add(1, Ordering::Relaxed);
+        };
+        self.queue.idle.fetch_sub(1, Ordering::Relaxed);
+        if !is_end(&ended) {
+            // A request that nobody answers would be waited for for ever. So its mount ends, and with it this node's service.
+            let path = self.all.volume.name();
+            tracing::error!(path, queue = self.queue.number, error = %ended, "the kernel refused an answer: the mount is ended");
+            if let Err(error) = mounts::abort_fuse(path) {
+                tracing::error!(path, %error, "the mount could not be ended");
             }
         }
-        self.queue.idle.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sends what is to be sent and waits for a request.
-    fn next(&mut self) -> Next {
+    /// Hands over what is to be handed over and waits for a request.
+    fn next(&mut self) -> io::Result<()> {
         let result = loop {
             if let Some(result) = self.came.take().or_else(|| self.ring.completion().next().map(|done| done.result())) {
                 break result;
             }
-            if let Err(e) = self.ring.submit_and_wait(1)
-                && e.raw_os_error() != Some(libc::EINTR)
-            {
-                return Next::Refused(e);
+            match self.ring.submit_and_wait(1).map_err(|e| (e.raw_os_error(), e)) {
+                Ok(_) | Err((Some(libc::EINTR), _)) => {}
+                // What was not taken is still there to be.
+                Err((Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM), _)) => std::thread::sleep(SHORT_PAUSE),
+                Err((_, e)) => return Err(e),
             }
         };
-        match -result {
-            ..=0 => Next::Request,
-            libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV => Next::End,
-            other => Next::Refused(io::Error::from_raw_os_error(other)),
-        }
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
     }
 
     /// Serves what came, and puts the answer where the kernel takes it with the next call.
@@ -356,24 +373,29 @@ mod tests {
 
     #[test]
     fn versions_and_lists_of_the_kernel_are_read() {
-        assert_eq!(kernel("6.18.44-fc-v657"), Some((6, 18)));
-        assert_eq!(kernel("7.0"), Some((7, 0)));
-        assert_eq!(kernel("6.18-rc1"), Some((6, 18)));
+        assert_eq!(kernel("6.18.44-fc-v657"), Some((6, 18, 44)));
+        assert_eq!(kernel("7.0"), Some((7, 0, 0)));
+        assert_eq!(kernel("6.18-rc1"), Some((6, 18, 0)));
         assert_eq!(kernel(""), None);
         assert_eq!(kernel("linux"), None);
-        assert!(kernel("6.6.9") < Some(KERNEL_MIN) && kernel("10.1") > Some(KERNEL_MIN));
+        for good in [(6, 18, 44), (6, 18, 50), (7, 1, 4), (7, 2, 0), (10, 1, 0)] {
+            assert!(is_good(good), "{good:?}");
+        }
+        for bad in [(6, 6, 99), (6, 14, 0), (6, 18, 43), (6, 19, 60), (7, 0, 9), (7, 1, 3)] {
+            assert!(!is_good(bad), "{bad:?}");
+        }
         assert_eq!(processors("0-1\n"), Some(2));
         assert_eq!(processors("0"), Some(1));
-        assert_eq!(processors("0-3,8-11"), Some(12));
+        assert_eq!(processors("0-3,8-11"), None);
         assert_eq!(processors(""), None);
     }
 
     #[test]
     fn few_processors_have_many_workers_each_and_many_have_few() {
-        assert_eq!(Workers::of(1), Workers { first: 32, free: 16, max: 64 });
-        assert_eq!(Workers::of(2), Workers { first: 16, free: 8, max: 64 });
-        assert_eq!(Workers::of(16), Workers { first: 4, free: 2, max: 16 });
-        assert_eq!(Workers::of(200), Workers { first: 4, free: 2, max: 4 });
+        assert_eq!(Workers::of(1), Workers { first: 64, free: 32 });
+        assert_eq!(Workers::of(2), Workers { first: 32, free: 16 });
+        assert_eq!(Workers::of(16), Workers { first: 4, free: 2 });
+        assert_eq!(Workers::of(200), Workers { first: 4, free: 2 });
     }
 
     #[test]

@@ -120,18 +120,23 @@ impl Serving {
             .with_context(|| format!("cannot read the replicated directory {path}"))?;
         let volume = Arc::new(volume);
         let (session, transport) = mount(config, &path, &volume)?;
-        let notifier = session.notifier();
-        // A negative offset: attributes alone, no contents. One it does not know it has nothing to forget of.
-        volume.set_forget_attributes(Box::new(move |id| drop(notifier.inval_inode(fuser::INodeNo(id), -1, 0))));
-        trim_in_background(&volume, session.notifier(), ending.clone())?;
-        let (notes, ending) = (agent.clone(), ending.clone());
-        let thread = std::thread::Builder::new().name(format!("fuse-{index}")).spawn(move || {
-            let ended = session.run();
-            if !ending.load(Ordering::Acquire) {
-                notes.note(ReplicaNote::DiskFailed { detail: format!("the mount over {path} was removed from outside ({ended:?})") });
-            }
-        })?;
-        Ok((volume, thread, transport))
+        let trimmed = trim_in_background(&volume, session.notifier(), ending.clone());
+        let (notes, ending, served) = (agent.clone(), ending.clone(), path.clone());
+        let thread = trimmed.and_then(|()| {
+            let thread = std::thread::Builder::new().name(format!("fuse-{index}")).spawn(move || {
+                let ended = session.run();
+                if !ending.load(Ordering::Acquire) {
+                    let detail = format!("the mount over {served} was removed from outside ({ended:?})");
+                    notes.note(ReplicaNote::DiskFailed { detail });
+                }
+            });
+            Ok(thread?)
+        });
+        if thread.is_err() {
+            // It may be served already.
+            let _ = mounts::unmount_fuse(&path);
+        }
+        Ok((volume, thread?, transport))
     }
 
     /// Whether it was released or abandoned.
@@ -282,6 +287,9 @@ fn mount_over(wanted: FuseTransport, config: &DataConfig, path: &str, volume: &A
     let session = fuser::Session::from_fd(Fuse::new(volume.clone(), agreed.clone()), device, fuser::SessionACL::All, options)
         .with_context(|| format!("the kernel refused the mount over {path}"))
         .and_then(|session| {
+            let notifier = session.notifier();
+            // A negative offset: attributes alone, no contents. One it does not know it has nothing to forget of.
+            volume.set_forget_attributes(Box::new(move |id| drop(notifier.inval_inode(fuser::INodeNo(id), -1, 0))));
             if let Some(agreed) = agreed {
                 ensure!(agreed.load(Ordering::Acquire), "the kernel does not offer it to this mount");
                 ring::serve(volume, session.as_fd()).context("its threads cannot begin")?;
