@@ -47,7 +47,7 @@ pub struct AgentConfig {
     #[arg(long, env = "TSUGI_WATCHDOG_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=600))]
     pub watchdog_timeout: u64,
     /// How the kernel hands requests for replicated files to the data process: auto, over io_uring where the kernel offers
-    /// it (Linux 6.18 and newer; the agent switches it on), or device, always over /dev/fuse.
+    /// it (Linux 6.18.44 and newer; the agent switches it on), or device, always over /dev/fuse.
     #[arg(long, env = "TSUGI_FUSE_TRANSPORT", value_enum, default_value_t, value_name = "HOW")]
     pub fuse_transport: Transport,
 }

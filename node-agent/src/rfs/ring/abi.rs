@@ -1,5 +1,5 @@
-//! What the kernel and a FUSE file system write for each other, as far as it is used here (`include/uapi/linux/fuse.h`,
-//! protocol 7.42).
+//! What the kernel and a FUSE file system write for each other, as far as it is used here (`include/uapi/linux/fuse.h`;
+//! io_uring came with protocol 7.42).
 
 use super::super::volume::{self, Stat, Time};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
