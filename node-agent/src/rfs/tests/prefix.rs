@@ -98,9 +98,9 @@ fn state(root: &Path) -> BTreeMap<PathBuf, Seen> {
     tree(root).into_iter().map(|(path, object)| (path, Seen { mtime: None, ..object })).collect()
 }
 
-/// `ECANCELED`: over the ring, a request that was about to be handed over.
+/// `ECANCELED`, `EINTR`: over the ring, a request that was about to be handed over, or was being so.
 fn is_of_a_dead_mount(e: &std::io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::EIO | libc::ENODEV))
+    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EIO | libc::ENODEV))
 }
 
 #[test]
