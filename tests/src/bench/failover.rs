@@ -55,6 +55,7 @@ struct Setting {
 
 /// Which parts, how often. Any part may be run by itself.
 #[derive(Debug, Clone, clap::Args)]
+#[group(id = "failover")]
 pub struct Choice {
     /// Five takeovers in place of twenty, three in place of seven for the peers.
     #[arg(long)]

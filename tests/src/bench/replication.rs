@@ -55,6 +55,7 @@ const GLUSTER: &str = "GlusterFS";
 
 /// What may be chosen.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[group(id = "replication")]
 pub struct Choice {
     /// Only the rows whose name contains one of these words.
     #[arg(long, value_delimiter = ',')]
