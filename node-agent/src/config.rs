@@ -23,10 +23,10 @@ pub const AGENTS_PORT: u16 = 9454;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// Over io_uring where the kernel offers it (`rfs::ring`), otherwise over the device.
+    /// Over io_uring where the kernel offers it and is known to do it well, otherwise over /dev/fuse.
     #[default]
     Auto,
-    /// Over `/dev/fuse`.
+    /// Over /dev/fuse.
     Device,
 }
 
@@ -46,8 +46,8 @@ pub struct AgentConfig {
     /// Seconds after which the watchdog restarts the machine.
     #[arg(long, env = "TSUGI_WATCHDOG_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=600))]
     pub watchdog_timeout: u64,
-    /// How the kernel hands requests for replicated files to the data process: auto, over io_uring where the kernel offers
-    /// it (Linux 6.18.44 and newer; the agent switches it on), or device, always over /dev/fuse.
+    /// How the kernel hands requests for replicated files to the data process. For io_uring (6.18.44 and newer of Linux 6.18,
+    /// and 7.1.4 and newer) the agent switches on the FUSE module's parameter enable_uring.
     #[arg(long, env = "TSUGI_FUSE_TRANSPORT", value_enum, default_value_t, value_name = "HOW")]
     pub fuse_transport: Transport,
 }

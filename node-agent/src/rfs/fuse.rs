@@ -111,7 +111,7 @@ fn attributes(st: &Stat) -> FileAttr {
         uid: st.st_uid,
         gid: st.st_gid,
         rdev: u32::try_from(st.st_rdev).unwrap_or(0),
-        blksize: 4096,
+        blksize: BLOCK_SIZE,
         flags: 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Replication of files: the data process of a mirror module, and the agent's handle on it.
 //!
-//! On the serving node a FUSE file system covers each replicated directory ([`fuse`] translates, [`fs`] does the
-//! work); on the following node a read-only view covers it and an applier writes below. One ordered stream runs
+//! On the serving node a FUSE file system covers each replicated directory ([`fuse`] and [`ring`] translate, [`fs`]
+//! does the work); on the following node a read-only view covers it and an applier writes below. One ordered stream runs
 //! between them ([`link`], [`frame`]): first a resynchronisation ([`sync`], [`sync_target`]) while the application
 //! goes on, then every operation as it happens ([`ship`], [`apply`]). A connection that breaks then is replaced
 //! without the session ending ([`stream`], [`session`]).

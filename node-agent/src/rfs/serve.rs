@@ -126,7 +126,9 @@ impl Serving {
             let thread = std::thread::Builder::new().name(format!("fuse-{index}")).spawn(move || {
                 let ended = session.run();
                 if !ending.load(Ordering::Acquire) {
-                    let detail = format!("the mount over {served} was removed from outside ({ended:?})");
+                    let detail = format!(
+                        "the mount over {served} has ended ({ended:?}): it was unmounted from outside, or the agent's log says why"
+                    );
                     notes.note(ReplicaNote::DiskFailed { detail });
                 }
             });

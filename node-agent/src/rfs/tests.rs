@@ -36,6 +36,7 @@ mod names;
 mod power;
 mod prefix;
 mod rejoin;
+mod transport;
 mod users;
 mod verify;
 

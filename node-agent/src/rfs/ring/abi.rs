@@ -1,6 +1,7 @@
 //! What the kernel and a FUSE file system write for each other, as far as it is used here (`include/uapi/linux/fuse.h`;
 //! io_uring came with protocol 7.42).
 
+use super::super::fuse::BLOCK_SIZE;
 use super::super::volume::{self, Stat, Time};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -199,7 +200,7 @@ impl Attr {
             uid: st.st_uid,
             gid: st.st_gid,
             rdev: u32::try_from(st.st_rdev).unwrap_or(0),
-            block_size: 4096,
+            block_size: BLOCK_SIZE,
             flags: 0,
         }
     }
